@@ -1,0 +1,40 @@
+"""Prepares a data set: raw multiple-choice questions -> data/<name>/{train,dev,test}.jsonl + manifest.json
+
+make prep                                   the question bank, for the laptop experiment
+make prep data=medqa                        MedQA from the hub, at its pinned revision
+make prep data=medqa data.source=FOLDER     MedQA from a local copy
+python -m data_prep.run --help              every setting
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from data_prep.errors import PrepError
+from data_prep.prepare import prepare
+from data_prep.summary import print_summary, show_progress
+
+CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
+
+
+@hydra.main(config_path=str(CONFIGS), config_name="prep", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Prepares, then prints one table. Exits with 2 and one line for each problem where the user must act."""
+    try:
+        with show_progress() as progress:
+            manifest = prepare(cfg, progress)
+    except PrepError as error:
+        for problem in error.problems:
+            print(f"prep: {problem}", file=sys.stderr)
+        sys.exit(2)
+    print_summary(manifest, Path(cfg.data_dir) / cfg.data.name)
+
+
+if __name__ == "__main__":
+    # Hydra forbids an experiment chosen by ${oc.env:…} to choose the data set, so the variable becomes an override.
+    if os.environ.get("EXPERIMENT") and not any(arg.startswith("experiment=") for arg in sys.argv):
+        sys.argv.append(f"experiment={os.environ['EXPERIMENT']}")
+    main()
