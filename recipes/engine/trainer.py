@@ -1,0 +1,114 @@
+"""What we add to OpenRLHF's trainer without forking it, on CPU and GPU alike.
+
+Four wrappers, put on after the engine's modules are imported (see startup/sitecustomize.py):
+* the prompt order follows `train.seed` (the engine draws it from an unseeded generator, OpenRLHF#1355);
+* each prompt's label carries the step and the episode that it is sampled for, so that the reward hook, which runs in
+  the vLLM actors and knows neither, can write them into the rollouts;
+* each step's metrics go to `metrics.jsonl` in full precision;
+* a NaN or infinity in any of them stops the run before a checkpoint can be written from it.
+
+The launcher passes what they need by environment: MEDRLVR_RUN (the run folder) and MEDRLVR_START_STEP (the step of the
+checkpoint that the run is resumed from, 0 for a new run).
+"""
+
+import functools
+import json
+import math
+import os
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import wrapt
+
+
+def install_hooks() -> None:
+    """Register the wrappers; they do nothing in a process without MEDRLVR_RUN."""
+    if "MEDRLVR_RUN" in os.environ:
+        wrapt.register_post_import_hook(hook_trainer, "openrlhf.trainer.ppo_trainer")
+        wrapt.register_post_import_hook(stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator")
+
+
+def hook_trainer(ppo_trainer: types.ModuleType) -> None:
+    """Seed the prompt order; write metrics; stop at the first value that is not a finite number."""
+    prepare = ppo_trainer.prepare_datasets
+
+    @functools.wraps(prepare)
+    def prepare_datasets(strategy: Any, tokenizer: Any) -> Any:
+        import torch
+
+        torch.manual_seed(strategy.args.train.seed)
+        return prepare(strategy, tokenizer)
+
+    ppo_trainer.prepare_datasets = prepare_datasets
+
+    # Ray copies inherited methods onto the actor class when it decorates it, so BasePPOTrainer would be too late; the
+    # copy is what the driver pickles for the trainer's process.
+    trainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
+    train_step, save_logs, save_best = trainer.train_step, trainer.save_logs_and_checkpoints, trainer.save_best_checkpoint
+
+    @functools.wraps(train_step)
+    def checked_train_step(self: Any, rollout_samples: Any, global_step: int) -> Any:
+        status, step = train_step(self, rollout_samples, global_step)
+        check_finite(status, step)
+        return status, step
+
+    @functools.wraps(save_logs)
+    def save_logs_and_checkpoints(self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None) -> Any:
+        write_metrics("train", global_step, logs_dict or {})
+        return save_logs(self, global_step, logs_dict, client_states)
+
+    @functools.wraps(save_best)
+    def save_best_checkpoint(self: Any, eval_metrics: Any, global_step: int, client_states: Any = None) -> Any:
+        write_metrics("eval", global_step, eval_metrics or {})
+        return save_best(self, eval_metrics, global_step, client_states)
+
+    trainer.train_step = checked_train_step
+    trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
+    trainer.save_best_checkpoint = save_best_checkpoint
+
+
+def check_finite(metrics: dict[str, Any], step: int) -> None:
+    """Raise FloatingPointError that names every metric of this step which is NaN or infinite."""
+    broken = {key: value for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)}
+    if broken:
+        listed = ", ".join(f"{key}={value}" for key, value in broken.items())
+        raise FloatingPointError(f"step {step}: {listed}. No checkpoint was written from this step.")
+
+
+def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
+    """Append one row to metrics.jsonl: kind (train or eval), step, unix time in seconds, then the engine's own keys."""
+    values = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+    row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
+    with Path(os.environ["MEDRLVR_RUN"], "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def stamp_prompts(samples_generator: types.ModuleType) -> None:
+    """Add `step` and `episode` (both from 1) to the label of every prompt that is sent to a vLLM engine.
+
+    Evaluation prompts carry the step after whose update they are sampled.
+    """
+    generator = samples_generator.SamplesGenerator
+    generate, dispatch = generator.generate_samples, generator._dispatch_prompts_to_vllm
+
+    @functools.wraps(generate)
+    def generate_samples(self: Any, **kwargs: Any) -> Any:
+        self.medrlvr_new_batch = True
+        return generate(self, **kwargs)
+
+    @functools.wraps(dispatch)
+    def dispatch_prompts(self: Any, prompts: list[str], labels: list[str], **kwargs: Any) -> Any:
+        step = getattr(self, "medrlvr_step", int(os.environ["MEDRLVR_START_STEP"]))
+        if getattr(self, "medrlvr_new_batch", False):  # not for evaluation, nor for what replaces a filtered prompt
+            step += 1
+            self.medrlvr_new_batch = False
+        self.medrlvr_step = step
+        steps_per_episode = max(1, len(self.prompts_dataloader) // self.args.rollout.batch_size)
+        episode = 1 + max(0, step - 1) // steps_per_episode
+        stamped = [json.dumps({**json.loads(label), "step": step, "episode": episode}) for label in labels]
+        return dispatch(self, prompts, stamped, **kwargs)
+
+    generator.generate_samples = generate_samples
+    generator._dispatch_prompts_to_vllm = dispatch_prompts
