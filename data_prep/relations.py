@@ -213,6 +213,8 @@ def find_problems(relation: Relation) -> Iterator[str]:
     for fact in relation.facts:
         if fact.object in fact.also:
             yield f"{fact.subject!r}: {fact.object!r} is given as its object and again as also right"
+        for text in sorted(set(fact.also) - objects):
+            yield f"{fact.subject!r}: also {text!r}, but no fact has this object"
     for pair in iter_pairs([relation]):
         if pair.max_options < MIN_OPTIONS:
             yield (
