@@ -29,7 +29,7 @@ FACTS = Path(__file__).parent / "facts"
 MIN_STATEMENTS, MIN_PHRASINGS, MIN_OOD_PHRASINGS = 3, 4, 2
 MIN_OPTIONS = 4
 """Every pair must have this many options: those of train, dev and test."""
-LETTER_SOUND = re.compile(r"(?!(?:HER|JAK|MEK|MET|RAF|SERM|NOAC|SARS)\b)(?:[A-Z][A-Z0-9-]|[a-z][A-Z])")
+LETTER_SOUND = re.compile(r"(?!(?:HER|JAK|MEK|MET|RAF|SERM|NOAC|SARS)(?![A-Za-z]))(?:[A-Z][A-Z0-9-]|[a-z][A-Z])")
 """Abbreviations that are spelt out when read, so that the name of their first letter decides the article."""
 SOUNDS_LIKE_YOU = r"uni|eu|ewe|one|once|us[eu]|ur[aei]|ut[ei]|ub[ei]"
 VOWEL_SOUND = re.compile(rf"(?!{SOUNDS_LIKE_YOU})[aeiouαεηιω]|hour|heir|8|11\b|18\b", re.IGNORECASE)

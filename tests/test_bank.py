@@ -1,0 +1,351 @@
+"""The question bank: fact tables are sound, no distractor is right, splits are apart, the same bytes everywhere."""
+
+import copy
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from scipy import stats
+
+from data_prep import bank as bank_module
+from data_prep.bank import SIZES, build_bank, choose_held_out, make_question, state_fact
+from data_prep.errors import PrepError
+from data_prep.prompt import LETTERS
+from data_prep.relations import FACTS, Relation, fill, iter_pairs, load_relations
+
+IN_DISTRIBUTION = ("train", "dev", "test")
+WORDING = {
+    "phrasings": ["What {p}?", "Which one {p}?", "Name it: {p}", "Say which {p}"],
+    "ood_phrasings": ["As to {p}:", "{p} is"],
+}
+TABLE = {
+    "relation": "toy",
+    "statements": ["{subject} is a {object}.", "a {object} is {subject}.", "{object}: {subject}."],
+    "ask_object": {kind: [text.replace("{p}", "{subject}") for text in texts] for kind, texts in WORDING.items()},
+    "ask_subject": {kind: [text.replace("{p}", "{object}") for text in texts] for kind, texts in WORDING.items()},
+    "similar": [["object 1", "object 2"]],
+    "facts": [["subject 0", "object 0", ["object 5"]]] + [[f"subject {n}", f"object {n % 12}"] for n in range(1, 14)],
+}
+
+
+@pytest.fixture(scope="module")
+def relations() -> list[Relation]:
+    return load_relations()
+
+
+@pytest.fixture(scope="module")
+def bank() -> dict[str, list[dict]]:
+    return build_bank(42)
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, dict]:
+    """The shipped tables as plain YAML, for checks that do not go through the generator."""
+    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FACTS.glob("*.yaml")}
+
+
+def load_table(folder: Path, table: object, name: str = "toy") -> list[Relation]:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
+    return load_relations(folder)
+
+
+def gold(row: dict) -> str:
+    return row["options"][LETTERS.index(row["answer"])]
+
+
+def key(row: dict) -> tuple[str, str, str]:
+    return row["meta"]["relation"], row["meta"]["subject"], row["meta"]["asks"]
+
+
+# --- the tables ---------------------------------------------------------------------------------------------------
+
+
+def test_shipped_tables_are_sound_and_large(relations):
+    assert len(relations) >= 10
+    assert sum(len(relation.facts) for relation in relations) >= 400
+    assert len({relation.name for relation in relations}) == len(relations)
+    for pair in iter_pairs(relations):
+        assert pair.max_options >= 10, pair.key
+
+
+def test_a_sound_table_loads(tmp_path):
+    (relation,) = load_table(tmp_path, TABLE)
+    assert [fact.also for fact in relation.facts][:2] == [("object 5",), ()]
+    assert len(list(iter_pairs([relation]))) == 28
+
+
+def set_facts(table, facts):
+    table["facts"] = facts
+
+
+@pytest.mark.parametrize(
+    ("break_table", "said"),
+    [
+        (lambda t: t.update(author="me"), "unknown key 'author'"),
+        (lambda t: t.update(relation="other"), "must be the file's name 'toy', got 'other'"),
+        (lambda t: t.pop("statements"), "statements: needs a list of 3 or more texts, got None"),
+        (lambda t: t["statements"].pop(), "statements: needs a list of 3 or more texts"),
+        (lambda t: t.pop("ask_object"), "ask_object: needs the keys phrasings and ood_phrasings, got None"),
+        (lambda t: t["ask_subject"].pop("ood_phrasings"), "ask_subject: needs the keys"),
+        (lambda t: t["ask_object"].update(extra=[]), "ask_object: needs the keys"),
+        (lambda t: t["ask_object"]["phrasings"].pop(), "ask_object.phrasings: needs a list of 4 or more"),
+        (lambda t: t["ask_object"]["ood_phrasings"].pop(), "ask_object.ood_phrasings: needs a list of 2 or more"),
+        (lambda t: t["statements"].append(7), "statements: needs a list"),
+        (lambda t: t["statements"].append("no placeholder"), "'no placeholder': needs {object} and {subject} once"),
+        (lambda t: t["statements"].append("{subject} {object} {drug}"), "{drug}': needs {object} and {subject} once"),
+        (lambda t: t["statements"].append("{subject} {object} }"), "needs {object} and {subject} once"),
+        (lambda t: t["ask_object"]["phrasings"].append("{object}?"), "'{object}?': needs {subject} once"),
+        (lambda t: t["ask_object"]["ood_phrasings"].append(""), "'': needs {subject} once"),
+        (lambda t: t["ask_subject"]["phrasings"].append("What  {object}?"), "'What  {object}?': empty, or with blanks"),
+        (lambda t: t["ask_object"]["phrasings"].append("As to {subject}:"), "'as to {subject}:': sentence given 2"),
+        (lambda t: t["facts"].append(["subject 1", "object 3"]), "'subject 1': subject given 2 times"),
+        (lambda t: t["facts"].append(["Subject 1", "object 3"]), "'subject 1': subject given 2 times"),
+        (lambda t: t["facts"].append(["new", "Object 3"]), "'object 3': object in another spelling given 2 times"),
+        (lambda t: t["facts"].append(["new", ""]), "'': empty, or with blanks"),
+        (lambda t: t["facts"].append(["new ", "object 3"]), "'new ': empty, or with blanks"),
+        (lambda t: t["facts"].append(["a {subject}", "object 3"]), "'a {subject}': a brace in a fact"),
+        (lambda t: t["facts"].append(["new"]), "facts: needs [subject, object]"),
+        (lambda t: t["facts"].append(["new", 5]), "facts: needs [subject, object]"),
+        (lambda t: t["facts"].append(["new", "object 3", "object 4"]), "facts: new: needs a list of 1 or more texts"),
+        (lambda t: t["facts"].append(["new", "object 3", ["object 3"]]), "as its object and again as also right"),
+        (lambda t: t["facts"].append(["new", "object 3", ["object x"]]), "also 'object x', but no fact has this"),
+        (lambda t: t.pop("facts"), "facts: needs [subject, object]"),
+        (lambda t: t.update(similar=[["object 1"]]), "similar: needs a list of 2 or more texts"),
+        (lambda t: t.update(similar=[["object 1", "object x"]]), "'object x': similar, but no fact has this object"),
+        (lambda t: set_facts(t, t["facts"][1:5]), "'subject 1' - 'object 1', asked for the object: only 3 options"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, break_table, said):
+    table = copy.deepcopy(TABLE)
+    break_table(table)
+    with pytest.raises(ValueError) as refused:
+        load_table(tmp_path, table)
+    assert said in str(refused.value)
+    assert "toy.yaml: " in str(refused.value)
+
+
+def test_all_problems_of_all_files_come_at_once(tmp_path):
+    (tmp_path / "broken.yaml").write_text("facts: [", encoding="utf-8")
+    load_first = TABLE | {"relation": "first", "facts": [*TABLE["facts"], ["subject 1", "object 1"], ["new", ""]]}
+    with pytest.raises(PrepError):
+        load_table(tmp_path, load_first, "first")
+    with pytest.raises(PrepError) as refused:
+        load_table(tmp_path, ["no table"], "second")
+    text = "\n".join(refused.value.problems)
+    for part in ("broken.yaml: no YAML", "first.yaml: 'subject 1'", "first.yaml: ''", "second.yaml: needs a mapping"):
+        assert part in text
+    with pytest.raises(PrepError, match="no fact table"):
+        load_relations(tmp_path / "missing")
+
+
+# --- the questions ------------------------------------------------------------------------------------------------
+
+
+def test_rows_have_the_raw_format(bank):
+    assert list(bank) == list(SIZES)
+    for split, rows in bank.items():
+        assert [row["id"] for row in rows] == [f"bank/{split}/{number}" for number in range(len(rows))]
+        for row in rows:
+            assert list(row) == ["id", "question", "options", "answer", "meta"]
+            assert {name: type(value) for name, value in row["meta"].items()} == {
+                "relation": str, "subject": str, "object": str, "asks": str, "phrasing": int, "pair_in_train": bool
+            }  # fmt: skip
+            assert row["answer"] in LETTERS[: len(row["options"])]
+            assert gold(row) == row["meta"][row["meta"]["asks"]]
+
+
+def test_counts(bank):
+    assert {split: len(rows) for split, rows in bank.items()} == SIZES
+    for split in IN_DISTRIBUTION:
+        assert {len(row["options"]) for row in bank[split]} == {4}
+    options = Counter(len(row["options"]) for row in bank["ood"])
+    assert options[10] == 250
+    assert set(options) == set(range(5, 11))
+    for split in ("dev", "test", "ood"):
+        assert len({key(row) for row in bank[split]}) == len(bank[split]), f"{split}: a pair comes twice"
+
+
+def test_no_distractor_is_right_by_the_tables(bank, tables):
+    checked = 0
+    for row in (row for rows in bank.values() for row in rows):
+        table = tables[row["meta"]["relation"]]
+        right_objects = {subject: {main, *(also[0] if also else [])} for subject, main, *also in table["facts"]}
+        close = {frozenset((a, b)) for group in table.get("similar", []) for a in group for b in group}
+        assert len({option.casefold() for option in row["options"]}) == len(row["options"])
+        for option in row["options"]:
+            if option == gold(row):
+                assert row["meta"]["object"] in right_objects[row["meta"]["subject"]]
+                continue
+            subject, objects = (
+                (row["meta"]["subject"], {option})
+                if row["meta"]["asks"] == "object"
+                else (option, {row["meta"]["object"]})
+            )
+            assert not objects & right_objects[subject], (row, option)
+            assert not any(frozenset((a, b)) in close for a in objects for b in right_objects[subject]), (row, option)
+            checked += 1
+    assert checked > 9000
+
+
+def test_splits_are_apart(bank):
+    asked = {split: {(*key(row), row["meta"]["phrasing"]) for row in rows} for split, rows in bank.items()}
+    content = {split: {(row["question"], frozenset(row["options"])) for row in bank[split]} for split in bank}
+    for one in bank:
+        assert len(content[one]) == len(bank[one]), f"{one}: the same question twice"
+        for other in set(bank) - {one}:
+            assert not asked[one] & asked[other]
+            assert not content[one] & content[other]
+
+
+def test_every_phrasing_is_in_train_and_no_ood_phrasing_is(bank, relations):
+    asked = {(row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"]) for row in bank["train"]}
+    ood = {(row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"]) for row in bank["ood"]}
+    in_distribution, others = set(), set()
+    for pair in iter_pairs(relations):
+        known, new = len(pair.wording.phrasings), len(pair.wording.ood_phrasings)
+        in_distribution |= {(pair.relation.name, pair.asks, number) for number in range(known)}
+        others |= {(pair.relation.name, pair.asks, number) for number in range(known, known + new)}
+    assert asked == in_distribution
+    assert ood == others
+    trained = {row["question"] for row in bank["train"]}
+    assert not any(row["question"] in trained for row in bank["ood"])
+
+
+def test_held_out_pairs_are_not_in_train(bank, relations):
+    pairs = list(iter_pairs(relations))
+    held_out = choose_held_out(pairs, 42)
+    assert 0.13 < len(held_out) / len(pairs) < 0.17
+    trained = {key(row) for row in bank["train"]}
+    assert trained == {pair.key for pair in pairs} - held_out
+    for rows in bank.values():
+        assert all(row["meta"]["pair_in_train"] == (key(row) in trained) for row in rows)
+    for split in ("dev", "test", "ood"):
+        assert 0.08 < sum(not row["meta"]["pair_in_train"] for row in bank[split]) / len(bank[split]) < 0.22
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_gold_letters_are_balanced(bank, split):
+    rows = bank[split]
+    for number in {len(row["options"]) for row in rows}:
+        answers = Counter(row["answer"] for row in rows if len(row["options"]) == number)
+        observed = [answers[letter] for letter in LETTERS[:number]]
+        assert sum(observed) == sum(answers.values())
+        assert stats.chisquare(observed).pvalue > 0.9
+
+
+def test_an_option_is_no_more_often_right_for_being_common(bank):
+    """In a table without ambiguity, an object of two facts is twice as often gold and twice as often a distractor."""
+    rows = [row for row in bank["train"] if row["meta"]["relation"] == "drug_class" and row["meta"]["asks"] == "object"]
+    facts = Counter(row["meta"]["object"] for row in rows)
+    common = {name for name, count in facts.items() if count >= 4}
+    right = [gold(row) in common for row in rows for option in row["options"] if option in common]
+    assert 0.15 < sum(gold(row) in common for row in rows) / len(right) < 0.45
+
+
+def test_text_is_clean(bank, relations):
+    rng = random.Random(0)
+    texts = [row["question"] for rows in bank.values() for row in rows]
+    texts += [option for rows in bank.values() for row in rows for option in row["options"]]
+    texts += [state_fact(pair, rng) for pair in iter_pairs(relations) for _ in range(6)]
+    assert len(texts) > 15_000
+    sounds_like_consonant = re.compile(r"\b[Aa] (?:uni|use|uri|ute|one|eu)")
+    no_article = re.compile(r"\b(vitamin|chromogranin|hexosaminidase|galactosidase|arylsulfatase) A\b", re.IGNORECASE)
+    for text in texts:
+        assert not re.search(r"[{}]|  |^ | $|\n|\b(\w+) \1\b", text), text
+        text = no_article.sub(r"\1", text)
+        assert not re.search(r"\b[Aa] [aeiou]", text) or sounds_like_consonant.search(text), text
+        assert not re.search(r"\b[Aa]n [^aeiouAEFHILMNORSX8]", text), text
+    for text in texts[: sum(SIZES.values())]:
+        assert re.match(r"[A-Z0-9]|mTOR", text), text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value", "filled"),
+    [
+        ("{subject} is a {object}.", "ACE inhibitor", "Subject is an ACE inhibitor."),
+        ("{subject} is an {object}.", "beta blocker", "Subject is a beta blocker."),
+        ("{subject} is a {object}.", "SSRI", "Subject is an SSRI."),
+        ("{subject} is a {object}.", "H2 blocker", "Subject is an H2 blocker."),
+        ("{subject} is a {object}.", "HER2 blocker", "Subject is a HER2 blocker."),
+        ("{subject} is a {object}.", "mTOR inhibitor", "Subject is an mTOR inhibitor."),
+        ("{subject} is a {object}.", "uric acid crystal", "Subject is a uric acid crystal."),
+        ("{subject} is a {object}.", "umbilical hernia", "Subject is an umbilical hernia."),
+        ("{subject} is a {object}.", "5-HT3 blocker", "Subject is a 5-HT3 blocker."),
+        ("A {object} is {subject}.", "opioid", "An opioid is subject."),
+        ("{object} is {subject}.", "alpha-galactosidase A", "Alpha-galactosidase A is subject."),
+        ("{object} is {subject}.", "mTOR", "mTOR is subject."),
+        ("{object} is {subject}.", "p53", "p53 is subject."),
+        ("{object} is {subject}.", "α1-antitrypsin", "α1-antitrypsin is subject."),
+        ("vitamin {object} is {subject}.", "A", "Vitamin A is subject."),
+    ],
+)
+def test_fill_writes_english(sentence, value, filled):
+    assert fill(sentence, "subject", value) == filled
+
+
+# --- the generator's promises -------------------------------------------------------------------------------------
+
+
+def test_further_questions_about_a_pair(tmp_path):
+    pairs = list(iter_pairs(load_table(tmp_path, TABLE)))
+    rng = random.Random(1)
+    for pair in pairs:
+        assert len(set(pair.train_phrasings) | {pair.dev_phrasing, pair.test_phrasing}) == 4
+        row = make_question(pair, rng.randrange(4), 4, rng)
+        assert set(row) == {"question", "options", "answer", "meta"}
+        assert gold(row) == row["meta"][pair.asks]
+    first = pairs[0]
+    assert first.key == ("toy", "subject 0", "object")
+    assert not set(first.distractors) & {"object 0", "object 5"}
+    assert len({tuple(sorted(make_question(first, 0, 4, rng)["options"])) for _ in range(50)}) > 20
+    with pytest.raises(ValueError, match="13 options asked for"):
+        make_question(first, 0, 13, rng)
+    with pytest.raises(IndexError):
+        make_question(first, 6, 4, rng)
+
+
+def test_small_tables_give_small_splits(tmp_path, monkeypatch):
+    """With 8 objects, ood asks with as many options as there are; pairs that allow fewer than 5 stay out of it."""
+    table = TABLE | {"facts": [[f"subject {n}", f"object {n}"] for n in range(8)]}
+    relations = load_table(tmp_path, table)
+    monkeypatch.setattr(bank_module, "load_relations", lambda: relations)
+    rows = build_bank(1)
+    assert {split: len(rows[split]) for split in ("dev", "test", "ood")} == {"dev": 16, "test": 16, "ood": 16}
+    assert {len(row["options"]) for row in rows["ood"]} <= {5, 6, 7, 8}
+    assert 200 < len(rows["train"]) < SIZES["train"]
+    relations[:] = load_table(tmp_path, TABLE | {"facts": table["facts"][:4], "similar": []})
+    assert build_bank(1)["ood"] == []
+
+
+def digest(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def test_same_bytes_everywhere_and_other_bytes_for_another_seed(bank):
+    code = (
+        "import hashlib, json, locale; locale.setlocale(locale.LC_ALL, ''); from data_prep.bank import build_bank;"
+        "print(hashlib.sha256(json.dumps(build_bank(42)).encode()).hexdigest())"
+    )
+    settings = {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Pacific/Auckland", "PYTHONUTF8": "0"}
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=FACTS.parents[1], env=os.environ | settings, capture_output=True, text=True
+    )
+    assert child.stdout.strip() == digest(bank), child.stderr
+    assert digest(build_bank(43)) != digest(bank)
+
+
+def test_command_prints_the_table(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bank", "--sample"])
+    monkeypatch.setenv("COLUMNS", "200")
+    bank_module.main()
+    out = capsys.readouterr().out
+    assert re.search(r"train .* 4: 2000 .* A 500 B 500 C 500 D 500", out)
+    assert out.count("\nAnswer: ") == 2 * len(load_relations())
