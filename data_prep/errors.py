@@ -1,4 +1,4 @@
-"""The two ways in which preparation says no: to the user (PrepError) and to a single row (BadRow)."""
+"""How preparation says no: to the user (PrepError) and to a single row (BadRow, NotSelected)."""
 
 
 class PrepError(ValueError):
@@ -19,3 +19,7 @@ class BadRow(ValueError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class NotSelected(Exception):
+    """A sound row of the upstream file that is not part of the configured data set, such as another subject."""

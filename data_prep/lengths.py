@@ -15,6 +15,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from data_prep.errors import PrepError
+from data_prep.hub import explain_errors
 
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -26,6 +27,7 @@ class ModelTokenizer:
     path: str
     tokenizer: Tokenizer
     eos_token: str
+    special_tokens: re.Pattern[str]
     sha256: str
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -47,9 +49,13 @@ def load_tokenizer(path: str, revision: str | None) -> ModelTokenizer:
         )
     else:
         file, config_file = download_tokenizer(path, revision)
-    for needed in (file, config_file):
-        if not needed.is_file():
-            raise PrepError(f"{needed} not found: model.path must hold the tokenizer that the model is trained with")
+    missing = [
+        f"{needed} not found: model.path must hold the tokenizer that the model is trained with"
+        for needed in (file, config_file)
+        if not needed.is_file()
+    ]
+    if missing:
+        raise PrepError(*missing)
     eos_token = json.loads(config_file.read_text(encoding="utf-8")).get("eos_token")
     if isinstance(eos_token, dict):  # older files give the token with its flags
         eos_token = eos_token.get("content")
@@ -58,24 +64,20 @@ def load_tokenizer(path: str, revision: str | None) -> ModelTokenizer:
     tokenizer.no_padding()
     if not isinstance(eos_token, str) or tokenizer.token_to_id(eos_token) is None:
         raise PrepError(f"{config_file}: eos_token {eos_token!r} is not a token of {file.name}; SFT targets need one")
-    return ModelTokenizer(path, tokenizer, eos_token, hashlib.sha256(file.read_bytes()).hexdigest())
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    pattern = re.compile("|".join(map(re.escape, {*special, eos_token})))
+    return ModelTokenizer(path, tokenizer, eos_token, pattern, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def download_tokenizer(hub_id: str, revision: str) -> tuple[Path, Path]:
-    """Fetches the two tokenizer files of a hub model (nothing else of it). Raises PrepError."""
+    """Fetches the two tokenizer files of a hub model, nothing else of it. Raises PrepError."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise PrepError(f"model.revision={revision} is not a commit: give the 40 hex digits, a branch may move")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
+    with explain_errors(hub_id, revision):
         names = ("tokenizer.json", "tokenizer_config.json")
         file, config_file = (Path(hf_hub_download(hub_id, name, revision=revision)) for name in names)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise PrepError(
-            f"the tokenizer of {hub_id} at {revision} could not be fetched ({type(error).__name__}): check the name "
-            "and the network, or give a local folder with model.path=FOLDER"
-        ) from error
     return file, config_file
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from data_prep.errors import PrepError
 
 MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of the manifest; raise it when a key changes its meaning."""
 
 
 @contextmanager
@@ -25,14 +27,10 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     Whatever goes wrong in the block, the old folder stays as it was and the new one is removed. Raises PrepError
     where the disk is full or not writable.
     """
+    partial: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise PrepError(
-            f"cannot write in {folder.parent}: {error.strerror}; choose another place: data_dir=FOLDER"
-        ) from error
-    try:
         partial.chmod(0o755)
         yield partial
         if folder.exists():
@@ -44,11 +42,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             os.replace(partial, folder)
     except OSError as error:
         raise PrepError(
-            f"cannot write {folder}: {error.strerror}; the former content is untouched. Free some space or choose "
-            "another place: data_dir=FOLDER"
+            f"cannot write {folder}: {error.strerror or error}; what was there before is untouched. Free some space "
+            "or choose another place: data_dir=FOLDER"
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -66,3 +65,26 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest. It holds no time and no absolute path of ours: same input, same bytes."""
     (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared data set. Raises PrepError where there is none."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise PrepError(f"{path} not found: run `make prep data={folder.name}` first")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrepError(
+            f"{path} is no JSON ({error}): remove {folder} and run `make prep data={folder.name}`"
+        ) from error
+    return dict(manifest)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
+            digest.update(block)
+    return digest.hexdigest()

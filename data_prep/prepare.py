@@ -1,150 +1,157 @@
-"""The steps of preparation in their order: read, parse, clean, measure, write."""
+"""The steps of preparation in their order: read, parse and clean, check, measure, compare, write."""
 
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.clean import clean_question
-from data_prep.errors import BadRow, PrepError
-from data_prep.lengths import ModelTokenizer, load_tokenizer, measure_quantiles
-from data_prep.manifest import replace_folder, write_jsonl, write_manifest
-from data_prep.prompt import PROMPT_VERSION
+from data_prep.card import count_reasons, draw_lengths, write_card
+from data_prep.contamination import check_ids, compare_splits
+from data_prep.errors import PrepError
+from data_prep.index_base import find_index_base
+from data_prep.integrity import check_rows, hash_rows
+from data_prep.lengths import ModelTokenizer, load_tokenizer
+from data_prep.manifest import FORMAT, replace_folder, write_jsonl, write_manifest
+from data_prep.prompt import PROMPT_VERSION, render_prompt
 from data_prep.records import Records, read_records
-from data_prep.rows import Question, build_row
-
-Progress = Callable[[str, int, int], None]
-"""Called with (split, rows done, rows in all)."""
-
-BATCH = 1000
+from data_prep.rows import build_row, unify_meta
+from data_prep.shuffle import shuffle_options
+from data_prep.splits import STEP, Progress, Split, parse_records
 
 
-def prepare(cfg: DictConfig, progress: Progress = lambda split, done, total: None) -> dict[str, Any]:
+def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None) -> dict[str, Any]:
     """Prepares one data set into `cfg.data_dir/cfg.data.name` and returns its manifest.
 
     Raises PrepError, with every problem that was found, before anything is written.
     """
+    data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     limit = cfg.openrlhf.data.max_len - cfg.openrlhf.rollout.max_new_tokens
+    tokenizer, records = read_inputs(cfg, limit)
+    origin = records.origin
+    if data.index_base == "auto":
+        origin["index_base"] = find_base(data, records)
+        data.index_base = origin["index_base"]["base"]
+
+    parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
+    splits: dict[str, Split] = {}
+    origin["rows"] = {}
+    for name in list(records.splits):
+        # pop: upstream records are not needed once parsed, and MedMCQA's are large
+        splits[name], parsed = parse_records(name, records.splits.pop(name), parse_row, data, progress)
+        origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
+    remarks = check_rows(data, folder, origin["rows"], origin.get("revision"))
+    check_ids(question for split in splits.values() for question in split.questions)
+
+    shuffled = {name: shuffle_split(split, cfg) for name, split in splits.items()} if data.shuffle_options else {}
+    for split in splits.values():
+        drop_long_prompts(split, tokenizer, limit, progress)
+    overlap = compare_splits(cfg, splits, progress)
+    unify_meta(question for split in splits.values() for question in split.questions)
+    empty = [
+        f"no row of {data.name}/{s.name} can be used: {count_reasons(s.dropped)}"
+        for s in splits.values()
+        if not s.questions
+    ]
+    if empty:
+        raise PrepError(*empty)
+
+    with replace_folder(folder) as partial:
+        files = {}
+        for name, split in splits.items():
+            rows = report_rows(split, tokenizer.eos_token, progress)
+            files[f"{name}.jsonl"] = write_jsonl(partial / f"{name}.jsonl", rows)
+        manifest = {
+            "format": FORMAT,
+            "name": data.name,
+            "origin": origin,
+            "remarks": remarks,
+            "files": files,
+            "splits": {name: split.describe() for name, split in splits.items()},
+            "overlap": overlap,
+            "shuffled_options": shuffled,
+            "max_prompt_tokens": {"limit": limit, "found": max(max(split.tokens) for split in splits.values())},
+            "tokenizer": {"path": tokenizer.path, "sha256": tokenizer.sha256, "eos_token": tokenizer.eos_token},
+            "prompt_version": PROMPT_VERSION,
+            "seed": cfg.seed,
+            "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "datasets", "numpy")},
+        }
+        draw_lengths(partial / "lengths.png", {name: split.tokens for name, split in splits.items()}, limit)
+        write_card(partial / "README.md", manifest)
+        write_manifest(partial, manifest)
+    return manifest
+
+
+def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
+    """The tokenizer and the upstream records. Raises PrepError with all problems of the settings and of both."""
     problems: list[str] = []
     if limit <= 0:
         problems.append(
             f"openrlhf.data.max_len={cfg.openrlhf.data.max_len} leaves no room for a prompt beside "
             f"openrlhf.rollout.max_new_tokens={cfg.openrlhf.rollout.max_new_tokens}: raise the one or lower the other"
         )
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", cfg.data.name):
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", cfg.data.name):
         problems.append(f"data.name={cfg.data.name!r} becomes a folder's name: use letters, digits, _ . -")
-    tokenizer: ModelTokenizer | None = None
-    records: Records | None = None
-    try:
-        tokenizer = load_tokenizer(cfg.model.path, cfg.model.get("revision"))
-    except PrepError as error:
-        problems.extend(error.problems)
-    try:
-        records = read_records(cfg.data, cfg.seed)
-    except PrepError as error:
-        problems.extend(error.problems)
-    if problems or tokenizer is None or records is None:
+    found: list[Any] = []
+    for read in (lambda: load_tokenizer(cfg.model.path, cfg.model.get("revision")), lambda: read_records(cfg)):
+        try:
+            found.append(read())
+        except PrepError as error:
+            problems.extend(error.problems)
+    if problems:
         raise PrepError(*problems)
-
-    parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
-    folder = Path(cfg.data_dir) / cfg.data.name
-    splits: dict[str, Any] = {}
-    files: dict[str, Any] = {}
-    with replace_folder(folder) as partial:
-        for split, split_records in records.splits.items():
-            report = SplitReport(len(split_records), tokenizer, limit)
-            questions = report.clean_records(split_records, f"{cfg.data.name}/{split}", parse_row)
-            rows = report.build_rows(questions, split, progress)
-            files[f"{split}.jsonl"] = write_jsonl(partial / f"{split}.jsonl", rows)
-            splits[split] = report.describe(files[f"{split}.jsonl"]["rows"])
-            if not splits[split]["kept"]:
-                raise PrepError(f"no row of {cfg.data.name}/{split} could be used: {splits[split]['dropped']}")
-        manifest = {
-            "name": cfg.data.name,
-            "origin": records.origin,
-            "files": files,
-            "splits": splits,
-            "max_prompt_tokens": {
-                "limit": limit,
-                "found": max(facts["tokens"]["prompt"]["max"] for facts in splits.values()),
-            },
-            "tokenizer": {"path": tokenizer.path, "sha256": tokenizer.sha256, "eos_token": tokenizer.eos_token},
-            "prompt_version": PROMPT_VERSION,
-            "seed": cfg.seed,
-            "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "datasets")},
-        }
-        write_manifest(partial, manifest)
-    return manifest
+    tokenizer, records = found
+    return tokenizer, records
 
 
-class SplitReport:
-    """What happens to the rows of one split, so that read = kept + dropped can be shown."""
+def find_base(data: DictConfig, records: Records) -> dict[str, Any]:
+    """Whether the configured answer column counts from 0 or 1, over all splits together."""
+    columns = data.columns.options
 
-    def __init__(self, read: int, tokenizer: ModelTokenizer, limit: int) -> None:
-        self.read = read
-        self.tokenizer = tokenizer
-        self.limit = limit
-        self.dropped: dict[str, list[str]] = {}
-        self.fixed: dict[str, list[str]] = {}
-        self.prompt_tokens: list[int] = []
-        self.direct_tokens: list[int] = []
+    def count_options(record: dict[str, Any]) -> int:
+        value = record.get(columns) if isinstance(columns, str) else columns
+        return len(value) if value is not None and not isinstance(value, str) else 0
 
-    def clean_records(
-        self, records: list[Any], prefix: str, parse_row: Callable[[Any, str], Question]
-    ) -> Iterator[Question]:
-        """Parses and cleans records; what cannot be used is listed under its reason."""
-        for number, record in enumerate(records):
-            row_id = f"{prefix}/{number}"
-            try:
-                if isinstance(record, BadRow):
-                    raise record
-                question, fixed = clean_question(parse_row(record, row_id))
-            except BadRow as bad:
-                self.dropped.setdefault(bad.reason, []).append(row_id)
-                continue
-            for rule in fixed:
-                self.fixed.setdefault(rule, []).append(question.id)
-            yield question
+    contents = (content for split in records.splits.values() for _, content in split)
+    return find_index_base(contents, data.columns.answer, count_options, data.columns.explanation)
 
-    def build_rows(self, questions: Iterator[Question], split: str, progress: Progress) -> Iterator[dict[str, Any]]:
-        """Renders rows in batches and drops those whose prompt is over the limit."""
-        done, batch = 0, []
-        for question in questions:
-            batch.append(build_row(question, split, self.tokenizer.eos_token))
-            if len(batch) == BATCH:
-                yield from self.filter_lengths(batch)
-                done, batch = done + BATCH, []
-                progress(split, done, self.read)
-        yield from self.filter_lengths(batch)
-        progress(split, self.read, self.read)
 
-    def filter_lengths(self, batch: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Counts tokens of a batch and lets through the rows that fit."""
-        prompts = self.tokenizer.count_tokens([row["prompt"] for row in batch])
-        directs = self.tokenizer.count_tokens([row["direct_prompt"] for row in batch])
-        for row, prompt_tokens, direct_tokens in zip(batch, prompts, directs, strict=True):
-            if prompt_tokens > self.limit:
-                self.dropped.setdefault("prompt_too_long", []).append(row["id"])
-                continue
-            self.prompt_tokens.append(prompt_tokens)
-            self.direct_tokens.append(direct_tokens)
-            yield row
+def shuffle_split(split: Split, cfg: DictConfig) -> dict[str, Any]:
+    """Shuffles options in place; returns how many rows were and which were left in their order."""
+    left = []
+    for index, question in enumerate(split.questions):
+        new = shuffle_options(question, cfg.seed)
+        if new is None:
+            left.append(question.id)
+        else:
+            split.questions[index] = new
+    return {"rows": len(split.questions) - len(left), "left_in_order": left}
 
-    def describe(self, kept: int) -> dict[str, Any]:
-        """The split's part of the manifest. Raises AssertionError if a row was lost, which would be our defect."""
-        if self.read != kept + sum(map(len, self.dropped.values())):
-            raise AssertionError(f"read {self.read}, kept {kept}, dropped {self.dropped}")
-        return {
-            "read": self.read,
-            "kept": kept,
-            "dropped": self.dropped,
-            "fixed": self.fixed,
-            "tokens": {
-                "prompt": measure_quantiles(self.prompt_tokens),
-                "direct_prompt": measure_quantiles(self.direct_tokens),
-            },
-        }
+
+def drop_long_prompts(split: Split, tokenizer: ModelTokenizer, limit: int, progress: Progress) -> None:
+    """Measures every prompt, and drops rows over the limit and rows that hold the model's special tokens."""
+    reasons: dict[str, str] = {}
+    for start in range(0, len(split.questions), STEP):
+        batch = split.questions[start : start + STEP]
+        prompts = [render_prompt(question.question, question.options) for question in batch]
+        split.tokens.extend(tokenizer.count_tokens(prompts))
+        progress(f"{split.name}: counting tokens", start + len(batch), len(split.questions))
+        for question, prompt in zip(batch, prompts, strict=True):
+            # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
+            if tokenizer.special_tokens.search(prompt):
+                reasons[question.id] = "special_token_in_text"
+    for question, tokens in zip(split.questions, split.tokens, strict=True):
+        if tokens > limit:
+            reasons.setdefault(question.id, "prompt_too_long")
+    split.keep_only(reasons)
+
+
+def report_rows(split: Split, eos_token: str, progress: Progress) -> Iterator[dict[str, Any]]:
+    """The rows to write, with progress."""
+    for done, question in enumerate(split.questions, 1):
+        yield build_row(question, split.name, eos_token)
+        if done % STEP == 0 or done == len(split.questions):
+            progress(f"{split.name}: writing", done, len(split.questions))

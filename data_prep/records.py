@@ -1,8 +1,13 @@
-"""Where rows come from: the bank, a local folder in the upstream's format, or the hub at a pinned revision."""
+"""Where rows come from: the bank, a mixture of prepared sets, local files in the upstream's format, or the hub.
 
+A record is what the upstream stores for a row, read but not judged: `(number, content)`, where the number is unique in
+its split and content is a BadRow if the line could not even be read.
+"""
+
+import csv
 import importlib
 import json
-import re
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,67 +16,146 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow, PrepError
+from data_prep.hub import load_split, resolve_revision
+from data_prep.mixture import read_parts
+
+Record = tuple[str, Any]
+SPLITS = ("train", "dev", "test", "ood")
 
 
 @dataclass(frozen=True)
 class Records:
-    """Upstream records by split (a BadRow stands for a line that is no JSON), and `origin` for the manifest."""
+    """Upstream records by split, and for the manifest where they came from."""
 
-    splits: dict[str, list[Any]]
+    splits: dict[str, list[Record]]
     origin: dict[str, Any]
 
 
-def read_records(data: DictConfig, seed: int) -> Records:
+def read_records(cfg: DictConfig) -> Records:
     """All records of the configured data set. Raises PrepError where they cannot be had."""
-    licence = data.licence
-    if data.source is not None:
-        return Records(read_folder(Path(data.source), dict(data.files)), {"folder": data.source, "licence": licence})
-    if data.hub.id is None:
-        # The one source that needs no download: generated, so the seed is all there is to say about its origin.
+    data = cfg.data
+    origin: dict[str, Any] = {"licence": data.licence}
+    if data.parts_of_mixture:
+        splits, parts = read_parts(Path(cfg.data_dir), data, cfg.seed)
+        return Records(splits, {**origin, "mixture": parts})
+    if data.reader == "bank":
         build_bank = importlib.import_module("data_prep.bank").build_bank
-        return Records(build_bank(seed), {"generated_by": "data_prep/bank.py", "seed": seed, "licence": licence})
-    origin = {"hub": data.hub.id, "config": data.hub.config, "revision": data.hub.revision, "licence": licence}
-    return Records(read_hub(data), origin)
+        bank = {split: [(str(n), row) for n, row in enumerate(rows)] for split, rows in build_bank(cfg.seed).items()}
+        return Records(bank, {**origin, "generated_by": "data_prep/bank.py"})
+    if data.source is not None:
+        files = find_files(Path(data.source), data)
+        splits = {split: read_files(named, data) for split, named in files.items()}
+        if data.holdout:
+            splits = hold_out(splits, data, cfg.seed)
+        return Records(splits, {**origin, "source": str(data.source)})
+    if data.hub.id is None:
+        files = ", ".join(data.files.values())
+        raise PrepError(f"data={data.name} cannot be loaded from the hub: data.source=FOLDER, with {files} in it")
+    revision = resolve_revision(data.hub.id, data.hub.revision)
+    splits = {split: load_split(data, hub_split, revision) for split, hub_split in data.hub.splits.items()}
+    return Records(splits, {**origin, "hub": data.hub.id, "revision": revision, "asked_revision": data.hub.revision})
 
 
-def read_folder(folder: Path, files: dict[str, str]) -> dict[str, list[Any]]:
-    """Reads the upstream's files from a folder. Raises PrepError that names every missing file at once."""
-    missing = [f"{folder / name} not found: data.source must hold {name}" for name in files.values()]
-    missing = [line for line, name in zip(missing, files.values(), strict=True) if not (folder / name).is_file()]
+def find_files(source: Path, data: DictConfig) -> dict[str, list[tuple[str, Path]]]:
+    """The files of each split as (part, path), part "" where a split is one file.
+
+    `data.files` names them inside the folder, with `{part}` for each of `data.parts`. Where it names none (your own
+    data), `source` is one file, which is the split `data.split`, or a folder with files named after their splits.
+    Raises PrepError that names every missing file at once.
+    """
+    if data.files:
+        parts = list(data.parts) or [""]
+        wanted = {split: name for split, name in data.files.items() if name is not None}
+        found = {s: [(part, source / name.format(part=part)) for part in parts] for s, name in wanted.items()}
+    elif source.is_dir():
+        found = {s: [("", path) for path in sorted(source.glob(f"{s}.*")) if path.suffix in READERS] for s in SPLITS}
+        found = {split: named for split, named in found.items() if named}
+        double = [f"{source} holds several files for {s}: leave one" for s, named in found.items() if len(named) > 1]
+        if double or not found:
+            kinds = ", ".join(READERS)
+            raise PrepError(*(double or [f"{source} holds no train, dev, test or ood file ({kinds}); see data.source"]))
+    else:
+        found = {data.split: [("", source)]}
+        if source.suffix not in READERS:
+            raise PrepError(f"data.source={source}: cannot read {source.suffix!r}; give one of {', '.join(READERS)}")
+    missing = [path for named in found.values() for _, path in named if not path.is_file()]
     if missing:
-        raise PrepError(*missing)
-    return {split: list(read_jsonl(folder / name)) for split, name in files.items()}
+        raise PrepError(*(f"{path} not found; give the place of the files with data.source" for path in missing))
+    return found
 
 
-def read_jsonl(path: Path) -> Iterator[Any]:
+def hold_out(splits: dict[str, list[Record]], data: DictConfig, seed: int) -> dict[str, list[Record]]:
+    """Sets rows of the one split aside as `data.holdout` says, each row by its own draw from seed and number."""
+    sizes = {split: size for split, size in data.holdout.items() if size}
+    if not sizes:
+        return splits
+    [(name, records)] = splits.items() if len(splits) == 1 else [("", [])]
+    if name in {*sizes, ""} or sum(sizes.values()) >= len(records):
+        raise PrepError(
+            f"data.holdout={sizes} needs one file with more rows than that (found {sorted(splits)}, {len(records)} "
+            "rows): lower it, or give a folder with a file for each split"
+        )
+    drawn = sorted(records, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
+    result = {}
+    for split, size in sizes.items():
+        result[split], drawn = drawn[:size], drawn[size:]
+    return {name: drawn, **result}
+
+
+def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
+    """The records of one split, numbered from 0 in each file."""
+    records: list[Record] = []
+    for part, path in named:
+        try:
+            contents = list(READERS[path.suffix](path, data))
+        except (OSError, ValueError, csv.Error) as error:
+            raise PrepError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
+        records.extend((f"{part}-{number}" if part else str(number), row) for number, row in enumerate(contents))
+    return records
+
+
+def read_jsonl(path: Path, data: DictConfig) -> Iterator[Any]:
     """One record a line; a line that is no JSON becomes a BadRow, so that it is counted and listed as a drop."""
     with path.open("rb") as lines:
         for line in lines:
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-                yield BadRow("not_json", str(error)[:200])
+            if line.strip():
+                yield parse_json(line.removeprefix(b"\xef\xbb\xbf"))
 
 
-def read_hub(data: DictConfig) -> dict[str, list[Any]]:
-    """Loads the data set's splits from the hub at its pinned revision. Raises PrepError."""
-    if not re.fullmatch(r"[0-9a-f]{40}", str(data.hub.revision)):
-        raise PrepError(
-            f"data.hub.revision={data.hub.revision} is not a commit of {data.hub.id}: give the 40 hex digits "
-            "(the data set's page, Files, History), a branch may move"
-        )
-    from datasets import load_dataset
+def read_json(path: Path, data: DictConfig) -> Iterator[Any]:
+    """The items of one JSON list, or the values of one JSON object, each with its key as `_key`."""
+    content = parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    if isinstance(content, BadRow):
+        raise ValueError(content.detail)
+    if isinstance(content, list):
+        yield from content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield {"_key": key, **value} if isinstance(value, dict) else value
+    else:
+        raise ValueError("neither a list nor an object of records")
 
-    splits = {}
-    for split, hub_split in data.hub.splits.items():
-        try:
-            rows = load_dataset(data.hub.id, data.hub.config, split=hub_split, revision=data.hub.revision)
-        except Exception as error:  # the library lets aiohttp, httpx, pyarrow and its own errors through alike
-            raise PrepError(
-                f"{data.hub.id} ({hub_split}) at {data.hub.revision} could not be loaded: {type(error).__name__}: "
-                f"{error}. Check the network, or read a local copy: data.source=FOLDER"
-            ) from error
-        splits[split] = list(rows)
-    return splits
+
+def parse_json(text: bytes) -> Any:
+    """The value, or a BadRow for text that is no JSON (too deeply nested, not UTF-8, a number of 5,000 digits)."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return BadRow("not_json", str(error)[:200])
+
+
+def read_csv(path: Path, data: DictConfig) -> Iterator[dict[str, Any]]:
+    """CSV, every value as text; without a header where `data.csv_columns` names the columns."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        yield from csv.DictReader(lines, fieldnames=list(data.csv_columns) or None, strict=True)
+
+
+def read_parquet(path: Path, data: DictConfig) -> Iterator[dict[str, Any]]:
+    """Parquet rows, a batch at a time."""
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(path).iter_batches(10_000):
+        yield from batch.to_pylist()
+
+
+READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}

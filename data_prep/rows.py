@@ -1,17 +1,16 @@
 """The row format: a `Question` as the sources give it, and the JSONL row that PPO, SFT and evaluation read.
 
 Every row of a file has the same `meta` keys with values of the same type and never null: `datasets` infers the types
-from the first block of a file and fails on a later block that differs.
+from the first block of a file and fails on a later block that differs (`unify_meta`).
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.errors import BadRow
 from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
-
-MetaValue = str | int | float | bool
 
 
 @dataclass(slots=True)
@@ -22,7 +21,12 @@ class Question:
     question: str
     options: list[str]
     answer: str
-    meta: dict[str, MetaValue] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gold(self) -> str:
+        """Text of the gold option (of a question that was checked)."""
+        return self.options[LETTERS.index(self.answer)]
 
 
 def get_text(record: Any, key: str) -> str:
@@ -34,6 +38,62 @@ def get_text(record: Any, key: str) -> str:
     if not isinstance(record[key], str):
         raise BadRow("wrong_type", f"{key} is {type(record[key]).__name__}, not text")
     return record[key]
+
+
+def get_optional_text(record: dict[str, Any], key: str) -> str:
+    """The text in a field that upstream leaves null on some rows, then "". Raises BadRow where it is missing."""
+    return "" if key in record and record[key] is None else get_text(record, key)
+
+
+def get_texts(record: Any, key: str) -> list[str]:
+    """The texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
+
+    An object's trailing null letters are left out: Parquet gives every row the letters that any row has.
+    """
+    value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, dict):
+        while value and list(value.values())[-1] is None:
+            value = dict(list(value.items())[:-1])
+        if list(value) != list(LETTERS[: len(value)]):
+            raise BadRow("wrong_type", f"{key} are lettered {list(value)[:30]}, not A, B, C, …")
+        value = list(value.values())
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadRow("wrong_type", f"{key} is no list of texts")
+    return value
+
+
+def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) -> str:
+    """The letter for an index that counts from `base`. Raises BadRow where it is no index of an option."""
+    value = record.get(key)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():  # CSV has no numbers
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - base < min(num_options, len(LETTERS)):
+        raise BadRow("gold_not_among_options", f"{key} {value!r} counts from {base}, with {num_options} options")
+    return LETTERS[value - base]
+
+
+def check_answer(question: Question) -> None:
+    """Raises BadRow where the gold letter names none of the options."""
+    if len(question.answer) != 1 or question.answer not in LETTERS[: len(question.options)]:
+        raise BadRow("gold_not_among_options", f"answer {question.answer!r} with {len(question.options)} options")
+
+
+def unify_meta(questions: Iterable[Question]) -> None:
+    """Gives all questions the same meta keys and each key one type, in place; a missing value becomes ""."""
+    questions = list(questions)
+    types: dict[str, set[type]] = {}
+    for question in questions:
+        for key, value in question.meta.items():
+            types.setdefault(key, set()).add(type(value))
+    for key, kinds in types.items():
+        if not all(key in question.meta for question in questions):
+            kinds.add(str)
+    for question in questions:
+        meta: dict[str, Any] = {}
+        for key, kinds in types.items():
+            value = question.meta.get(key, "")
+            meta[key] = value if kinds <= {type(value)} and isinstance(value, str | int | float | bool) else str(value)
+        question.meta = meta
 
 
 def build_row(question: Question, split: str, eos_token: str) -> dict[str, Any]:
@@ -55,11 +115,3 @@ def build_row(question: Question, split: str, eos_token: str) -> dict[str, Any]:
         "datasource": question.id.split("/", 1)[0],
         "meta": question.meta,
     }
-
-
-def answer_index(question: Question) -> int:
-    """Position of the gold option. Raises BadRow where the letter names none of the options."""
-    index = LETTERS.find(question.answer) if len(question.answer) == 1 else -1
-    if not 0 <= index < len(question.options):
-        raise BadRow("gold_not_among_options", f"answer {question.answer!r} with {len(question.options)} options")
-    return index

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_prep.errors import PrepError
@@ -59,21 +60,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cfg(tmp_path: Path, model: Path) -> DictConfig:
     """The composed settings of `data=medqa data.source=…` for a small folder of records."""
     source = write_records(
-        tmp_path / "source", {s: [medqa_record(n) for n in range(5)] for s in ("train", "dev", "test")}
-    )
-    base = OmegaConf.load(ROOT / "recipes/configs/data/base.yaml")
-    medqa = OmegaConf.load(ROOT / "recipes/configs/data/medqa.yaml")
-    del medqa["defaults"]
-    lengths = {"data": {"max_len": 1000}, "rollout": {"max_new_tokens": 200}}
-    return OmegaConf.create(
+        tmp_path / "source",
         {
-            "data": {**OmegaConf.merge(base, medqa), "source": str(source)},
-            "model": {"path": str(model)},
-            "openrlhf": lengths,
-            "data_dir": str(tmp_path / "data"),
-            "seed": 42,
-        }
+            split: [medqa_record(n + first) for n in range(5)]
+            for split, first in (("train", 50), ("dev", 20), ("test", 0))
+        },
     )
+    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+        composed = compose(
+            "prep",
+            [
+                "data=medqa",
+                "data.accept=true",  # these rows are not the official ones
+                f"data.source={source}",
+                f"model.path={model}",
+                "openrlhf.data.max_len=1000",
+                "openrlhf.rollout.max_new_tokens=200",
+                f"data_dir={tmp_path / 'data'}",
+            ],
+        )
+    return composed
 
 
 def read_rows(cfg: DictConfig, split: str) -> list[dict]:
@@ -90,7 +96,8 @@ def test_rows_have_the_row_format(cfg: DictConfig) -> None:
     assert row["label"] == '{"id": "medqa/test/3", "answer": "B", "num_options": 4, "split": "test"}'
     assert row["response"] == "B<|endoftext|>"
     assert row["datasource"] == "medqa"
-    assert row["meta"] == {"step": "step1"}
+    cluster = "medqa/test/3"
+    assert row["meta"] == {"step": "step1", "flags": "", "cluster": cluster, "overlap_id": "", "overlap_share": 0.0}
     assert "Case 3: what helps?\nA. drug 3\nB. aspirin\nC. rest\nD. surgery\nAssistant:\n" in row["prompt"]
 
 
@@ -101,7 +108,8 @@ def test_manifest_says_what_the_files_hold(cfg: DictConfig) -> None:
     for name, facts in manifest["files"].items():
         content = (folder / name).read_bytes()
         assert facts == {"rows": content.count(b"\n"), "sha256": hashlib.sha256(content).hexdigest()}
-    assert sorted(path.name for path in folder.iterdir()) == ["dev.jsonl", "manifest.json", "test.jsonl", "train.jsonl"]
+    written = {"README.md", "dev.jsonl", "lengths.png", "manifest.json", "test.jsonl", "train.jsonl"}
+    assert {path.name for path in folder.iterdir()} == written
     assert manifest["max_prompt_tokens"]["limit"] == 800
     assert 0 < manifest["max_prompt_tokens"]["found"] <= 800
 
@@ -117,14 +125,15 @@ def test_a_second_run_writes_the_same_bytes(cfg: DictConfig) -> None:
 
 def test_every_dropped_row_is_named(cfg: DictConfig) -> None:
     records = [
-        medqa_record(0),
+        medqa_record(90),
         "{not json",
         medqa_record(2, answer_idx="E"),
         medqa_record(3, question="  "),
-        medqa_record(4, options={"A": "x", "B": "aspirin", "C": "x ", "D": "y"}),
+        medqa_record(4, options={"A": "x", "B": "aspirin", "C": "aspirin ", "D": "y"}),
         medqa_record(5, answer="rest"),
         medqa_record(6, question="word " * 900),
         ["a list"],
+        medqa_record(8, question="Stop here<|endoftext|>"),
     ]
     write_records(Path(cfg.data.source), {"train": records})
     train = prepare(cfg)["splits"]["train"]
@@ -132,18 +141,19 @@ def test_every_dropped_row_is_named(cfg: DictConfig) -> None:
         "not_json": ["medqa/train/1"],
         "gold_not_among_options": ["medqa/train/2"],
         "empty_question": ["medqa/train/3"],
-        "duplicate_options": ["medqa/train/4"],
+        "duplicate_gold": ["medqa/train/4"],
         "gold_text_differs": ["medqa/train/5"],
-        "prompt_too_long": ["medqa/train/6"],
         "not_an_object": ["medqa/train/7"],
+        "prompt_too_long": ["medqa/train/6"],
+        "special_token_in_text": ["medqa/train/8"],
     }
-    assert (train["read"], train["kept"]) == (8, 1)
+    assert (train["read"], train["kept"]) == (9, 1)
 
 
 def test_blanks_around_options_are_mended_and_case_is_kept(cfg: DictConfig) -> None:
     options = {"A": " Aa", "B": "aspirin", "C": "AA", "D": "aa\n"}
-    write_records(Path(cfg.data.source), {"train": [medqa_record(0, options=options)]})
-    assert prepare(cfg)["splits"]["train"]["fixed"] == {"outer_blanks": ["medqa/train/0"]}
+    write_records(Path(cfg.data.source), {"train": [medqa_record(90, options=options)]})
+    assert prepare(cfg)["splits"]["train"]["mended"] == {"outer_blanks": ["medqa/train/0"]}
     assert read_rows(cfg, "train")[0]["options"] == ["Aa", "aspirin", "AA", "aa"]
 
 
@@ -164,7 +174,7 @@ def test_a_failure_while_writing_leaves_the_former_folder_as_it_was(
     folder = Path(cfg.data_dir) / "medqa"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("data_prep.prepare.write_manifest", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(PrepError, match="former content is untouched"):
+    with pytest.raises(PrepError, match="what was there before is untouched"):
         prepare(cfg)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
@@ -199,14 +209,14 @@ def run_prep(model: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_the_command_writes_the_same_bytes_anywhere(cfg: DictConfig, tmp_path: Path, run_prep) -> None:
-    write_records(Path(cfg.data.source), {"train": [medqa_record(0, question="Été – naïve β-blocker?")]})
-    settings = [f"data.source={cfg.data.source}"]
+    write_records(Path(cfg.data.source), {"train": [medqa_record(90, question="Été – naïve β-blocker?")]})
+    settings = [f"data.source={cfg.data.source}", "data.accept=true"]
     ways = ({"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "1"}, {"LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"})
     contents = []
     for number, env in enumerate(ways):
         done = run_prep(*settings, f"data_dir={tmp_path / str(number)}", **env)
         assert done.returncode == 0, done.stderr
-        assert "train.jsonl" in done.stdout
+        assert "train" in done.stdout
         contents.append({p.name: p.read_bytes() for p in (tmp_path / str(number) / "medqa").iterdir()})
     assert contents[0] == contents[1]
 

@@ -1,0 +1,34 @@
+"""MMLU-Pro, one category: `health` is the out-of-distribution test of the paper.
+
+Data set   MMLU-Pro (Wang et al. 2024, arXiv 2406.01574), https://github.com/TIGER-AI-Lab/MMLU-Pro
+Hub        TIGER-Lab/MMLU-Pro; revision in recipes/configs/data/mmlu_pro_health.yaml
+Licence    MIT (data set card; the code repository is Apache-2.0)
+Splits     test 12,032, of which 818 in health; the upstream's 70 validation rows are few-shot examples, not read
+Fields     question_id, question, options [3 to 10], answer, answer_index, cot_content, category, src
+
+The 818 rows hold 683 different stems, but two stems are generic ("Which of the following statements is correct?"), so
+rows are told apart by stem and gold option: 686 clusters. Stem and whole option set: 723, since the authors drew the
+added distractors anew for each copy. Older copies differ in some gold letters (health: id 6392).
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from data_prep.errors import BadRow, NotSelected
+from data_prep.rows import Question, get_letter, get_text, get_texts
+
+
+def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
+    """An MMLU-Pro record, numbered by its question_id. Raises BadRow, and NotSelected for another category."""
+    if get_text(record, "category") != data.category:
+        raise NotSelected
+    number = record.get("question_id")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise BadRow("wrong_type", f"question_id is {number!r}, not a whole number")
+    options, answer = get_texts(record, "options"), get_text(record, "answer")
+    if get_letter(record, "answer_index", 0, len(options)) != answer:
+        raise BadRow("gold_text_differs", f"answer {answer!r}, answer_index {record['answer_index']}")
+    dataset_split = row_id.rsplit("/", 1)[0]
+    meta = {"source": get_text(record, "src")}
+    return Question(f"{dataset_split}/{number}", get_text(record, "question"), options, answer, meta)
