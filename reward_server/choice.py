@@ -111,17 +111,20 @@ _HEDGED_AFTER = re.compile(
     r"(?:(?i:option|choice) )?[(\[{]?(?P<second>[A-Z])(?![\w'-]|[.] ?[a-z])"
     r"|[ \n]?[(\[{]?(?P<last>[A-Z])[)\]}.]{0,2}\Z)"
 )
-# Before a letter, within a few words: "not C", "rule out option C".
-_DENIED_BEFORE = re.compile(
+# Before a letter, within a few words: "not C", "rule out option C", "either C".
+_DENIAL = (
     r"(?i:(?:\bnot|n't|\bnever|\bneither|\bnor|\bcannot|\bexcept|\bexclud(?:e|es|ed|ing)|\brul(?:e|es|ed|ing) out"
     r"|\b(?:anything|all|none|other|rather|instead|everything) (?:but|of|than|except))"
     r"(?: (?:for|the|be|is|it|an?|correct|best|right|answer|option|choice|letter|necessarily|likely)){0,4}"
-    r":? ?[(\[{\"']{0,2})\Z"
+    r":? ?[(\[{\"']{0,2})"
 )
-_HEDGED_BEFORE = re.compile(
+_HEDGE = (
     r"(?i:\b(?:either|maybe|perhaps|possibly|might be|may be|could be|between|unsure|not sure|guess)\b"
-    r"(?:,| (?:it|is|the|answer|option|choice|letter)){0,4} ?[(\[{\"']{0,2})\Z"
+    r"(?:,| (?:it|is|the|answer|option|choice|letter)){0,4} ?[(\[{\"']{0,2})"
 )
+_DENIED_BEFORE, _HEDGED_BEFORE = re.compile(_DENIAL + r"\Z"), re.compile(_HEDGE + r"\Z")
+_BARE = r"(?<![\w-])[(\[{]?[A-Z](?![\w'-])"
+_DENIED_BARE, _HEDGED_BARE, _BARE_LETTER = re.compile(_DENIAL + _BARE), re.compile(_HEDGE + _BARE), re.compile(_BARE)
 # A further letter that the text after a label names as a choice.
 _FURTHER = re.compile(
     r"(?:^|[ ,;])(?:[(\[{](?P<in>[A-Z])[)\]}]|(?i:options?|choices?|answer(?: is)?):? (?P<cue>[A-Z])(?![\w'-])"
@@ -218,8 +221,9 @@ def _names_another(rest: str, letter: str) -> bool:
     """Whether the text after a label names a letter other than `letter` as a choice ("C. Metformin or D. Insulin")."""
     for match in _FURTHER.finditer(rest):
         start = match.start(match.lastgroup or 0)
-        named = _NAMED.search(rest, max(0, start - _WINDOW), start) or _SPECIES.match(rest, start + 1)
-        if rest[start] != letter and not named:
+        if rest[start] == letter or _SPECIES.match(rest, start + 1):
+            continue
+        if not _NAMED.search(rest, max(0, start - 20), start):
             return True
     return False
 
@@ -231,13 +235,10 @@ def _read_announced(text: str, num_options: int) -> Choice:
         return AMBIGUOUS
     if readings:
         return readings.pop()
-    for match in re.finditer(r"(?<![\w-])[(\[{]?([A-Z])(?![\w'-])", text):
-        before = text[max(0, match.start() - _WINDOW) : match.start()]
-        if _DENIED_BEFORE.search(before):
-            return DENIED
-        if _HEDGED_BEFORE.search(before) or _HEDGED_AFTER.match(text, match.end()):
-            return AMBIGUOUS
-    return NO_CHOICE
+    if _DENIED_BARE.search(text):
+        return DENIED
+    hedged = any(_HEDGED_AFTER.match(text, match.end()) for match in _BARE_LETTER.finditer(text))
+    return AMBIGUOUS if hedged or _HEDGED_BARE.search(text) else NO_CHOICE
 
 
 def _find_statements(text: str, num_options: int) -> list[tuple[int, Choice]]:

@@ -10,7 +10,7 @@ docs/reward.md shows every case with its verdict; it is generated from the table
 
 from typing import Literal, NamedTuple
 
-from reward_server.choice import CHOICE_REASONS, MAX_OPTIONS, Choice, lenient_choice, read_choice
+from reward_server.choice import MAX_OPTIONS, Choice, lenient_choice, read_choice
 from reward_server.tags import FORMAT, SPECIAL_TOKENS, TAG, drop_special_tokens, is_blank
 
 __all__ = ["REASONS", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "read_choice", "verify"]
@@ -18,20 +18,26 @@ __all__ = ["REASONS", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "re
 Mode = Literal["paper", "strict"]
 MODES = ("paper", "strict")
 
-FORMAT_REASONS = (
-    "no_tags",  # none of the four tags
-    "missing_tag",  # an opening tag is missing, or its whole pair
-    "unclosed_tag",  # an opening tag without its closing tag: a truncated response ends like this
-    "repeated_tag",  # one of the tags twice or more, a quoted one too
-    "tag_order",  # each once, in another order or nested
-    "text_between",  # between </think> and <answer>
-    "text_after",  # after </answer>
-    "text_before",  # before <think>, in mode strict only
-    "empty_think",
-    "empty_answer",
-)
-REASONS = (*FORMAT_REASONS, *CHOICE_REASONS[1:], "wrong", "correct")
-"""Every `Verdict.reason` there is. The format's come first: the first fault in this order is the one reported."""
+REASONS = {
+    "no_tags": "none of the four tags",
+    "missing_tag": "an opening tag, or a pair of tags, is missing",
+    "unclosed_tag": "an opening tag without its closing tag; a truncated response ends like this",
+    "repeated_tag": "one of the tags twice or more, quoted ones too",
+    "tag_order": "each tag once, but in another order, nested or overlapping",
+    "text_between": "something other than white space between `</think>` and `<answer>`",
+    "text_after": "something other than white space and special tokens after `</answer>`",
+    "text_before": "something other than white space before `<think>`; in mode `strict` only",
+    "empty_think": "nothing to be seen inside `<think>`",
+    "empty_answer": "nothing to be seen inside `<answer>`",
+    "no_choice": "no option's letter in a shape that states a choice",
+    "ambiguous": "two different letters, or a hedge",
+    "denied": "the letter is denied",
+    "out_of_range": "the letter of an option that does not exist",
+    "wrong": "one choice, not the right one",
+    "correct": "one choice, the right one",
+}
+"""Every `Verdict.reason` there is, with its meaning. The first ten mean that the format is not followed; of several
+faults the first in this order is reported."""
 
 
 class Verdict(NamedTuple):
