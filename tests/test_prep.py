@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from data_prep.errors import PrepError
 from data_prep.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+TOKENIZER = ROOT / "tests/tokenizer"
 FIELDS = ["id", "question", "options", "answer", "prompt", "direct_prompt", "response", "label", "datasource", "meta"]
 
 
@@ -36,28 +33,8 @@ def write_records(folder: Path, splits: dict[str, list[object]]) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small byte-level BPE tokenizer that splits text as Qwen2's does."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["which of the following is the most likely diagnosis"], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
-    return folder
-
-
 @pytest.fixture
-def cfg(tmp_path: Path, model: Path) -> DictConfig:
+def cfg(tmp_path: Path) -> DictConfig:
     """The composed settings of `data=medqa data.source=…` for a small folder of records."""
     source = write_records(
         tmp_path / "source",
@@ -73,7 +50,7 @@ def cfg(tmp_path: Path, model: Path) -> DictConfig:
                 "data=medqa",
                 "data.accept=true",  # these rows are not the official ones
                 f"data.source={source}",
-                f"model.path={model}",
+                f"model.path={TOKENIZER}",
                 "openrlhf.data.max_len=1000",
                 "openrlhf.rollout.max_new_tokens=200",
                 f"data_dir={tmp_path / 'data'}",
@@ -191,12 +168,12 @@ def test_a_model_without_eos_token_is_refused(cfg: DictConfig, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def run_prep(model: Path, tmp_path_factory: pytest.TempPathFactory):
+def run_prep(tmp_path_factory: pytest.TempPathFactory):
     """Runs the real command line with an experiment `tiny` that uses the small tokenizer."""
     configs = tmp_path_factory.mktemp("configs")
     (configs / "experiment").mkdir()
     (configs / "experiment/tiny.yaml").write_text(
-        f"# @package _global_\ndefaults:\n  - override /data: medqa\nmodel:\n  path: {model}\n"
+        f"# @package _global_\ndefaults:\n  - override /data: medqa\nmodel:\n  path: {TOKENIZER}\n"
         "openrlhf:\n  data:\n    max_len: 1000\n  rollout:\n    max_new_tokens: 200\n"
     )
 

@@ -1,0 +1,301 @@
+"""Every source: each layout it is published in, what it refuses, and that no JSON value at all breaks it."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from data_prep.errors import BadRow, NotSelected, PrepError
+from data_prep.flags import CYRILLIC
+from data_prep.index_base import find_index_base
+from data_prep.records import parse_json, read_records
+from data_prep.rows import Question
+from data_prep.sources.pubmedqa import read_test_ids
+from data_prep.splits import parse_records
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared/data"
+NAMES = sorted(path.stem for path in (ROOT / "recipes/configs/data").glob("*.yaml") if path.stem != "base")
+
+
+def compose_data(name: str, *overrides: str) -> DictConfig:
+    required = {"custom": ["data.source=x.jsonl"], "mix": ["data.parts_of_mixture=[a]"]}.get(name, [])
+    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+        return compose("prep", [f"data={name}", *required, *overrides])
+
+
+def parse(name: str, record: object, split: str = "test", *overrides: str) -> Question:
+    data = compose_data(name, *overrides).data
+    parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
+    return parse_row(record, f"{data.name}/{split}/7", data)
+
+
+FOUR = {"A": "a", "B": "b", "C": "c", "D": "d"}
+MEDQA = {"question": "q", "answer": "b", "options": FOUR, "meta_info": "step1", "answer_idx": "B"}
+MEDQA_HUB = {"id": "x", "sent1": "q", "sent2": "", "label": 1, **{f"ending{n}": t for n, t in enumerate("abcd")}}
+MMLU_PRO = {"question_id": 31, "question": "q", "options": list("abcde"), "answer": "B", "answer_index": 1}
+MMLU_PRO |= {"cot_content": "", "category": "health", "src": "s"}
+MEDMCQA = {"question": "q", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 1, "id": "u", "exp": None}
+MEDMCQA |= {"subject_name": "Anatomy", "topic_name": None, "choice_type": "single"}
+PUBMED = {"_key": "7", "QUESTION": "q", "CONTEXTS": ["one", "two"], "final_decision": "no"}
+PUBMED_HUB = {"pubid": 7, "question": "q", "context": {"contexts": ["one", "two"]}, "final_decision": "no"}
+MEDXPERT = {"id": "T1", "question": "q\nAnswer Choices: (A) a (B) b", "options": {"A": "a", "B": "b"}, "label": "B"}
+MEDXPERT |= {"medical_task": "Diagnosis", "body_system": "Heart", "question_type": "Reasoning"}
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "row_id", "stem", "options", "meta"),
+    [
+        ("medqa", MEDQA, "medqa/test/7", "q", "abcd", {"step": "step1"}),
+        ("medqa", MEDQA_HUB, "medqa/test/7", "q", "abcd", {"step": ""}),
+        ("medqa_5", {**MEDQA, "options": {**FOUR, "E": "e"}}, "medqa_5/test/7", "q", "abcde", {"step": "step1"}),
+        ("medqa_5", {**MEDQA, "options": {**FOUR, "E": None}}, "medqa_5/test/7", "q", "abcd", {"step": "step1"}),
+        ("mmlu_pro_health", MMLU_PRO, "mmlu_pro_health/test/31", "q", "abcde", {"source": "s"}),
+        (
+            "mmlu_medical",
+            {"question": "q", **FOUR, "answer": "B"},
+            "mmlu_medical/test/7",
+            "q",
+            "abcd",
+            {"subject": "7"},
+        ),
+        (
+            "mmlu_medical",
+            {"question": "q", "subject": "s", "choices": list("abcd"), "answer": 1},
+            "mmlu_medical/test/7",
+            "q",
+            "abcd",
+            {"subject": "7"},
+        ),
+        (
+            "medxpertqa",
+            MEDXPERT,
+            "medxpertqa/test/7",
+            "q\n",
+            "ab",
+            {"source_id": "T1", "medical_task": "Diagnosis", "body_system": "Heart", "question_type": "Reasoning"},
+        ),
+    ],
+)
+def test_a_record_becomes_this_question(
+    name: str, record: dict, row_id: str, stem: str, options: str, meta: dict
+) -> None:
+    assert parse(name, record) == Question(row_id, stem, list(options), "B", meta)
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_medmcqa_answers_follow_the_index_base(base: int) -> None:
+    question = parse("medmcqa", {**MEDMCQA, "cop": 1 + base}, "dev", f"data.index_base={base}")
+    assert question.answer == "B"
+    assert question.meta == {"source_id": "u", "subject": "Anatomy", "topic": "", "choice_type": "single"}
+
+
+@pytest.mark.parametrize("record", [PUBMED, PUBMED_HUB])
+def test_pubmedqa_puts_the_abstract_into_the_question(record: dict) -> None:
+    question = parse("pubmedqa", record, "train")
+    assert question == Question("pubmedqa/train/7", "Abstract: one\ntwo\nQuestion: q", ["yes", "no", "maybe"], "B")
+
+
+def test_pubmedqa_tells_the_official_test_split_apart_by_id() -> None:
+    test_id = min(read_test_ids())
+    assert parse("pubmedqa", {**PUBMED, "_key": test_id}, "test").id == f"pubmedqa/test/{test_id}"
+    for key, split in ((test_id, "train"), ("7", "test")):
+        with pytest.raises(NotSelected):
+            parse("pubmedqa", {**PUBMED, "_key": key}, split)
+
+
+def test_mmlu_pro_leaves_other_categories_out() -> None:
+    with pytest.raises(NotSelected):
+        parse("mmlu_pro_health", {**MMLU_PRO, "category": "law"})
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "reason"),
+    [
+        ("medqa", {**MEDQA, "answer": "c"}, "gold_text_differs"),
+        ("medqa", {**MEDQA, "options": {"A": "a", "C": "c"}}, "wrong_type"),
+        ("medqa", {key: value for key, value in MEDQA.items() if key != "meta_info"}, "missing_field"),
+        ("medqa", {**MEDQA_HUB, "label": 4}, "gold_not_among_options"),
+        ("medqa", {**MEDQA_HUB, "label": True}, "gold_not_among_options"),
+        ("mmlu_pro_health", {**MMLU_PRO, "answer_index": 0}, "gold_text_differs"),
+        ("mmlu_pro_health", {**MMLU_PRO, "question_id": "x"}, "wrong_type"),
+        ("pubmedqa", {**PUBMED, "_key": "12377809", "final_decision": "perhaps"}, "gold_not_among_options"),
+        ("medxpertqa", {**MEDXPERT, "options": {"A": "a", "B": "other"}}, "choices_differ"),
+        ("bank", {"id": "x", "question": "q", "options": ["a"], "answer": "A", "meta": 3}, "wrong_type"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_rejected(name: str, record: dict, reason: str) -> None:
+    with pytest.raises(BadRow) as error:
+        parse(name, record)
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("record", "overrides", "answer"),
+    [
+        ({"question": "q", "options": ["a", "b"], "answer": "B"}, [], "B"),
+        ({"question": "q", "options": {"A": "a", "B": "b"}, "answer": " B "}, [], "B"),
+        ({"question": "q", "options": ["a", "b "], "answer": " b"}, ["data.answer_is=text"], "B"),
+        ({"question": "q", "options": ["a", "b"], "answer": 1}, ["data.answer_is=index", "data.index_base=0"], "B"),
+        ({"question": "q", "options": ["a", "b"], "answer": "2"}, ["data.answer_is=index", "data.index_base=1"], "B"),
+        (
+            {"q": "q", "o1": "a", "o2": "b", "o3": "", "g": "B"},
+            ["data.columns={question: q, options: [o1, o2, o3], answer: g}"],
+            "B",
+        ),
+    ],
+)
+def test_custom_columns(record: dict, overrides: list[str], answer: str) -> None:
+    question = parse("custom", record, "train", *overrides)
+    assert (question.question, question.options, question.answer) == (
+        "q",
+        ["a", "b"] if "o1" in record else question.options,
+        answer,
+    )
+    assert len(question.options) == 2
+
+
+# --- any JSON -----------------------------------------------------------------------------------------------------
+
+leaves = st.none() | st.booleans() | st.integers(-3, 12) | st.floats() | st.text(max_size=8) | st.sampled_from("ABCD")
+values = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from("ABCDxyz"), inner), max_leaves=6
+)
+KNOWN = [MEDQA, MEDQA_HUB, MMLU_PRO, MEDMCQA, PUBMED, PUBMED_HUB, MEDXPERT]
+KNOWN += [{"id": "bank/test/1", "question": "q", "options": ["a", "b"], "answer": "A", "meta": {"a": 1}}]
+CONFIGS = {name: compose_data(name).data for name in NAMES}
+
+
+@st.composite
+def hostile_records(draw: st.DrawFn) -> object:
+    """Any JSON value, or a sound record with some fields replaced or left out."""
+    if draw(st.booleans()):
+        return draw(values)
+    record = dict(draw(st.sampled_from(KNOWN)))
+    for key in draw(st.lists(st.sampled_from(sorted(record)), max_size=3, unique=True)):
+        if draw(st.booleans()):
+            record[key] = draw(values)
+        else:
+            del record[key]
+    return record
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None)
+@given(records=st.lists(hostile_records(), max_size=6))
+def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> None:
+    data = CONFIGS[name].copy()
+    data.index_base = 0
+    parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
+    numbered = [(str(number), record) for number, record in enumerate(records)]
+    split, parsed = parse_records("test", numbered, parse_row, data, lambda *_: None)
+    assert split.read + split.not_selected == len(records)
+    assert split.describe()["kept"] + sum(map(len, split.dropped.values())) == split.read
+    assert len(parsed) == split.read
+    for question in split.questions:
+        assert question.question and 2 <= len(question.options) <= 26 and question.gold
+        json.dumps([question.question, question.options, question.meta], ensure_ascii=False).encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=40))
+def test_any_line_is_json_or_a_named_rejection(line: bytes) -> None:
+    parse_json(line)
+
+
+def test_deep_nesting_and_huge_numbers_are_rejected_by_name() -> None:
+    for line in (b"[" * 100_000, b"9" * 10_000):
+        value = parse_json(line)
+        assert isinstance(value, BadRow) and value.reason == "not_json"
+
+
+# --- the base of an index -----------------------------------------------------------------------------------------
+
+
+def cop_rows(values: list[object], explanations: list[str] | None = None) -> list[dict]:
+    return [{"cop": value, "exp": (explanations or [""] * len(values))[n]} for n, value in enumerate(values)]
+
+
+def find_base(rows: list) -> int:
+    return find_index_base(rows, "cop", lambda record: 4, "exp")["base"]
+
+
+@pytest.mark.parametrize(
+    ("values", "base"), [([0, 1, 2, 3], 0), ([1, 2, 3, 4], 1), ([1, 4, None, "x", -1, 9], 1), (["0"], 0)]
+)
+def test_the_base_is_found_out(values: list, base: int) -> None:
+    assert find_base([*cop_rows(values), "no record"]) == base
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        cop_rows([1, 2, 3]),  # could be either
+        cop_rows([0, 1, 4]),  # contradicts itself
+        cop_rows([]),
+        cop_rows([0, 2, 3], ["", "Ans. (b)", "Answer is 'c'"]),  # 0 says base 0, the explanations say base 1
+    ],
+)
+def test_a_base_that_the_rows_do_not_settle_stops_preparation(rows: list) -> None:
+    with pytest.raises(PrepError, match=r"data\.index_base"):
+        find_base(rows)
+
+
+def test_explanations_are_read_in_the_shapes_that_occur() -> None:
+    said = ["Ans. is 'c' i.e.", "Answer- C. ", "ANS: (c) Because", "Ans. C: see", "Ans is c "]
+    facts = find_index_base(cop_rows([3, 3, 3, 3, 3, 4], [*said, "Ant. to"]), "cop", lambda record: 4, "exp")
+    assert facts == {"base": 1, "explanations_that_agree": 5, "that_say_the_other": 0}
+
+
+# --- real data ----------------------------------------------------------------------------------------------------
+
+
+def read_split(name: str, folder: str, split: str, *overrides: str) -> tuple:
+    if not (SHARED / folder).exists():
+        pytest.skip(f"{SHARED / folder} is not here")
+    cfg = compose_data(name, f"data.source={SHARED / folder}", *overrides)
+    records = read_records(cfg).splits[split]
+    if cfg.data.index_base == "auto":
+        cfg.data.index_base = find_index_base((c for _, c in records), "cop", lambda record: 4, "exp")["base"]
+    parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
+    return parse_records(split, records, parse_row, cfg.data, lambda *_: None)[0], cfg, records
+
+
+def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() -> None:
+    split, _, records = read_split("medqa", "medqa", "test")
+    assert (split.read, len(split.questions), split.dropped) == (1273, 1273, {})
+    leaking = [
+        f"medqa/test/{number}"
+        for number, row in records
+        if [letter for letter, text in row["options"].items() if text != text.strip()] == [row["answer_idx"]]
+    ]
+    assert len(leaking) == 2
+    assert set(leaking) <= set(split.mended["outer_blanks"])
+    assert split.mended["look_alikes"] == ["medqa/test/41"]
+    mended = next(question for question in split.questions if question.id == "medqa/test/41")
+    assert not CYRILLIC.search(mended.question)
+
+
+def test_mmlu_pro_health_keeps_all_818_rows() -> None:
+    split, _, _ = read_split("mmlu_pro_health", "mmlu_pro", "test")
+    assert (split.read, len(split.questions), split.not_selected) == (818, 818, 11_214)
+
+
+def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
+    split, cfg, records = read_split("medmcqa", "medmcqa", "dev", "data.files.train=null")
+    assert cfg.data.index_base == 1
+    assert (split.read, split.dropped.keys(), len(split.dropped["duplicate_gold"])) == (4183, {"duplicate_gold"}, 4)
+    assert len(split.flagged["duplicate_distractor"]) == 17
+    as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
+    assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0
+
+
+def test_pubmedqa_has_500_rows_each() -> None:
+    for name in ("train", "test"):
+        split, _, _ = read_split("pubmedqa", "pubmedqa", name)
+        assert (split.read, len(split.questions), split.not_selected) == (500, 500, 500)
