@@ -25,6 +25,7 @@ def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
         axis.set_ylabel("rows", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels(axes)
     axes[-1].set_xlabel(f"tokens of the prompt (limit {limit:,}; line: median)", fontsize=8)
     figure.savefig(path, metadata={"Software": None})
 
@@ -36,7 +37,7 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
     lines = [
         f"# {manifest['name']}",
         "",
-        f"Prepared by `make prep data={manifest['name']}`; all row ids are in [manifest.json](manifest.json).",
+        "Prepared by `make prep`; all row ids are in [manifest.json](manifest.json).",
         "",
         f"* Source: {where}" + (f", revision `{origin['revision']}`" if "revision" in origin else ""),
         f"* Licence: {origin['licence']}",

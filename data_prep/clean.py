@@ -44,7 +44,12 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
     if options != texts[1:]:
         mended.append("option_line_breaks")
-    cleaned = Question(question.id, stem, options, question.answer, question.meta)
+    # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it there.
+    meta = {
+        key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
+        for key, value in question.meta.items()
+    }
+    cleaned = Question(question.id, stem, options, question.answer, meta)
     check_question(cleaned)
     return cleaned, mended, find_flags(cleaned)
 

@@ -27,7 +27,7 @@ THE = (
 ABSENT_FIGURE = re.compile(
     rf"\b(?:{SHOWN} {THE}(?:following )?(?:{PICTURE}|{SCAN})"
     rf"|{SEEN} {THE}{PICTURE}"
-    rf"|(?<!of the )(?:following|accompanying|attached|adjoining) (?:{PICTURE}|{SCAN})"
+    rf"|(?<!which of the )(?:following|accompanying|attached|adjoining) (?:{PICTURE}|{SCAN})"
     rf"|(?:{PICTURE}|{SCAN}|smear|biopsy|histology|rash) (?:[a-c] )?(?:(?:is|are) )?(?:[a-z]+ and )?"
     rf"(?:shown|given|provided|attached|depicted|displayed|below)(?! (?:to|that|no|an?|increased|decreased)\b)"
     rf"|figures? (?:\d|[a-c]\b)|(?:image|exhibit) [a-c]\b)(?! findings)",

@@ -1,6 +1,7 @@
 """The hub: resolves a revision to its commit and loads splits at that commit, with errors that say what to do."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,15 +25,21 @@ def resolve_revision(hub_id: str, revision: str | None) -> str:
         return str(HfApi().dataset_info(hub_id, revision=revision).sha)
 
 
-def load_split(data: DictConfig, hub_split: str, revision: str) -> list[tuple[str, Any]]:
-    """The records of one split, over all configs in `data.parts` (or the one config of the data set)."""
-    from datasets import load_dataset
+def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, Any]]]:
+    """The records of every configured split, over all configs in `data.parts` (or the one config of the data set)."""
+    import datasets
 
-    records: list[tuple[str, Any]] = []
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    records: dict[str, list[tuple[str, Any]]] = {split: [] for split in data.hub.splits}
     for part in list(data.parts) or [None]:
         with explain_errors(data.hub.id, revision):
-            rows = load_dataset(data.hub.id, part or data.hub.config, split=hub_split, revision=revision)
-        records.extend((f"{part}-{number}" if part else str(number), row) for number, row in enumerate(rows))
+            loaded = datasets.load_dataset(data.hub.id, part or data.hub.config, revision=revision)
+        for split, hub_split in data.hub.splits.items():
+            if hub_split not in loaded:
+                raise PrepError(f"{data.hub.id} at {revision} has no split {hub_split!r}, only {', '.join(loaded)}")
+            named = ((f"{part}-{number}" if part else str(number)) for number in range(len(loaded[hub_split])))
+            records[split].extend(zip(named, loaded[hub_split], strict=True))
     return records
 
 
@@ -45,12 +52,12 @@ def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
         causes = list_causes(error)
         names = {type(cause).__name__ for cause in causes}
         status = next((code for cause in causes if (code := get_status(cause)) is not None), None)
-        if "GatedRepoError" in names or status in (401, 403):
-            mend = "it is gated or private (or the name is wrong): accept its terms on its page and run `hf auth login`"
+        if "GatedRepoError" in names or status in (401, 403) or "is a gated dataset" in str(error):
+            mend = "it is gated or private: accept its terms on its page and run `hf auth login`"
         elif "RevisionNotFoundError" in names:
             mend = "that revision does not exist (any more): take a commit from the data set's page (Files, History)"
         elif status == 404 or names & {"DatasetNotFoundError", "RepositoryNotFoundError", "EntryNotFoundError"}:
-            mend = "the data set or one of its files is not there: check data.hub.id and data.hub.revision"
+            mend = "it or one of its files is not there, or is private: check data.hub.id, or run `hf auth login`"
         elif names & {"LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout", "ReadTimeout"}:
             mend = "the hub could not be reached: check the network, or read a local copy with data.source=FOLDER"
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.errors import PrepError
 from data_prep.prompt import LETTERS
 
-EXPLAINED = re.compile(r"\bans(?:wer)?(?:\s+is)?[\s.:,=-]*[\"'‘“(\[]{0,2}([a-d])[\"'’”)\].:,\s]", re.IGNORECASE)
+EXPLAINED = re.compile(r"\bans(?:wer)?[\s.:,=-]*(?:is[\s.:,=-]+)?[\"'‘“(\[]{0,2}([a-d])[\"'’”)\].:,\s]", re.IGNORECASE)
 """The letter that an explanation of MedMCQA opens with: `Ans. (c)`, `Ans is 'b'`, `Answer: A.`"""
 
 

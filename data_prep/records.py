@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow, PrepError
-from data_prep.hub import load_split, resolve_revision
+from data_prep.hub import load_splits, resolve_revision
 from data_prep.mixture import read_parts
 
 Record = tuple[str, Any]
@@ -52,8 +52,10 @@ def read_records(cfg: DictConfig) -> Records:
         files = ", ".join(data.files.values())
         raise PrepError(f"data={data.name} cannot be loaded from the hub: data.source=FOLDER, with {files} in it")
     revision = resolve_revision(data.hub.id, data.hub.revision)
-    splits = {split: load_split(data, hub_split, revision) for split, hub_split in data.hub.splits.items()}
-    return Records(splits, {**origin, "hub": data.hub.id, "revision": revision, "asked_revision": data.hub.revision})
+    return Records(
+        load_splits(data, revision),
+        {**origin, "hub": data.hub.id, "revision": revision, "asked_revision": data.hub.revision},
+    )
 
 
 def find_files(source: Path, data: DictConfig) -> dict[str, list[tuple[str, Path]]]:

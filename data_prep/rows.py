@@ -5,6 +5,7 @@ from the first block of a file and fails on a later block that differs (`unify_m
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,21 +80,31 @@ def check_answer(question: Question) -> None:
 
 
 def unify_meta(questions: Iterable[Question]) -> None:
-    """Gives all questions the same meta keys and each key one type, in place; a missing value becomes ""."""
+    """Gives all questions the same meta keys and each key one type, in place; a missing value becomes "".
+
+    What Arrow's JSON reader cannot hold (null, NaN, a number over 64 bits, a list) becomes text.
+    """
     questions = list(questions)
     types: dict[str, set[type]] = {}
     for question in questions:
         for key, value in question.meta.items():
-            types.setdefault(key, set()).add(type(value))
+            types.setdefault(key, set()).add(type(value) if is_plain(value) else str)
     for key, kinds in types.items():
         if not all(key in question.meta for question in questions):
             kinds.add(str)
     for question in questions:
-        meta: dict[str, Any] = {}
-        for key, kinds in types.items():
-            value = question.meta.get(key, "")
-            meta[key] = value if kinds <= {type(value)} and isinstance(value, str | int | float | bool) else str(value)
-        question.meta = meta
+        values = {key: question.meta.get(key) for key in types}
+        question.meta = {
+            key: value if types[key] == {type(value)} else "" if value is None else str(value)
+            for key, value in values.items()
+        }
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can stand in a column of its own type."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def build_row(question: Question, split: str, eos_token: str) -> dict[str, Any]:
