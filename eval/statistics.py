@@ -79,3 +79,85 @@ def accuracy_interval(
     if np.ptp(means) == 0:
         return wilson_interval(means[0] * len(means), len(means), confidence)
     return bootstrap_clusters(scores, clusters, confidence, seed=seed)
+
+
+class Difference(NamedTuple):
+    """Model a against model b on the same questions.
+
+    value, low, high: mean of a - b with its interval. only_a, only_b: questions that one answers and the other does
+    not (null where answers are means over samples). mcnemar_p: exact, two-sided, of these. p: what to go by, and test:
+    where it comes from (`exact McNemar`, or `sign flips of clusters` where questions repeat or are sampled).
+    """
+
+    value: float
+    low: float
+    high: float
+    only_a: int | None
+    only_b: int | None
+    mcnemar_p: float | None
+    p: float
+    test: str
+
+
+def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Difference:
+    """Compares the scores [n] in [0, 1] of two models on the same n questions, in the same order."""
+    left, right = np.asarray(a, float), np.asarray(b, float)
+    difference = left - right
+    interval = bootstrap_clusters(difference, clusters, seed=seed)
+    single = bool(np.all(np.isin(left, (0, 1))) and np.all(np.isin(right, (0, 1))))
+    only_a, only_b = (int((difference > 0).sum()), int((difference < 0).sum())) if single else (None, None)
+    mcnemar_p = None if only_a is None or only_b is None else mcnemar_exact(only_a, only_b)
+    sums, sizes = sum_clusters(difference, clusters)
+    if mcnemar_p is not None and np.all(sizes == 1):
+        p, test = mcnemar_p, "exact McNemar"
+    else:
+        p, test = flip_signs(sums, seed), "sign flips of clusters"
+    return Difference(float(difference.mean()), interval.low, interval.high, only_a, only_b, mcnemar_p, p, test)
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact p of `only_a` against `only_b` discordant pairs; 1 where there are none."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    return min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
+
+
+def flip_signs(sums: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Two-sided p that the sums of differences of independent clusters [n] are symmetric about 0.
+
+    With one question a cluster this is the exact McNemar test, up to resampling.
+    """
+    from scipy.stats import permutation_test
+
+    values = np.asarray(sums, float)
+    values = values[values != 0]
+    if len(values) < 2:  # one cluster alone is as likely with either sign
+        return 1.0
+    result = permutation_test(
+        (values,),
+        lambda x, axis: x.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples - 1,
+        batch=max(1, 4_000_000 // len(values)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def correct_holm(p_values: ArrayLike) -> list[float]:
+    """Holm's step-down correction of the p-values of one family."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(np.asarray(p_values, float), method="holm")[1]]
+
+
+def judge_non_inferiority(low: float, high: float, margin: float) -> str:
+    """Whether a is not worse than b by `margin` (> 0) or more, from the two-sided interval of a - b.
+
+    `shown`: low > -margin, which a 95 % interval makes a one-sided test at 2.5 %. `refuted`: high < -margin.
+    `open`: neither, the questions are too few.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin={margin} must be above 0")
+    return "shown" if low > -margin else "refuted" if high < -margin else "open"
