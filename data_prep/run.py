@@ -6,6 +6,7 @@ make prep data=medqa data.source=FOLDER     MedQA from a local copy
 python -m data_prep.run --help              every setting
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 @hydra.main(config_path=str(CONFIGS), config_name="prep", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Prepares, then prints one table. Exits with 2 and one line for each problem where the user must act."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal with an ASCII locale must not fail on a dash
     try:
         with show_progress() as progress:
             manifest = prepare(cfg, progress)

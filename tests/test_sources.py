@@ -29,8 +29,11 @@ def compose_data(name: str, *overrides: str) -> DictConfig:
         return compose("prep", [f"data={name}", *required, *overrides])
 
 
+CONFIGS = {name: compose_data(name).data for name in NAMES}
+
+
 def parse(name: str, record: object, split: str = "test", *overrides: str) -> Question:
-    data = compose_data(name, *overrides).data
+    data = compose_data(name, *overrides).data if overrides else CONFIGS[name]
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
     return parse_row(record, f"{data.name}/{split}/7", data)
 
@@ -168,7 +171,6 @@ values = st.recursive(
 )
 KNOWN = [MEDQA, MEDQA_HUB, MMLU_PRO, MEDMCQA, PUBMED, PUBMED_HUB, MEDXPERT]
 KNOWN += [{"id": "bank/test/1", "question": "q", "options": ["a", "b"], "answer": "A", "meta": {"a": 1}}]
-CONFIGS = {name: compose_data(name).data for name in NAMES}
 
 
 @st.composite

@@ -1,0 +1,101 @@
+"""Shuffling options: seeded, the gold text stays gold, and rows that speak of their own options keep their order."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.rows import Question
+from data_prep.shuffle import shuffle_options
+
+
+def make_question(
+    options: list[str], stem: str = "What helps?", row_id: str = "x/test/0", answer: str = "A"
+) -> Question:
+    return Question(row_id, stem, options, answer)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["x", "y", "A and B", "z"],
+        ["x", "y", "z", "Both A & C"],
+        ["x", "y", "z", "A, B and C"],
+        ["x", "y", "z", "(a) and (b)"],
+        ["x", "y", "z", "A or B"],
+        ["x", "y", "z", "Neither A nor B"],
+        ["x", "y", "z", "Only A"],
+        ["x", "y", "z", "a only"],
+        ["abc", "bcd", "ab", "d"],  # MedMCQA
+        ["x", "y", "z", "Option B is wrong"],
+        ["x", "All of the above", "y", "z"],  # not last: moving the others would change what is above
+        ["None of these", "x", "y", "z"],
+    ],
+)
+def test_rows_whose_options_speak_of_others_by_letter_or_place_keep_their_order(options: list[str]) -> None:
+    assert shuffle_options(make_question(options), 1) is None
+
+
+@pytest.mark.parametrize(
+    "stem", ["Which is true, option B or the others?", "Why is choice (c) wrong?", "The answer A is wrong. Which else?"]
+)
+def test_stems_that_cite_letters_keep_the_order(stem: str) -> None:
+    assert shuffle_options(make_question(["w", "x", "y", "z"], stem), 1) is None
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        ["All of the above"],
+        ["None of the above."],
+        ["Both", "None of these"],
+        ["All"],
+        ["any of these", "none"],
+        ["All are true"],
+    ],
+)
+def test_collective_options_stay_last(last: list[str]) -> None:
+    question = make_question(["u", "v", "w", "x", "y", "z", *last])
+    shuffled = shuffle_options(question, 1)
+    assert shuffled is not None
+    assert shuffled.options != question.options
+    assert shuffled.options[-len(last) :] == last
+    assert sorted(shuffled.options) == sorted(question.options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["Vitamin A", "Vitamin B12", "Vitamin C", "Vitamin D"],
+        ["Hepatitis A virus", "Hepatitis B virus", "Hepatitis C virus", "Hepatitis E virus"],
+        ["Vitamin A and vitamin C", "Vitamin D", "Iron", "Zinc"],
+        ["Yes", "No", "Maybe", "Unknown"],
+        ["Both lungs", "None seen", "All four limbs", "Any finger"],
+        ["5 %", "10 %", "20 %", "1 and 2"],
+        ["Protein C", "Protein S", "Factor V", "Antithrombin"],
+        ["Influenza A", "Influenza B", "RSV", "CMV"],
+    ],
+)
+def test_letters_and_words_that_mean_something_else_do_not_hold_a_row(options: list[str]) -> None:
+    assert any(
+        (new := shuffle_options(make_question(options, row_id=f"x/test/{n}"), 1)) and new.options != options
+        for n in range(5)
+    )
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=10, unique=True), st.integers(0, 9), st.integers())
+def test_the_gold_text_stays_gold(options: list[str], gold: int, seed: int) -> None:
+    question = make_question(options, answer="ABCDEFGHIJ"[gold % len(options)])
+    shuffled = shuffle_options(question, seed)
+    if shuffled is not None:
+        assert shuffled.gold == question.gold
+        assert sorted(shuffled.options) == sorted(options)
+        assert shuffle_options(question, seed) == shuffled
+
+
+def test_the_gold_letter_becomes_even() -> None:
+    letters = Counter(
+        shuffle_options(make_question(["w", "x", "y", "z"], row_id=f"x/train/{n}"), 7).answer for n in range(4000)
+    )
+    assert all(900 < letters[letter] < 1100 for letter in "ABCD")
