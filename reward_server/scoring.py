@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from reward_server.shaping import RewardOptions, parse_options, shape_reward
 from reward_server.tags import is_blank
-from reward_server.verifier import MODES, Verdict, leak, verify
+from reward_server.verifier import MODES, Verdict, check_arguments, leak, verify
 
 
 class Label(NamedTuple):
@@ -51,7 +51,7 @@ def parse_label(text: str, prompt: str) -> Label:
     """
     try:
         fields = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise _name_bad_label(f"the prompt {prompt[-200:]!r}", f"label {text!r:.200} is not a JSON object")
@@ -70,10 +70,8 @@ def parse_label(text: str, prompt: str) -> Label:
         fields.get("step"),
         fields.get("episode"),
     )
-    try:
-        verify("", label.answer, label.num_options)
-    except ValueError as error:
-        raise _name_bad_label(row, str(error)) from None
+    if fault := check_arguments(label.answer, label.num_options):
+        raise _name_bad_label(row, fault)
     return label
 
 

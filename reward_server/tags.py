@@ -41,7 +41,5 @@ def drop_special_tokens(text: str) -> str:
 
 def is_blank(body: str) -> bool:
     """Whether nothing in `body` can be seen: white space, invisible characters and special tokens only."""
-    if body[:2].strip().isalnum():  # nearly always, and much the cheapest
-        return False
     text = body.strip(BLANK)
     return not text or not drop_special_tokens(text).strip(BLANK)

@@ -8,9 +8,10 @@ forbids it. Reward: -1 where the format is not followed, else 1 where the one st
 docs/reward.md shows every case with its verdict; it is generated from the table that the tests check.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
-from reward_server.choice import MAX_OPTIONS, Choice, lenient_choice, read_choice
+from reward_server.choice import MAX_BODY, MAX_OPTIONS, Choice, lenient_choice, read_choice
 from reward_server.tags import FORMAT, SPECIAL_TOKENS, TAG, drop_special_tokens, is_blank
 
 __all__ = ["REASONS", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "read_choice", "verify"]
@@ -57,7 +58,14 @@ class Verdict(NamedTuple):
     pre_think: str | None
 
 
-_INDEX = {chr(65 + i): i for i in range(MAX_OPTIONS)}
+_VALID = frozenset(
+    (chr(65 + index), num_options, mode)
+    for mode in MODES
+    for num_options in range(2, MAX_OPTIONS + 1)
+    for index in range(num_options)
+)
+# What Verdict(...) does, at half the price: most of a short response's time would go there.
+_build = partial(tuple.__new__, Verdict)
 
 
 def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper") -> Verdict:
@@ -66,8 +74,8 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
     answer: a capital letter within `num_options` (2 to 26). mode: `paper` or `strict`.
     Raises ValueError for bad arguments, which are faults of the data; never for any text of a model.
     """
-    if mode not in MODES or not 2 <= num_options <= MAX_OPTIONS or _INDEX.get(answer, MAX_OPTIONS) >= num_options:
-        raise ValueError(_explain_arguments(answer, num_options, mode))
+    if (answer, num_options, mode) not in _VALID:
+        raise ValueError(check_arguments(answer, num_options, mode))
     match TAG.split(response):
         case [pre_think, "<think>", think, "</think>", between, "<answer>", body, "</answer>", after]:
             pass
@@ -79,14 +87,14 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
         reason = "text_after"
     elif mode == "strict" and pre_think and not pre_think.isspace():
         reason = "text_before"
-    elif is_blank(think):
+    elif not think[:2].strip().isalnum() and is_blank(think):  # the first part settles nearly all, cheaply
         reason = "empty_think"
     else:
         letter, reason = read_choice(body, num_options)
         if letter == answer:
-            return Verdict(1.0, True, True, letter, "correct", think, pre_think)
+            return _build((1.0, True, True, letter, "correct", think, pre_think))
         if letter is not None:
-            return Verdict(0.0, True, False, letter, "wrong", think, pre_think)
+            return _build((0.0, True, False, letter, "wrong", think, pre_think))
         if not is_blank(body):
             return Verdict(0.0, True, False, None, reason, think, pre_think)
         reason = "empty_answer"
@@ -96,21 +104,26 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
 def leak(verdict: Verdict) -> float:
     """1.0 where the verdict's own choice is already stated before or at the very start of the reasoning, else 0.0.
 
-    Looked at are the text before `<think>`, whole, and the opening of `<think>`: its first sentence, and at least its
-    first five words. "Stated" is what `lenient_choice` reads. The paper's phases 4 and 5 show in it. 0.0 where there is
-    no choice. An option's text without its letter is not seen: the verdict does not know the options.
+    Looked at are the text before `<think>` (its last 4,000 characters) and the opening of `<think>`: its first
+    sentence, and at least its first five words, within 400 characters. "Stated" is what `lenient_choice` reads of a
+    capital letter. The paper's phases 4 and 5 show in it. 0.0 where there is no choice. An option's text without its
+    letter is not seen: the verdict does not know the options.
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
-    places = (verdict.pre_think, _find_opening(verdict.think))
-    return float(any(lenient_choice(place, MAX_OPTIONS) == verdict.choice for place in places))
+    spellings = (verdict.choice, chr(ord(verdict.choice) + 0xFEE0))  # full-width
+    for place, cut in ((verdict.pre_think[-MAX_BODY:], str), (verdict.think[:400], _cut_opening)):
+        # Reading a place is slow, so first: is the letter there at all?
+        if any(letter in place for letter in spellings) and lenient_choice(cut(place), MAX_OPTIONS) == verdict.choice:
+            return 1.0
+    return 0.0
 
 
-def _find_opening(think: str) -> str:
+def _cut_opening(think: str) -> str:
     """The first sentence of `think`, and at least its first five words."""
-    words = think.split(maxsplit=60)[:60]  # a sentence without an end is cut here
+    words = think.split()
     for count, word in enumerate(words, start=1):
-        if count >= 5 and word.endswith((".", "!", "?", ":", ";", "。")):
+        if count >= 5 and word[-1] in ".!?:;。":
             return " ".join(words[:count])
     return " ".join(words)
 
@@ -127,7 +140,10 @@ def _explain_tags(tags: list[str]) -> str:
     return "tag_order" if len(tags) == len(FORMAT) else "missing_tag"
 
 
-def _explain_arguments(answer: str, num_options: int, mode: str) -> str:
+def check_arguments(answer: str, num_options: int, mode: str = "paper") -> str | None:
+    """What is wrong with these arguments of `verify`; None where nothing is."""
+    if (answer, num_options, mode) in _VALID:
+        return None
     if mode not in MODES:
         return f"mode {mode!r} is not one of {', '.join(MODES)}"
     if not 2 <= num_options <= MAX_OPTIONS:
