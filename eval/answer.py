@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from eval.endpoint import ask_endpoint
 from eval.engine import run_engine
 from eval.errors import EvalError
 from eval.plan import Plan, Task
-from eval.samples import Answer, Request, append_samples, build_sample, read_samples, sort_samples
+from eval.samples import Answer, Request, append_samples, build_sample, drop_errors, read_samples, sort_samples
 
 SETTINGS = "settings.json"
 
@@ -19,15 +20,25 @@ Progress = Callable[[Task, int], None]
 """Called with (task, number of answers that came)."""
 
 
-def answer_tasks(cfg: DictConfig, plan: Plan, folder: Path, progress: Progress) -> dict[str, list[dict[str, Any]]]:
-    """Answers what is missing and returns the samples of each task by its key. Raises EvalError."""
+def answer_tasks(
+    cfg: DictConfig, plan: Plan, folder: Path, progress: Progress
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Answers what is missing; returns the samples of each task by its key, and how many were asked for now.
+
+    Raises EvalError.
+    """
     check_settings(plan.tasks, folder, cfg.overwrite)
+    if cfg.retry_errors:
+        for task in plan.tasks:
+            drop_errors(samples_path(folder, task))
     missing = {task.key: find_missing(task, folder, progress) for task in plan.tasks}
     for model, path in plan.models.items():
         tasks = [task for task in plan.tasks if task.model == model and missing[task.key]]
         if tasks:
-            ask_engine(cfg, path, tasks, missing, folder, progress)
-    return {task.key: sort_samples(samples_path(folder, task), task.requests) for task in plan.tasks}
+            ask = ask_engine if cfg.endpoint is None else ask_server
+            ask(cfg, path, tasks, missing, folder, progress)
+    samples = {task.key: sort_samples(samples_path(folder, task), task.requests) for task in plan.tasks}
+    return samples, sum(map(len, missing.values()))
 
 
 def samples_path(folder: Path, task: Task) -> Path:
@@ -112,6 +123,25 @@ def ask_engine(
             rows = [build_sample(request, answer, task.mode) for request, answer in zip(chunk, answers, strict=True)]
             append_samples(samples_path(folder, task), rows)
             task, chunk = next(waiting, (task, []))
+
+
+def ask_server(
+    cfg: DictConfig,
+    served_name: str,
+    tasks: list[Task],
+    missing: dict[str, list[tuple[int, Request]]],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Asks an endpoint for the missing answers of one model; each is written as it comes, in any order."""
+    waiting = [(task, request) for task in tasks for _, request in missing[task.key]]
+
+    def receive(index: int, answer: Answer) -> None:
+        task, request = waiting[index]
+        append_samples(samples_path(folder, task), [build_sample(request, answer, task.mode)])
+        progress(task, 1)
+
+    ask_endpoint(cfg, served_name, [(request, task.settings["sampling"]) for task, request in waiting], receive)
 
 
 def cut_chunks(missing: list[tuple[int, Request]], size: int) -> list[list[Request]]:

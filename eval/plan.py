@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_prep.prompt import PROMPT_VERSION
 from eval.benchmarks import Benchmark, find_file, read_benchmark
+from eval.endpoint import find_endpoint_problems
 from eval.errors import EvalError
 from eval.modes import MODES, STOP
 from eval.samples import Request, list_requests
@@ -60,6 +61,8 @@ def make_plan(cfg: DictConfig) -> Plan:
     read = [read_benchmark(file, cfg.limit, cfg.seed, problems) for file in dict.fromkeys(files)]
     benchmarks = [benchmark for benchmark in read if benchmark is not None]
     modes = find_modes(cfg, list(models), problems)
+    if cfg.endpoint is not None and not problems:
+        problems.extend(find_endpoint_problems(cfg, list(models.values())))
     if problems:
         raise EvalError(*problems)
     tasks = []
@@ -76,9 +79,7 @@ def make_plan(cfg: DictConfig) -> Plan:
                     "prompt_version": PROMPT_VERSION,
                     "seed": cfg.seed,
                     "sampling": get_sampling(cfg, mode),
-                    "engine": OmegaConf.to_container(cfg.vllm, resolve=True)
-                    if cfg.endpoint is None
-                    else cfg.endpoint_api,
+                    "engine": OmegaConf.to_container(cfg.vllm, resolve=True) if cfg.endpoint is None else get_api(cfg),
                 }
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -172,6 +173,12 @@ def get_sampling(cfg: DictConfig, mode: str) -> dict[str, Any]:
         "max_len": cfg.max_len,
         "stop": STOP[mode],
     }
+
+
+def get_api(cfg: DictConfig) -> dict[str, Any]:
+    """What an answer of an endpoint depends on besides its sampling."""
+    options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
+    return {"api": options["api"], "extra": options["extra"]}
 
 
 def identify_model(path: str, endpoint: str | None) -> dict[str, Any]:

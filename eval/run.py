@@ -10,39 +10,53 @@ The same command goes on where it was interrupted; answers on disk are never ask
 import json
 import os
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from eval.answer import answer_tasks
+from eval.compare import Systems, compare_systems, judge_claims
 from eval.errors import EvalError
 from eval.plan import Plan, make_plan
+from eval.provenance import append_run, describe_run
+from eval.report import write_report, write_text
 from eval.summary import summarise
-from eval.table import print_table, show_progress
+from eval.terminal import print_table, show_progress
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 SUMMARY = "summary.json"
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Plans, asks, and writes the summary, which it returns. Raises EvalError."""
+    """Plans, asks, writes summary and report; returns the summary. Raises EvalError."""
+    started = datetime.now(timezone.utc)
     plan = make_plan(cfg)
     for note in plan.notes:
         print(f"eval: {note}", file=sys.stderr)
     folder = Path(cfg.results_dir) / cfg.name
     try:
         with show_progress(plan) as progress:
-            samples = answer_tasks(cfg, plan, folder, progress)
-        summary = build_summary(cfg, plan, samples)
-        write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+            samples, asked = answer_tasks(cfg, plan, folder, progress)
+        systems: Systems = {}
+        for task in plan.tasks:
+            systems.setdefault(task.benchmark.name, {})[f"{task.model}.{task.mode}"] = samples[task.key]
+        summary = build_summary(cfg, plan, samples, systems)
+        if asked or not (folder / "run.json").exists():
+            append_run(folder / "run.json", describe_run(started, asked))
+        questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
+        write_report(folder, summary, systems, questions)
+        write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")  # last: all is there
     except OSError as error:
         raise EvalError(f"cannot write {folder}: {error.strerror}; mend that, and the same command goes on") from error
     return summary
 
 
-def build_summary(cfg: DictConfig, plan: Plan, samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def build_summary(
+    cfg: DictConfig, plan: Plan, samples: dict[str, list[dict[str, Any]]], systems: Systems
+) -> dict[str, Any]:
     """All numbers, with the settings that each result depends on."""
     results = [
         {
@@ -55,14 +69,10 @@ def build_summary(cfg: DictConfig, plan: Plan, samples: dict[str, list[dict[str,
         }
         for task in plan.tasks
     ]
-    return {"name": cfg.name, "results": results}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name, then renames: the file is whole or not there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    pairs: Any = OmegaConf.to_container(cfg.compare) if cfg.compare is not None else None
+    comparisons = compare_systems(systems, pairs, cfg.seed)
+    claims = judge_claims(comparisons, OmegaConf.to_container(cfg.claims, resolve=True))
+    return {"name": cfg.name, "results": results, "comparisons": comparisons, "claims": claims}
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="eval", version_base="1.3")
@@ -75,7 +85,7 @@ def main(cfg: DictConfig) -> None:
             print(f"eval: {problem}", file=sys.stderr)
         sys.exit(2)
     print_table(summary)
-    print(f"samples, {SUMMARY}, engine.log in {Path(cfg.results_dir) / cfg.name}/")
+    print(f"report.html, report.md, table.md, {SUMMARY}, samples/ in {Path(cfg.results_dir) / cfg.name}/")
 
 
 if __name__ == "__main__":

@@ -111,8 +111,20 @@ def sort_samples(path: Path, requests: list[Request]) -> list[dict[str, Any]]:
     order = {(request.row["id"], request.sample): index for index, request in enumerate(requests)}
     ordered = sorted(samples, key=lambda sample: order[sample["id"], sample["sample"]])
     if ordered != samples:
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        append_samples(partial, ordered)
-        os.replace(partial, path)
+        replace_samples(path, ordered)
     return ordered
+
+
+def drop_errors(path: Path) -> None:
+    """Takes the samples with an error out of a file, so that they are asked for again."""
+    samples = read_samples(path)
+    if any(sample["error"] for sample in samples):
+        replace_samples(path, [sample for sample in samples if not sample["error"]])
+
+
+def replace_samples(path: Path, samples: list[dict[str, Any]]) -> None:
+    """Writes under a temporary name, then renames."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    append_samples(partial, samples)
+    os.replace(partial, path)

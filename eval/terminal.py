@@ -11,8 +11,7 @@ from rich.table import Table
 
 from eval.answer import Progress as ProgressCall
 from eval.plan import Plan, Task
-
-HEADINGS = ("model", "benchmark", "mode", "n", "strict", "95 % CI", "lenient", "format", "cut off", "errors")
+from eval.tables import list_results
 
 
 @contextmanager
@@ -40,37 +39,19 @@ def show_progress(plan: Plan) -> Iterator[ProgressCall]:
         yield progress
 
 
-def format_row(result: dict[str, Any]) -> tuple[str, ...]:
-    """One result as the cells under HEADINGS; rates in per cent."""
-    accuracy = result["accuracy"]
-    return (
-        result["model"],
-        result["benchmark"],
-        result["mode"],
-        f"{result['n']:,}",
-        percent(accuracy["value"]),
-        f"{percent(accuracy['low'])}–{percent(accuracy['high'])}",
-        percent(result["accuracy_lenient"]["value"]),
-        percent(result["format_rate"]),
-        percent(result["truncated_rate"]),
-        f"{result['errors']:,}",
-    )
-
-
-def percent(value: float) -> str:
-    """`27.2`."""
-    return f"{100 * value:.1f}"
-
-
 def print_table(summary: dict[str, Any]) -> None:
-    """The results, one a line."""
+    """The results, one a line, then the verdict on the claims."""
+    console = Console()
+    found = list_results(summary)
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(HEADINGS):
-        justify: Literal["left", "right"] = "left" if index < 3 else "right"
+    for index, heading in enumerate(found.headings):
+        justify: Literal["left", "right"] = "left" if index < found.left else "right"
         table.add_column(
             heading, justify=justify, no_wrap=index != 1, min_width=9 if index == 1 else None, overflow="fold"
         )
-    for result in summary["results"]:
-        table.add_row(*format_row(result))
-    Console().print(table)
+    for row in found.rows:
+        table.add_row(*row)
+    console.print(table)
+    for claim in summary["claims"]:
+        console.print(claim["sentence"], highlight=False)
