@@ -209,12 +209,19 @@ def main() -> None:
         settings = read_settings(os.environ)
     except ValueError as error:
         sys.exit(str(error))
-    print(
-        f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}",
-        flush=True,
-    )
+    ready = f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}"
     app = RewardServer(settings, token).build_app()
-    web.run_app(app, host=args.host, port=args.port, shutdown_timeout=5, access_log=None, print=None)
+    try:
+        web.run_app(
+            app,
+            host=args.host,
+            port=args.port,
+            shutdown_timeout=5,
+            access_log=None,
+            print=lambda *_: print(ready, flush=True),  # called once it listens
+        )
+    except OSError as error:
+        sys.exit(f"cannot listen on {args.host}:{args.port}, {error.strerror}. Choose another --port.")
     print("reward server: stopped", flush=True)
 
 
