@@ -20,6 +20,7 @@ import hmac
 import ipaddress
 import json
 import os
+import resource
 import sys
 import time
 from typing import Any
@@ -87,7 +88,9 @@ class RewardServer:
         except Refused as error:
             self.requests.labels(error.status).inc()
             reason = ascii(str(error))[1:-1]
-            return web.json_response({"error": str(error)}, status=error.status, reason=reason[:300])
+            response = web.json_response({"error": str(error)}, status=error.status, reason=reason[:300])
+            response.force_close()  # what is left of the body, if anything, is not read
+            return response
         finally:
             self.seconds.observe(time.perf_counter() - start)
 
@@ -209,6 +212,8 @@ def main() -> None:
         settings = read_settings(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one a connection; often 1,024 unless asked for
     ready = f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}"
     app = RewardServer(settings, token).build_app()
     try:
