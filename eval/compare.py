@@ -104,6 +104,10 @@ def judge_level(value: float, low: float, high: float, c: dict[str, Any], claims
     }[verdict]
     if verdict == "shown" and low > 0:
         ending = "the interval lies above 0: better, not only level"
+    if verdict == "open" and high < 0:
+        ending = (
+            f"the interval lies below 0 and holds −{100 * margin:g} points: worse, by more than the margin or by less"
+        )
     head = f"{claims['of']} level with {claims['over']} on {c['benchmark']}: {verdict}."
     return verdict, f"{head} {describe(value, low, high, c)}; {ending}."
 

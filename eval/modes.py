@@ -4,12 +4,13 @@ Every mode has a strict and a lenient reading, which are reported side by side; 
 
 think          the trained format. strict: reward_server's verdict.
 direct         the letter alone, as the SFT baseline was trained. strict: the response as a whole states one choice.
-cot            free reasoning, then `Answer: X` on a last line. strict: that last line states one choice.
+cot            free reasoning, then `Answer: X` on a last line. strict: that line announces and states one choice.
 loglikelihood  nothing is generated: the letter to which the model gives the highest probability after the direct
                prompt, as in lm-evaluation-harness. Always a choice, so strict and lenient agree.
 lenient        in the first three: the last choice clearly stated anywhere in the response.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from data_prep.prompt import render_question
@@ -29,6 +30,11 @@ STOP: dict[str, list[str]] = {
     "cot": ["\nUser:"],
     "loglikelihood": [],
 }
+
+ANNOUNCES = re.compile(
+    r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b", re.I
+)
+"""How the last line of mode cot begins."""
 
 
 class Judgement(NamedTuple):
@@ -57,10 +63,10 @@ def judge(response: str, answer: str, num_options: int, mode: str) -> Judgement:
     if mode == "think":
         verdict = verify(response, answer, num_options)
         return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
-    choice = read_choice(last_line(response) if mode == "cot" else response, num_options)
+    if mode == "cot":
+        line = response.rstrip().rpartition("\n")[2]
+        if not ANNOUNCES.match(line):  # else the last line of a list of options would be a choice
+            return Judgement(False, "no_answer_line", None, lenient)
+        response = line
+    choice = read_choice(response, num_options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient)
-
-
-def last_line(text: str) -> str:
-    """The last line that is not blank; empty where there is none."""
-    return text.rstrip().rpartition("\n")[2]

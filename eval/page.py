@@ -8,6 +8,7 @@ from eval import plots
 from eval.tables import (
     Cells,
     list_comparisons,
+    list_length_parts,
     list_lengths,
     list_parts,
     list_results,
@@ -95,27 +96,24 @@ def section_comparisons(summary: dict[str, Any]) -> Iterable[str]:
 
 def section_parts(summary: dict[str, Any]) -> Iterable[str]:
     """Accuracy by subject, number of options and length of the answer."""
-    for key, title in (
-        ("by_group", "subject"),
-        ("by_num_options", "number of options"),
-        ("by_length", "tokens of answer"),
-    ):
-        tables = list_parts(summary, key, f"By {title}")
-        if not tables:
-            continue
-        yield f"<h2>By {title}</h2>"
-        shown = {table.title.rpartition(": ")[2]: table for table in tables}
-        for benchmark, results in group_results(summary).items():
-            if benchmark not in shown:
-                continue
+    for key, title in (("by_group", "subject"), ("by_num_options", "number of options")):
+        tables = {table.title.rpartition(": ")[2]: table for table in list_parts(summary, key, f"By {title}")}
+        if tables:
+            yield f"<h2>By {title}</h2>"
+        for benchmark, table in tables.items():
             yield f"<h3>{escape(benchmark)}</h3>"
-            parted = [result for result in results if result[key]]
-            if key == "by_length":  # lengths of one system are not those of another: a plot for each
-                for result in parted:
-                    yield plots.plot_parts([result], key, title)
-            else:
-                yield plots.plot_parts(parted, key, title)
-            yield f"<details><summary>as a table</summary>{render_table(shown[benchmark])}</details>"
+            yield plots.plot_parts(group_results(summary)[benchmark], key, title)
+            yield f"<details><summary>as a table</summary>{render_table(table)}</details>"
+    lengths = list_length_parts(summary)
+    if lengths.rows:
+        yield "<h2>By tokens of the answer</h2>"
+        for benchmark, results in group_results(summary).items():
+            parted = [result for result in results if result["by_length"]]
+            if parted:
+                yield f"<h3>{escape(benchmark)}</h3>"
+            for result in parted:  # a plot for each: the lengths of one system are not those of another
+                yield plots.plot_parts([result], "by_length", f"{result['model']}.{result['mode']}")
+        yield f"<details><summary>as a table</summary>{render_table(lengths)}</details>"
 
 
 def section_differing(differing: dict[str, list[dict[str, Any]]]) -> Iterable[str]:
@@ -125,18 +123,22 @@ def section_differing(differing: dict[str, list[dict[str, Any]]]) -> Iterable[st
     yield "<h2>One right, the other wrong</h2>"
     for heading, questions in differing.items():
         if questions:
-            yield f"<h3>{escape(heading)}</h3>"
-        for question in questions:
-            options = "\n".join(question["options"])
-            sides = "".join(
-                f"<div><b>{escape(side['system'])}</b>: {escape(side['choice'] or '–')} ({escape(side['reason'])})"
-                f"<pre>{escape(side['response'])}</pre></div>"
-                for side in question["sides"]
-            )
-            yield (
-                f"<details><summary>{escape(question['id'])}: right is {escape(question['answer'])}</summary>"
-                f'<pre>{escape(question["question"])}\n{escape(options)}</pre><div class="pair">{sides}</div></details>'
-            )
+            inner = "".join(map(render_question, questions))
+            yield f"<details><summary>{escape(heading)}</summary>{inner}</details>"
+
+
+def render_question(question: dict[str, Any]) -> str:
+    """One question with the answers of two systems."""
+    options = "\n".join(question["options"])
+    sides = "".join(
+        f"<div><b>{escape(side['system'])}</b>: {escape(side['choice'] or '–')} ({escape(side['reason'])})"
+        f"<pre>{escape(side['response'])}</pre></div>"
+        for side in question["sides"]
+    )
+    return (
+        f"<h3>{escape(question['id'])}: right is {escape(question['answer'])}</h3>"
+        f'<pre>{escape(question["question"])}\n{escape(options)}</pre><div class="pair">{sides}</div>'
+    )
 
 
 def group_results(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

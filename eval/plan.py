@@ -16,7 +16,7 @@ from eval.errors import EvalError
 from eval.modes import MODES, STOP
 from eval.samples import Request, list_requests
 
-DEFAULT_MODES = {"base": ["think", "direct", "cot"], "sft": ["direct"], "rlvr": ["think"]}
+DEFAULT_MODES = {"base": ["direct", "cot", "think"], "sft": ["direct"], "rlvr": ["think"]}
 """The rows of the paper's table (Direct, CoT, SFT, Med-RLVR) and the base model in the trained format. Other: think."""
 
 DEFAULT_SPLITS = ("test", "ood")

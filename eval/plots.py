@@ -47,6 +47,8 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
     axes.set_yticks(range(len(parts)), parts[::-1])
     axes.set_ylabel(label)
     axes.set_ylim(-0.6, len(parts) - 0.4)
+    if len(results) == 1:
+        return finish(figure)
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", ms=4) for i in range(len(results))]

@@ -10,6 +10,7 @@ from eval.compare import Systems
 from eval.page import render_page
 from eval.tables import (
     list_comparisons,
+    list_length_parts,
     list_lengths,
     list_parts,
     list_readme_rows,
@@ -41,8 +42,7 @@ def render_text(summary: dict[str, Any], made: str) -> str:
     tables = [list_results(summary), list_subsets(summary), list_sampled(summary), list_comparisons(summary)]
     tables += list_parts(summary, "by_group", "By subject")
     tables += list_parts(summary, "by_num_options", "By number of options")
-    tables += list_parts(summary, "by_length", "By tokens of the answer")
-    tables.append(list_lengths(summary))
+    tables += [list_length_parts(summary), list_lengths(summary)]
     parts += [f"## {table.title}\n\n{render_markdown(table)}" for table in tables if table.rows]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

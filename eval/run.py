@@ -58,6 +58,7 @@ def build_summary(
     cfg: DictConfig, plan: Plan, samples: dict[str, list[dict[str, Any]]], systems: Systems
 ) -> dict[str, Any]:
     """All numbers, with the settings that each result depends on."""
+    benchmarks = list(systems)
     results = [
         {
             "model": task.model,
@@ -67,7 +68,7 @@ def build_summary(
             **summarise(samples[task.key], cfg.seed),
             "settings": task.settings,
         }
-        for task in plan.tasks
+        for task in sorted(plan.tasks, key=lambda task: benchmarks.index(task.benchmark.name))
     ]
     pairs: Any = OmegaConf.to_container(cfg.compare) if cfg.compare is not None else None
     comparisons = compare_systems(systems, pairs, cfg.seed)

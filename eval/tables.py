@@ -120,7 +120,7 @@ def list_comparisons(summary: dict[str, Any]) -> Cells:
 
 
 def list_parts(summary: dict[str, Any], key: str, title: str) -> list[Cells]:
-    """One table for each benchmark that has more than one part (`by_group`, `by_num_options`, `by_length`)."""
+    """One table for each benchmark that has more than one part (`by_group`, `by_num_options`)."""
     tables = []
     for benchmark in dict.fromkeys(result["benchmark"] for result in summary["results"]):
         results = [result for result in summary["results"] if result["benchmark"] == benchmark and result[key]]
@@ -139,6 +139,25 @@ def list_parts(summary: dict[str, Any], key: str, title: str) -> list[Cells]:
         systems = [f"{result['model']}.{result['mode']}" for result in results]
         tables.append(Cells(f"{title}: {benchmark}", ["", "n", "chance", *systems], rows, 1))
     return tables
+
+
+def list_length_parts(summary: dict[str, Any]) -> Cells:
+    """Accuracy by the tokens of the answer; the quarters are each system's own."""
+    headings = ["model", "benchmark", "mode", "tokens", "n", "strict", "95 % CI"]
+    rows = [
+        [
+            result["model"],
+            result["benchmark"],
+            result["mode"],
+            tokens,
+            f"{part['n']:,}",
+            percent(part["value"]),
+            interval(part),
+        ]
+        for result in summary["results"]
+        for tokens, part in result["by_length"].items()
+    ]
+    return Cells("Accuracy (%) by tokens of the answer", headings, rows, 3)
 
 
 def list_readme_rows(summary: dict[str, Any], commit: str | None, date: str) -> Cells:
