@@ -150,7 +150,7 @@ def receive_on_cpu(worker_wrap: types.ModuleType) -> None:
 
 
 def keep_plain_weights(vllm_layers: types.ModuleType) -> None:
-    """vLLM packs linear weights on CPU and drops the originals, so that a later load fails or (tied LM head) goes stale.
+    """vLLM packs linear weights on CPU and drops the originals: a later load fails or (tied LM head) goes stale.
 
     Keeping the plain weights costs some speed and lets every sync land in what the next rollout computes with;
     tests/test_e2e.py watches `vllm_kl`, the gap between the rollout's and the trainer's log-probabilities.

@@ -46,7 +46,11 @@ def hook_trainer(ppo_trainer: types.ModuleType) -> None:
     # Ray copies inherited methods onto the actor class when it decorates it, so BasePPOTrainer would be too late; the
     # copy is what the driver pickles for the trainer's process.
     trainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
-    train_step, save_logs, save_best = trainer.train_step, trainer.save_logs_and_checkpoints, trainer.save_best_checkpoint
+    train_step, save_logs, save_best = (
+        trainer.train_step,
+        trainer.save_logs_and_checkpoints,
+        trainer.save_best_checkpoint,
+    )
 
     @functools.wraps(train_step)
     def checked_train_step(self: Any, rollout_samples: Any, global_step: int) -> Any:

@@ -1,0 +1,129 @@
+"""What a person sees while the engine runs: one line a step, a bar with the time left, and a summary at the end.
+
+Everything is read from metrics.jsonl; the engine's own log stays in engine.log.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+# title, key in metrics.jsonl, format
+COLUMNS: dict[str, list[tuple[str, str, str]]] = {
+    "ppo": [
+        ("reward", "rollout/reward_mean", "+.2f"),
+        ("accuracy", "accuracy", ".0%"),
+        ("format", "format", ".0%"),
+        ("tokens", "rollout/response_length_mean", ".0f"),
+        ("truncated", "rollout/truncated_rate", ".0%"),
+        ("KL", "kl", ".4f"),
+        ("vllm_kl", "vllm_kl", ".1e"),
+        ("s/step", "timing/step_total", ".1f"),
+    ],
+    "sft": [("loss", "loss_mean", ".4f"), ("grad norm", "grad_norm", ".3f"), ("lr", "lr", ".1e")],
+}
+WIDTH = 10
+
+
+class MetricsReader:
+    """Reads metrics.jsonl as it grows: each call gives the rows that are new and whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path.exists() else 0
+
+    def read_new(self) -> list[dict[str, Any]]:
+        """Rows appended since the last call; a line still being written waits for the next."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            chunk = file.read()
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def watch(
+    reader: MetricsReader,
+    method: str,
+    start_step: int,
+    total_steps: int,
+    is_running: Callable[[], bool],
+    wait: Callable,
+) -> None:
+    """Show steps until the engine has ended. `wait(seconds)` pauses; is_running is asked before each look."""
+    console = Console(highlight=False)
+    columns = COLUMNS[method]
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[left]}"),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task("starting the engine (1 to 2 minutes)", total=None, left="")
+    step_times: list[float] = []
+    with bar:
+        running = True
+        while running:
+            running = is_running()
+            for row in reader.read_new():
+                if row["kind"] == "eval":
+                    console.print(format_evaluation(row), style="cyan")
+                    continue
+                if not step_times:
+                    console.print("      step" + "".join(title.rjust(WIDTH) for title, _, _ in columns), style="bold")
+                step_times.append(row["time"])
+                console.print(f"{row['step']:>5}/{total_steps}".rjust(WIDTH) + format_columns(row, columns))
+                advance(bar, task, row["step"], start_step, total_steps, step_times)
+            if running:
+                wait(0.5)
+
+
+def advance(bar: Progress, task: TaskID, step: int, start: int, total: int, times: list[float]) -> None:
+    """Move the bar to `step`, with the time left by the median of the last 20 steps."""
+    gaps = sorted(later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False))
+    seconds = (total - step) * gaps[len(gaps) // 2] if gaps else None
+    left = "" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+    description = f"training, step {step} of {total}" if step < total else "saving the model"
+    bar.update(task, total=total - start, completed=step - start, description=description, left=left)
+
+
+def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
+    """One step's values under the columns' titles; a metric that the engine did not log is a dash."""
+    cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
+    return "".join(cell.rjust(WIDTH) for cell in cells)
+
+
+def format_evaluation(row: dict[str, Any]) -> str:
+    """An evaluation's accuracies: `eval_<datasource>_pass1` is accuracy, since eval rows are rewarded with 0 or 1."""
+    shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
+    return f"      dev accuracy after step {row['step']}: {', '.join(shown)} (n = {row.get('eval_num_samples', 0):.0f})"
+
+
+def summarise(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
+    """The end of a run: what was learned, first five steps beside the last five, and where things lie."""
+    console = Console(highlight=False)
+    train = [row for row in rows if row["kind"] == "train"]
+    console.print(f"\n[bold green]finished[/] {len(train)} steps in {seconds / 60:.1f} minutes")
+    for title, key, form in COLUMNS[method][:6]:
+        values = [row[key] for row in train if key in row]
+        if values:
+            first, last = values[:5], values[-5:]
+            console.print(
+                f"  {title:<10} {format(sum(first) / len(first), form):>8} → {format(sum(last) / len(last), form):>8}"
+                "   mean of the first and the last 5 steps"
+            )
+    for label, path in (
+        ("model", "model"),
+        ("metrics", "metrics.jsonl"),
+        ("rollouts", "rollouts"),
+        ("log", "engine.log"),
+    ):
+        if (run_dir / path).exists():
+            console.print(f"  {label:<10} {run_dir / path}")
+    console.print("next: make eval")

@@ -1,0 +1,65 @@
+"""The engine's process: nothing of it outlives a run, and its log gives up the cause."""
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from recipes.engine.trainer import check_finite
+from recipes.engine_process import find_cause, find_family, format_command, stop_engine
+
+RAY_LOG = """\
+\x1b[36m(PPOTrainer pid=4711)\x1b[0m INFO 11-21 ppo_trainer.py:551] step 3
+\x1b[36m(RolloutRayActor pid=4712)\x1b[0m Traceback (most recent call last):
+\x1b[36m(RolloutRayActor pid=4712)\x1b[0m   File "hook.py", line 9, in execute
+\x1b[36m(RolloutRayActor pid=4712)\x1b[0m ValueError: row bank/train/7: label has no answer
+Traceback (most recent call last):
+  File "train_ppo_ray.py", line 190, in train
+ray.exceptions.RayTaskError(ValueError): ray::PPOTrainer.fit() (pid=4711)
+ValueError: row bank/train/7: label has no answer
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (RAY_LOG, "ValueError: row bank/train/7: label has no answer"),
+        ("x\ntorch.OutOfMemoryError: CUDA out of memory\nray.exceptions.RayTaskError: y", "CUDA out of memory"),
+        ("FloatingPointError: step 4: vllm_kl=nan. No checkpoint was written", "step 4: vllm_kl=nan"),
+        ("OSError: [Errno 28] No space left on device\n", "No space left on device"),
+        ("Killed\n", "Killed"),
+        ("", "the engine wrote nothing"),
+    ],
+)
+def test_the_cause_is_found_in_the_log(tmp_path, log, cause):
+    (tmp_path / "engine.log").write_text(log)
+    assert cause in find_cause(tmp_path / "engine.log")
+
+
+def test_a_whole_family_is_stopped_even_what_ignores_sigterm():
+    child = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    )
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b"up\n"
+    family = find_family(process)
+    assert len(family) == 2
+    started = time.monotonic()
+    stop_engine(process, family)
+    assert time.monotonic() - started < 15
+    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
+
+
+def test_the_command_reads_as_a_shell_takes_it():
+    shown = format_command(["python", "-m", "x", "--a", "1", "--b", "two words"], {"KEY": "a b"})
+    assert shown == "KEY='a b' \\\n  python -m x \\\n  --a 1 \\\n  --b 'two words'"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_no_finite_number_stops_the_run(value):
+    with pytest.raises(FloatingPointError, match="step 4: vllm_kl="):
+        check_finite({"reward": 0.5, "vllm_kl": value, "generated_samples": ["text", 1.0]}, 4)
+    check_finite({"reward": 0.5, "vllm_kl": 0.0}, 4)

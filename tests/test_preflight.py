@@ -1,0 +1,127 @@
+"""Bad input is told before anything starts, all of it at once, each line with what mends it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import open_dict
+
+from recipes.preflight import estimate_disk, find_problems
+
+
+@pytest.fixture
+def laptop(compose_config, bank, tmp_path):
+    """The laptop recipe on prepared data, free of problems; overrides are applied to it."""
+
+    def compose_laptop(*overrides: str):
+        return compose_config("rlvr", f"data_dir={bank}", f"run_dir={tmp_path / 'run'}", *overrides)
+
+    return compose_laptop
+
+
+def assert_told(problems: list[str], *parts: str) -> None:
+    """Exactly one problem, which holds every part."""
+    assert len(problems) == 1, problems
+    for part in parts:
+        assert part in problems[0]
+
+
+def test_the_laptop_recipes_may_start(laptop, compose_config, bank, tmp_path):
+    assert find_problems(laptop(), "ppo") == []
+    assert find_problems(compose_config("sft", f"data_dir={bank}", f"run_dir={tmp_path / 'sft'}"), "sft") == []
+
+
+def test_all_problems_are_told_at_once(laptop, tmp_path):
+    cfg = laptop(f"data_dir={tmp_path}", "model.path=./nowhere", "openrlhf.train.batch_size=48")
+    problems = find_problems(cfg, "ppo")
+    assert len(problems) == 3
+    assert "manifest.json not found: run `make prep data=bank`" in "\n".join(problems)
+
+
+def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
+    copy = shutil.copytree(bank, tmp_path / "data")
+    with (copy / "bank" / "train.jsonl").open("a") as file:
+        file.write("\n")
+    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank`")
+
+
+def test_data_of_another_tokenizer(laptop, bank, tmp_path):
+    copy = shutil.copytree(bank, tmp_path / "data")
+    manifest = json.loads((copy / "bank" / "manifest.json").read_text())
+    manifest["tokenizer"] |= {"path": "Qwen/Qwen2.5-3B", "sha256": "0" * 64}
+    (copy / "bank" / "manifest.json").write_text(json.dumps(manifest))
+    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "Qwen/Qwen2.5-3B", "model.path=recipes/laptop_model")
+
+
+def test_prompts_longer_than_the_run_has_room_for(laptop):
+    problems = find_problems(laptop("openrlhf.data.max_len=200"), "ppo")
+    assert_told(problems, "has room for 72", "openrlhf.data.max_len")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model.path=./nowhere"], ["./nowhere", "no folder here"]),
+        (["model.path=Qwen/Qwen2.5-3B"], ["Qwen/Qwen2.5-3B", "model.revision"]),
+        (["openrlhf.train.batch_size=48"], ["64 is not a multiple of", "batch_size=48"]),
+        (["openrlhf.train.micro_batch_size=5"], None),
+        (["openrlhf.rollout.batch_size=4096", "openrlhf.train.batch_size=4096"], ["2000 rows", "4096"]),
+        (["openrlhf.actor.num_gpus_per_node=2"], None),
+        (["hardware=cpu", "openrlhf.train.colocate_all=false"], ["asks for 4 GPUs", "there are 1"]),
+        (["openrlhf.algo.advantage.estimator=group_norm"], ["n_samples_per_prompt"]),
+        (["openrlhf.reward.normalize_enable=true"], ["#1343"]),
+        (["openrlhf.critic.freezing_steps=4"], ["#1356"]),
+        (["openrlhf.vllm.sync_backend=nccl"], ["gloo on hardware=cpu"]),
+        (["openrlhf.vllm.enable_sleep=true"], ["no sleep mode on CPU"]),
+        (["openrlhf.ds.packing_samples=true"], ["flash-attn"]),
+        (["openrlhf.data.apply_chat_template=true"], ["apply_chat_template false"]),
+        (["resume=true"], ["no checkpoint to resume from"]),
+        (["openrlhf.train.agent_func_path=nowhere.py"], ["nowhere.py"]),
+    ],
+)
+def test_what_would_stop_or_spoil_a_run(laptop, overrides, parts):
+    problems = find_problems(laptop(*overrides), "ppo")
+    assert problems
+    if parts:
+        assert_told(problems, *parts)
+
+
+def test_a_model_that_brings_code(laptop, root, tmp_path):
+    model = shutil.copytree(root / "recipes" / "laptop_model", tmp_path / "model")
+    (model / "modeling_other.py").write_text("raise SystemExit('ran')\n")
+    assert_told(find_problems(laptop(f"model.path={model}"), "ppo"), "modeling_other.py", "trust_remote_code=true")
+    assert find_problems(laptop(f"model.path={model}", "model.trust_remote_code=true"), "ppo") == []
+
+
+def test_a_run_is_never_overwritten(laptop, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert_told(find_problems(laptop(), "ppo"), "holds a run", "resume=true")
+
+
+def test_a_full_disk(laptop, tmp_path, monkeypatch):
+    cfg = laptop()
+    free = shutil.disk_usage(tmp_path)._replace(free=estimate_disk(cfg, "ppo") - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert_told(find_problems(cfg, "ppo"), "free: make room", "openrlhf.ckpt.max_num")
+
+
+def test_too_few_gpus_on_this_machine(laptop, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    cfg = laptop()
+    with open_dict(cfg):
+        cfg.hardware.cuda = True
+        cfg.hardware.gpus_per_node = 4
+        cfg.hardware.vllm_engines = 4
+    assert_told(find_problems(cfg, "ppo"), "asks for 4 GPUs, there are 2")
+
+
+def test_the_command_line_tells_it_and_exits_with_2(root, tmp_path):
+    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "make prep data=bank" in done.stderr and "Traceback" not in done.stderr
+    assert not Path(tmp_path / "run").exists()
