@@ -58,7 +58,7 @@ def check_rows(data: DictConfig, folder: Path, read: dict[str, dict[str, Any]], 
             )
         elif rows != official.rows:
             remarks.append(f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not comparable")
-    if (folder / MANIFEST).is_file() and not data.parts_of_mixture and data.reader != "bank":
+    if (folder / MANIFEST).is_file() and not data.parts_of_mixture and not data.generated:
         manifest = read_manifest(folder)
         before: dict[str, Any] = (
             manifest["origin"] if manifest.get("format") == FORMAT else {"rows": read, "revision": revision}

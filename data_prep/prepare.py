@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import count_reasons, draw_lengths, write_card
 from data_prep.contamination import check_ids, compare_splits
@@ -28,6 +28,11 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
 
     Raises PrepError, with every problem that was found, before anything is written.
     """
+    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if key.split(".")[0] in ("data", "model"))
+    if missing:
+        raise PrepError(
+            *(f"{key} is not set: give {key}=…; its file under recipes/configs explains it" for key in missing)
+        )
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     limit = cfg.openrlhf.data.max_len - cfg.openrlhf.rollout.max_new_tokens
     tokenizer, records = read_inputs(cfg, limit)

@@ -38,7 +38,7 @@ def read_records(cfg: DictConfig) -> Records:
     if data.parts_of_mixture:
         splits, parts = read_parts(Path(cfg.data_dir), data, cfg.seed)
         return Records(splits, {**origin, "mixture": parts})
-    if data.reader == "bank":
+    if data.generated:
         build_bank = importlib.import_module("data_prep.bank").build_bank
         bank = {split: [(str(n), row) for n, row in enumerate(rows)] for split, rows in build_bank(cfg.seed).items()}
         return Records(bank, {**origin, "generated_by": "data_prep/bank.py"})
@@ -49,8 +49,10 @@ def read_records(cfg: DictConfig) -> Records:
             splits = hold_out(splits, data, cfg.seed)
         return Records(splits, {**origin, "source": str(data.source)})
     if data.hub.id is None:
-        files = ", ".join(data.files.values())
-        raise PrepError(f"data={data.name} cannot be loaded from the hub: data.source=FOLDER, with {files} in it")
+        if data.reader == "bank":
+            raise PrepError("data.parts_of_mixture is empty: name prepared data sets, such as [medqa,medmcqa]")
+        files = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
+        raise PrepError(f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {files}")
     revision = resolve_revision(data.hub.id, data.hub.revision)
     return Records(
         load_splits(data, revision),

@@ -132,6 +132,7 @@ def test_every_dropped_row_is_named(cfg: DictConfig) -> None:
         "special_token_in_text": ["medqa/train/8"],
     }
     assert (train["read"], train["kept"]) == (9, 1)
+    assert train["prompt_tokens"]["max"] <= 800, "the lengths are those of the rows that are kept"
 
 
 def test_blanks_around_options_are_mended_and_case_is_kept(cfg: DictConfig) -> None:

@@ -110,6 +110,16 @@ def test_what_cannot_be_read_is_told_and_nothing_is_written(
     assert not (tmp_path / "data/custom").exists()
 
 
+def test_what_must_be_given_is_named(tmp_path: Path) -> None:
+    for overrides, told in (
+        (["data=custom"], "give data.source=FOLDER"),
+        (["data=custom", "data.name=???", "data.licence=???"], r"data.licence is not set(.|\n)*data.name is not set"),
+        (["data=mix"], "data.parts_of_mixture"),
+    ):
+        with pytest.raises(PrepError, match=told):
+            run(tmp_path, *overrides)
+
+
 def test_duplicates_can_be_reduced_to_their_first_row(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "mine.jsonl", [*ROWS[:3], ROWS[1], ROWS[1]])
     facts = run_custom(tmp_path, source, "data.duplicates=first")["splits"]["train"]
@@ -136,7 +146,8 @@ def test_a_mixture_takes_proportions_and_no_row_twice(parts: Path) -> None:
     manifest = run(parts, "data=mix", "data.parts_of_mixture=[left,right]", "data.weights=[1,1]")
     ids = read_ids(parts / "mix", "train.jsonl")
     assert Counter(row_id.split("/")[0] for row_id in ids) == {"left": 10, "right": 10}
-    assert len(set(ids)) == 20 and ids != sorted(ids)
+    assert len(set(ids)) == 20
+    assert {row_id.split("/")[0] for row_id in ids[:10]} == {"left", "right"}, "the parts are shuffled together"
     assert len(read_ids(parts / "mix", "test.jsonl")) == 10
     taken = {name: facts["train_rows_taken"] for name, facts in manifest["origin"]["mixture"].items()}
     assert taken == {"left": 10, "right": 10}

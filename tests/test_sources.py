@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import math
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from data_prep.errors import BadRow, NotSelected, PrepError
 from data_prep.flags import CYRILLIC
 from data_prep.index_base import find_index_base
 from data_prep.records import parse_json, read_records
-from data_prep.rows import Question
+from data_prep.rows import Question, unify_meta
 from data_prep.sources.pubmedqa import read_test_ids
 from data_prep.splits import parse_records
 
@@ -163,6 +166,31 @@ def test_custom_columns(record: dict, overrides: list[str], answer: str) -> None
     assert len(question.options) == 2
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_data_set_names_its_licence_and_a_commit(name: str) -> None:
+    data = CONFIGS[name]
+    assert data.licence
+    assert data.name == name
+    assert data.hub.id is None or re.fullmatch(r"[0-9a-f]{40}", data.hub.revision)
+    assert data.hub.id is None or set(data.hub.splits) == set(data.official)
+    header = (ROOT / f"recipes/configs/data/{name}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    assert compose_commands(header) > 0
+
+
+def compose_commands(text: str) -> int:
+    """Composes every `make prep …` in a text, and counts them."""
+    commands = re.findall(r"^[# ]*make prep(.*?)(?:  |$)", text, re.MULTILINE)
+    for command in commands:
+        for overrides in command.split(" && make prep"):
+            with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+                compose("prep", shlex.split(overrides))
+    return len(commands)
+
+
+def test_the_guides_commands_compose() -> None:
+    assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 5
+
+
 # --- any JSON -----------------------------------------------------------------------------------------------------
 
 leaves = st.none() | st.booleans() | st.integers(-3, 12) | st.floats() | st.text(max_size=8) | st.sampled_from("ABCD")
@@ -301,3 +329,17 @@ def test_pubmedqa_has_500_rows_each() -> None:
     for name in ("train", "test"):
         split, _, _ = read_split("pubmedqa", "pubmedqa", name)
         assert (split.read, len(split.questions), split.not_selected) == (500, 500, 500)
+
+
+def test_meta_columns_get_one_type_that_arrow_can_hold() -> None:
+    metas: list[dict] = [{"a": 1, "b": 1, "c": True, "d": 0.5}, {"a": 2, "b": "x", "c": False, "d": math.nan}, {"a": 3}]
+    questions = [Question(str(number), "q", ["a", "b"], "A", meta) for number, meta in enumerate(metas)]
+    unify_meta(questions)
+    assert [question.meta for question in questions] == [
+        {"a": 1, "b": "1", "c": "True", "d": "0.5"},
+        {"a": 2, "b": "x", "c": "False", "d": "nan"},
+        {"a": 3, "b": "", "c": "", "d": ""},
+    ]
+    huge = [Question("0", "q", ["a", "b"], "A", {"a": 2**70, "b": None, "c": [1]})]
+    unify_meta(huge)
+    assert huge[0].meta == {"a": str(2**70), "b": "", "c": "[1]"}
