@@ -51,6 +51,11 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
     for split, facts in manifest["splits"].items():
         cells = [count_reasons(facts[key]) for key in ("dropped", "mended", "flagged")]
         lines.append(f"| {split} | {facts['read']:,} | {facts['kept']:,} | {' | '.join(cells)} |")
+    for split, facts in manifest["shuffled_options"].items():
+        lines += [
+            "",
+            f"{split}: options of {facts['rows']:,} rows shuffled, {len(facts['left_in_order']):,} left in order.",
+        ]
     lines += ["", "## Duplicates and overlap", ""]
     lines += ["| split | rows | different stems | stem and gold (clusters) | stem and option set | near copies |"]
     lines += ["|---|---:|---:|---:|---:|---:|"]

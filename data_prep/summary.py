@@ -54,6 +54,10 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
     console.print(table)
     for line in describe_overlap(manifest["overlap"]):
         console.print(line, soft_wrap=True, highlight=False)
+    for split, facts in manifest["shuffled_options"].items():
+        console.print(
+            f"{split}: options of {facts['rows']:,} rows shuffled, {len(facts['left_in_order']):,} left in order"
+        )
     for remark in manifest["remarks"]:
         console.print(f"note: {remark}", soft_wrap=True, highlight=False)
     console.print(f"files, manifest.json, README.md (data card) in {folder}/", soft_wrap=True, highlight=False)

@@ -177,3 +177,16 @@ def test_training_rows_are_compared_with_other_prepared_sets(parts: Path, tmp_pa
     assert manifest["overlap"]["train_dropped"]["custom/train/5"]["evaluation_id"] == "right/test/0"
     assert list(manifest["overlap"]["checked_against"]) == ["right/test.jsonl"]
     assert manifest["overlap"]["not_checked_against"] == ["nowhere"]
+
+
+def test_shuffled_rows_are_consistent_through_and_through(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "mine.jsonl", [*ROWS, {**ROWS[0], "stem": "Why is option A wrong, of those below?"}])
+    manifest = run_custom(tmp_path, source, "data.shuffle_options=true")
+    assert manifest["shuffled_options"] == {"train": {"rows": 40, "left_in_order": ["custom/train/40"]}}
+    rows = [json.loads(line) for line in (tmp_path / "custom/train.jsonl").read_bytes().splitlines()]
+    assert {row["answer"] for row in rows[:40]} == {"A", "B"}
+    for row, source_row in zip(rows, ROWS, strict=False):
+        letter = row["answer"]
+        assert row["options"]["AB".index(letter)] == source_row["gold"]
+        assert f"\n{letter}. {source_row['gold']}\n" in row["prompt"]
+        assert json.loads(row["label"])["answer"] == letter == row["response"][0]
