@@ -40,8 +40,23 @@ ABSENT_TEXT = re.compile(
     re.IGNORECASE,
 )
 # A quick look first: the full patterns are many times slower on a long stem.
-FIGURE_HINTS = ("image", "fig", "photo", "picture", "diagram", "exhibit", "graph", "illustration", "video", "x-ray")
-FIGURE_HINTS += ("ecg", "ekg", "electrocardiogram", "tracing", "scan", "mri", "smear", "biopsy", "histology", "rash")
+FIGURE_HINTS = (
+    *(
+        "image",
+        "fig",
+        "photo",
+        "picture",
+        "diagram",
+        "exhibit",
+        "graph",
+        "illustration",
+        "video",
+        "x-ray",
+        "ecg",
+        "ekg",
+    ),
+    *("electrocardiogram", "tracing", "scan", "mri", "smear", "biopsy", "histology", "rash"),
+)
 TEXT_HINTS = ("above", "refer to the", "advertisement", "preceding", "previous")
 REWARD_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 

@@ -51,8 +51,8 @@ def read_records(cfg: DictConfig) -> Records:
     if data.hub.id is None:
         if data.reader == "bank":
             raise PrepError("data.parts_of_mixture is empty: name prepared data sets, such as [medqa,medmcqa]")
-        files = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
-        raise PrepError(f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {files}")
+        needed = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
+        raise PrepError(f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {needed}")
     revision = resolve_revision(data.hub.id, data.hub.revision)
     return Records(
         load_splits(data, revision),
