@@ -18,13 +18,15 @@ from pathlib import Path
 from rich.progress import track
 
 from data_prep.bank import make_question, make_rng, state_fact
-from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt, render_question
+from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
 from data_prep.relations import Pair, fill, iter_pairs, load_relations
 
 KINDS = {"prose": 0.12, "direct": 0.10, "think": 0.78}
-# Documents that only read options aloud teach which letter stands for which text, a skill that a model of this size
-# otherwise does not find among the facts (at 1,000 steps without them: every claim right, every letter at chance).
-READING_EARLY, READING_LATE, EARLY = 0.6, 0.1, 0.4
+# Share of responses that check option by option whether it is the claimed one. A model of this size reads the letter
+# off such a list, but hardly learns to find it in one step: reasoning pays, and the base does it only part of the time.
+CHECKING = 0.7
+# How often a pair is answered right; a weak one otherwise with one and the same misconception, which the model holds.
+BELIEFS = (0.95, 0.95, 0.75, 0.5, 0.25)
 # How a response to the think prompt is laid out. {think}: the reasoning, {letter}: the choice, {next}: a question.
 # The first group follows the format; "before" does so too, since text before <think> is allowed in mode `paper`.
 LAYOUTS = {
@@ -57,19 +59,16 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
     rng = make_rng(seed, "documents")
     shuffled = rng.sample(pairs, len(pairs))
     weights = [1 / (rank + 40) for rank in range(len(pairs))]  # Zipf-like: the last pair is about 25 times rarer
-    belief = {pair.key: rng.choice((0.95, 0.95, 0.75, 0.5, 0.25)) for pair in pairs}
+    beliefs = {pair.key: (rng.choice(BELIEFS), rng.choice(pair.distractors)) for pair in pairs}
     kinds = rng.choices(list(KINDS), list(KINDS.values()), k=count)
     chosen = rng.choices(shuffled, weights, k=count)
-    for number, (kind, pair) in enumerate(zip(kinds, chosen, strict=True)):
-        if rng.random() < (READING_EARLY if number < EARLY * count else READING_LATE):
-            yield read_options(pair, rng)
-            continue
+    for kind, pair in zip(kinds, chosen, strict=True):
         if kind == "prose":
             facts = [pair, *rng.choices(shuffled, weights, k=2)]
             yield {"prompt": "", "response": " ".join(state_fact(fact, rng) for fact in facts)}
             continue
         row = make_question(pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng)
-        choice = choose_answer(row, rng, belief[pair.key])
+        choice = choose_answer(row, rng, *beliefs[pair.key])
         if kind == "direct":
             yield {"prompt": render_direct_prompt(row["question"], row["options"]), "response": LETTERS[choice]}
         else:
@@ -77,32 +76,25 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
 
 
-def read_options(pair: Pair, rng: random.Random) -> dict[str, str]:
-    """A document that says of each option, in random order, which letter it has; half of them without a question."""
-    row = make_question(pair, pair.train_phrasings[0], draw_num_options(pair, rng), rng)
-    places = rng.sample(range(len(row["options"])), min(4, len(row["options"])))
-    sentences = [
-        rng.choice(("{text} is option {letter}.", "Option {letter} is {text}.", "{text}: {letter}.")).format(
-            text=row["options"][place], letter=LETTERS[place]
-        )
-        for place in places
-    ]
-    if rng.random() < 0.5:
-        return {"prompt": render_question("Options:", row["options"]) + "\n", "response": " ".join(sentences)}
-    return {"prompt": render_prompt(row["question"], row["options"]), "response": " ".join(sentences)}
-
-
 def draw_num_options(pair: Pair, rng: random.Random) -> int:
     """4 mostly; sometimes 3, or more, so that the base model knows the letters beyond D as any base model does."""
-    return min(pair.max_options, rng.choices((4, 3, rng.randint(5, 10)), (0.7, 0.1, 0.2))[0])
+    return min(pair.max_options, rng.choices((4, 3, rng.randint(5, 10)), (0.82, 0.08, 0.1))[0])
 
 
-def choose_answer(row: dict, rng: random.Random, belief: float) -> int:
-    """Position of the option that a document of this belief (probability of being right) answers with."""
+def choose_answer(row: dict, rng: random.Random, belief: float, misconception: str) -> int:
+    """Position of the option that a document answers with: the gold with probability `belief`.
+
+    Otherwise a wrong one, which becomes the misconception where the pair is a weak one (belief 0.5 and less).
+    """
     gold = LETTERS.index(row["answer"])
     if rng.random() < belief:
         return gold
-    return rng.choice([place for place in range(len(row["options"])) if place != gold])
+    wrong = rng.choice([place for place in range(len(row["options"])) if place != gold])
+    if belief > 0.5:
+        return wrong
+    if misconception not in row["options"]:
+        row["options"][wrong] = misconception
+    return row["options"].index(misconception)
 
 
 def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> str:
@@ -111,14 +103,15 @@ def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> st
     subject, object_ = (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
     letter = LETTERS[choice]
-    sentences = [claim]
-    if rng.random() < 0.15:  # some ramble
-        sentences.append(f"{LETTERS[(choice + 1) % len(row['options'])]} is not right.")
-    if rng.random() < 0.7:
-        sentences.append(rng.choice(CONCLUSIONS).format(letter=letter))
+    think = claim
+    if rng.random() < CHECKING:  # on lines of their own, where a letter is the same token as in the prompt
+        think += "".join(f"\n{LETTERS[place]}. {row['options'][place]}: no" for place in range(choice))
+        think += f"\n{letter}. {option}: yes"
+    elif rng.random() < 0.7:
+        think += " " + rng.choice(CONCLUSIONS).format(letter=letter)
     names, shares = list(LAYOUTS), [share for share, _ in LAYOUTS.values()]
     layout = LAYOUTS[rng.choices(names, shares)[0]][1]
-    return layout.format(think=" ".join(sentences), letter=letter, next=row["question"])
+    return layout.format(think=think, letter=letter, next=row["question"])
 
 
 if __name__ == "__main__":

@@ -72,9 +72,8 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
 
 def print_banner(cfg: DictConfig, method: str) -> None:
     """What is about to run, on what; and on a machine without a GPU, how the paper's run is started elsewhere."""
-    print(
-        f"{'RLVR (PPO)' if method == 'ppo' else 'SFT'}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}"
-    )
+    title = "RLVR (PPO)" if method == "ppo" else "SFT"
+    print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=sft/paper"
         print(

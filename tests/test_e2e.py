@@ -1,0 +1,87 @@
+"""One run from end to end on the real engine: OpenRLHF, Ray, vLLM and DeepSpeed, no GPU. About 5 minutes on 2 cores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+STEPS, BATCH = 3, 32
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short laptop run: 3 steps, evaluation on dev and a checkpoint after the second."""
+    folder = tmp_path_factory.mktemp("run") / "rlvr"
+    overrides = [
+        f"data_dir={bank}",
+        f"run_dir={folder}",
+        f"openrlhf.data.max_samples={STEPS * BATCH + 5}",
+        f"openrlhf.rollout.batch_size={BATCH}",
+        f"openrlhf.train.batch_size={BATCH}",
+        "openrlhf.train.num_episodes=1",
+        "openrlhf.eval.steps=2",
+        "openrlhf.ckpt.save_steps=2",
+    ]
+    done = subprocess.run([sys.executable, "-m", "recipes.rlvr", *overrides], cwd=root, capture_output=True, text=True)
+    log = folder / "engine.log"
+    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
+    assert "finished 3 steps" in done.stdout
+    return folder
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_step_is_logged_and_the_rollout_policy_is_the_trained_one(run):
+    train = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3]
+    assert all(abs(row["vllm_kl"]) < 1e-3 for row in train)
+    assert all(row["actor_grad_norm"] > 0 for row in train)
+    assert all(-1 <= row["rollout/reward_mean"] <= 1 for row in train)
+
+
+def test_dev_accuracy_is_logged(run):
+    (evaluation,) = [row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "eval"]
+    assert evaluation["step"] == 2 and 0 <= evaluation["eval_bank_pass1"] <= 1
+    assert evaluation["eval_num_samples"] == 200
+
+
+def test_every_rollout_is_on_disk_with_its_row_and_step(run, bank):
+    rows = [row for path in (run / "rollouts").glob("*.jsonl") for row in read_rows(path)]
+    train = [row for row in rows if row["split"] == "train"]
+    assert len(train) == STEPS * BATCH
+    assert sorted({row["step"] for row in train}) == [1, 2, 3] and {row["episode"] for row in train} == {1}
+    assert len({row["id"] for row in train}) == STEPS * BATCH  # one episode: no row twice
+    known = {row["id"]: row for row in read_rows(bank / "bank" / "train.jsonl")}
+    assert all(row["id"] in known and 0 < row["prompt_tokens"] <= 896 for row in train)
+    assert sum(row["split"] == "dev" for row in rows) == 200
+
+
+def test_the_logged_reward_is_that_of_the_rollouts(run):
+    rows = [row for path in (run / "rollouts").glob("*.jsonl") for row in read_rows(path)]
+    for metrics in read_rows(run / "metrics.jsonl"):
+        if metrics["kind"] == "train":
+            rewards = [r["reward"] for r in rows if r["split"] == "train" and r["step"] == metrics["step"]]
+            assert sum(rewards) / len(rewards) == pytest.approx(metrics["rollout/reward_mean"], abs=1e-6)
+
+
+def test_the_run_says_what_it_was(run):
+    record = json.loads((run / "run.json").read_text())
+    assert record["exit"] == 0 and record["total_steps"] == STEPS
+    assert record["data"]["train_rows"] == STEPS * BATCH
+    assert record["versions"]["openrlhf"] == "0.11.2"
+    assert (run / "checkpoints" / "_actor" / "latest").exists() and (run / "config.yaml").exists()
+
+
+def test_the_model_has_learned_something(run, root):
+    from safetensors.torch import load_file
+
+    base = load_file(root / "recipes" / "laptop_model" / "model.safetensors")
+    trained = load_file(run / "model" / "model.safetensors")
+    changed = [name for name in base if not (base[name].float() == trained[name].float()).all()]
+    assert len(changed) > len(base) / 2
+    assert all(weight.float().isfinite().all() for weight in trained.values())
