@@ -19,7 +19,9 @@ from eval.samples import Request, list_requests
 DEFAULT_MODES = {"base": ["direct", "cot", "think"], "sft": ["direct"], "rlvr": ["think"]}
 """The rows of the paper's table (Direct, CoT, SFT, Med-RLVR) and the base model in the trained format. Other: think."""
 
-DEFAULT_SPLITS = ("test", "ood")
+OUT_OF_DISTRIBUTION = {"bank": "bank/ood", "medqa": "mmlu_pro_health/test"}
+"""What is evaluated beside a data set's own test split where no benchmark is named."""
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -53,13 +55,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     """Raises EvalError with every problem at once."""
     problems = check_numbers(cfg)
     models, notes = find_models(cfg, problems)
-    data_dir = Path(cfg.data_dir)
-    names = cfg.benchmarks or [f"{cfg.data.name}/{split}" for split in DEFAULT_SPLITS]
-    files = [find_file(name, data_dir) for name in names]
-    if cfg.benchmarks is None and files[0].is_file():  # only the bank has an ood split
-        files = [file for file in files if file.is_file()]
-    read = [read_benchmark(file, cfg.limit, cfg.seed, problems) for file in dict.fromkeys(files)]
-    benchmarks = [benchmark for benchmark in read if benchmark is not None]
+    benchmarks = find_benchmarks(cfg, problems, notes)
     modes = find_modes(cfg, list(models), problems)
     if cfg.endpoint is not None and not problems:
         problems.extend(find_endpoint_problems(cfg, list(models.values())))
@@ -140,6 +136,20 @@ def find_fault(folder: Path) -> str | None:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         return "has no weights"
     return None
+
+
+def find_benchmarks(cfg: DictConfig, problems: list[str], notes: list[str]) -> list[Benchmark]:
+    """The benchmarks named, or the default ones; of these one that is not prepared is noted and left out."""
+    data_dir = Path(cfg.data_dir)
+    names = list(cfg.benchmarks or [f"{cfg.data.name}/test"])
+    beside = OUT_OF_DISTRIBUTION.get(cfg.data.name) if cfg.benchmarks is None else None
+    if beside and find_file(beside, data_dir).is_file():
+        names.append(beside)
+    elif beside:
+        notes.append(f"{beside} is left out: `make prep data={beside.partition('/')[0]}` prepares it")
+    files = dict.fromkeys(find_file(name, data_dir) for name in names)
+    read = [read_benchmark(file, cfg.limit, cfg.seed, problems) for file in files]
+    return [benchmark for benchmark in read if benchmark is not None]
 
 
 def find_modes(cfg: DictConfig, models: list[str], problems: list[str]) -> dict[str, list[str]]:

@@ -1,0 +1,156 @@
+"""Mode loglikelihood against lm-evaluation-harness: the same choices? how much faster?
+
+python bench/eval.py                                             ours alone, on the laptop's model and bank
+python bench/eval.py --harness-python OTHER/bin/python --benchmark medqa/test --benchmark mmlu_pro_health/test
+
+OTHER is a virtual environment of its own with `pip install lm_eval transformers torch` (lm_eval is no dependency of
+ours). Both sides are timed as whole commands, start-up included, one after the other in float32, and answer the same
+prepared questions with the same prompt (`direct_prompt`) and letters.
+
+lm-evaluation-harness moves white space at the end of a prompt into the answer and cuts the tokens of the whole there.
+Where the tokenizer joins `:` and the line break (Qwen's does) the model is then shown a prompt without its line break.
+So two runs are compared: the harness as it is, and with prompt and letter tokenised as they are (`--boundary ours`).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TASK = """task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {path}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{direct_prompt}}}}"
+doc_to_choice: "{{{{'{letters}'[:options|length]|list}}}}"
+doc_to_target: "{{{{'{letters}'.index(answer)}}}}"
+target_delimiter: ""
+metric_list: [{{metric: acc}}]
+"""
+
+
+def run_harness(args: argparse.Namespace) -> None:
+    """In the other environment: lm-evaluation-harness on the task files of a folder; writes {task: {id: choice}}."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    class OwnBoundary(HFLM):
+        def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+            return self.tok_encode(context), self.tok_encode(continuation, add_special_tokens=False)
+
+    kind = HFLM if args.boundary == "stock" else OwnBoundary
+    model = kind(pretrained=args.model, dtype="float32", batch_size=args.batch_size, device=args.device)
+    names = sorted(path.stem for path in args.tasks.glob("*.yaml"))
+    manager = TaskManager(include_path=str(args.tasks), include_defaults=False)
+    found = simple_evaluate(model=model, tasks=names, task_manager=manager, log_samples=True, bootstrap_iters=0)
+    choices: dict[str, dict[str, Any]] = {}
+    for name in names:
+        choices[name] = {}
+        for sample in found["samples"][name]:
+            scores = [float(resp[0]) for resp in sample["filtered_resps"]]
+            choices[name][sample["doc"]["id"]] = {"choice": LETTERS[scores.index(max(scores))], "scores": scores}
+    args.out.write_text(json.dumps(choices))
+
+
+def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple[float, dict[str, Any]]:
+    """Seconds of the whole command, and its choices."""
+    tasks, out = folder / "tasks", folder / f"{boundary}.json"
+    tasks.mkdir(exist_ok=True)
+    for benchmark in args.benchmark:
+        path = (args.data_dir / f"{benchmark}.jsonl").resolve()
+        name = benchmark.replace("/", "-")
+        (tasks / f"{name}.yaml").write_text(TASK.format(name=name, path=path, letters=LETTERS))
+    command = [args.harness_python, __file__, "harness", "--model", args.model, "--tasks", tasks, "--out", out]
+    command += ["--boundary", boundary, "--batch-size", str(args.batch_size), "--device", args.device]
+    return time_command([str(part) for part in command]), json.loads(out.read_text())
+
+
+def time_ours(args: argparse.Namespace, folder: Path) -> tuple[float, dict[str, Any]]:
+    """Seconds of `python -m eval.run`, and its choices; a prompt that is too long has none."""
+    places = [f"models={{model:{args.model}}}", f"data_dir={args.data_dir.resolve()}", f"results_dir={folder}"]
+    command = [sys.executable, "-m", "eval.run", *places, f"benchmarks=[{','.join(args.benchmark)}]"]
+    command += ["name=bench", "modes=[loglikelihood]", "max_len=null", "vllm.dtype=float32"]
+    seconds = time_command(command)
+    choices = {}
+    for benchmark in args.benchmark:
+        name = benchmark.replace("/", "-")
+        lines = (folder / "bench" / "samples" / f"model.{name}.loglikelihood.jsonl").read_text().split("\n")
+        choices[name] = {sample["id"]: sample for sample in (json.loads(line) for line in lines if line)}
+    return seconds, choices
+
+
+def time_command(command: list[str]) -> float:
+    """Wall seconds of a command that must succeed."""
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return time.perf_counter() - start
+
+
+def explain(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """Why two choices differ."""
+    if ours["error"]:
+        return "prompt too long for the model: an error here, cut from the left there"
+    scores = sorted(theirs["scores"], reverse=True)
+    if scores[0] - scores[1] < 1e-3:
+        return "a tie: the two highest log-probabilities are less than 0.001 apart"
+    return "unexplained"
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Runs both sides and prints one line for each comparison; without the other environment only ours."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ours_seconds, ours = time_ours(args, folder)
+        questions = sum(map(len, ours.values()))
+        print(f"eval.run: {questions:,} questions in {ours_seconds:.1f} s")
+        if args.harness_python is None:
+            print("lm-evaluation-harness: n/a, give --harness-python (see --help)")
+            return
+        for boundary in ("ours", "stock"):
+            seconds, theirs = time_harness(args, folder, boundary)
+            ratio = seconds / ours_seconds
+            print(f"harness, boundary {boundary}, batch {args.batch_size}: {seconds:.1f} s, {ratio:.1f} times ours")
+            for task, samples in ours.items():
+                same = [sample["choice"] == theirs[task][key]["choice"] for key, sample in samples.items()]
+                differing = [key for key, equal in zip(samples, same, strict=True) if not equal]
+                reasons = Counter(explain(samples[key], theirs[task][key]) for key in differing)
+                print(
+                    f"  {task}: {sum(same):,} of {len(same):,} choices equal",
+                    dict(reasons) if boundary == "ours" else "",
+                )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", default="compare", choices=["compare", "harness"])
+    parser.add_argument("--harness-python", help="Python of the environment with lm_eval")
+    parser.add_argument("--model", default=str(ROOT / "recipes" / "laptop_model"))
+    parser.add_argument("--benchmark", action="append", help="data set/split, prepared; may be given again")
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "data")
+    parser.add_argument("--batch-size", type=int, default=1, help="of the harness; 1 is its default")
+    parser.add_argument("--device", default="cpu", help="of the harness")
+    parser.add_argument("--boundary", choices=["stock", "ours"], default="stock")
+    parser.add_argument("--tasks", type=Path)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    args.benchmark = args.benchmark or ["bank/test", "bank/ood"]
+    if args.command == "harness":
+        run_harness(args)
+    else:
+        compare(args)
+
+
+if __name__ == "__main__":
+    main()
