@@ -212,7 +212,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
     medqa = ["data=medqa", f"data.hub.id={MEDQA}", "data.official.dev.sha256=null"]
     results: dict[str, dict] = {}
     try:
-        hub.repos = {}
         results["no such repository"] = run(*medqa, f"data.hub.id={MEDQA}x", f"data.hub.revision={PINNED}")
         hub.repos = {MEDQA: {PINNED: medqa_files(), MOVED: medqa_files(changed=2)}}
         hub.fault = "gated"

@@ -215,7 +215,7 @@ def hostile_records(draw: st.DrawFn) -> object:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(records=st.lists(hostile_records(), max_size=6))
 def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> None:
     data = CONFIGS[name].copy()
