@@ -11,6 +11,7 @@ Linear time: every regex here is either anchored or repeats only bounded parts.
 """
 
 import re
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -30,15 +31,6 @@ CHOICE_REASONS = ("stated", "no_choice", "ambiguous", "denied", "out_of_range")
 
 NO_CHOICE, AMBIGUOUS, DENIED, OUT_OF_RANGE = (Choice(None, reason) for reason in CHOICE_REASONS[1:])
 _STATED = {chr(65 + i): (i, Choice(chr(65 + i), "stated")) for i in range(MAX_OPTIONS)}
-# Short cuts, which the tests hold equal to the full reading: a letter alone, and "C. Plain text without more capitals".
-_ALONE = {
-    shape.replace("C", letter): stated
-    for letter, stated in _STATED.items()
-    for shape in ("C", "C.", "C)", "(C)", "(C).", "[C]", "**C**", "**C.**", "*C*", "Option C", "option C", "Answer: C")
-}
-_PLAIN = re.compile(
-    r"([A-Z])[.)] (?!(?:Or|Incorrect|Wrong|False|Excluded|Coli|Difficile)\b)[A-Z][a-z]+(?:(?:-|,? )[a-z]+)*\.?"
-)
 MAX_BODY = 4000
 """Characters. A longer body is prose and no choice; this also bounds the time that one body can take."""
 
@@ -146,19 +138,21 @@ def read_choice(body: str, num_options: int) -> Choice:
     Two different letters are `ambiguous`, and so is a hedge ("C or ..."); "not C" is `denied`; a letter beyond the
     options is `out_of_range`; anything else, prose and run-together letters among it, is `no_choice`.
     """
-    text = body.strip()
-    known = _ALONE.get(text) or ((plain := _PLAIN.fullmatch(text)) and _STATED[plain[1]])
-    if known:
-        return known[1] if known[0] < num_options else OUT_OF_RANGE
-    return NO_CHOICE if len(text) > MAX_BODY else _read_whole(_normalise(text), num_options)
+    return _recall(body, num_options) if len(body) <= 200 else _read_whole(body, num_options)
 
 
-def _read_whole(text: str, num_options: int) -> Choice:
-    """`read_choice` of normalised text, without short cuts."""
+def _read_whole(body: str, num_options: int) -> Choice:
+    if len(body) > MAX_BODY and len(body.strip()) > MAX_BODY:
+        return NO_CHOICE
+    text = _normalise(body)
     match = _START.match(text)
     if match and (reading := _read_start(text, match, num_options)) is not NO_CHOICE:
         return reading
     return _read_announced(text, num_options)
+
+
+# Answers repeat: a letter, or the line of one of the options. At most 4096 times 200 characters are kept.
+_recall = lru_cache(maxsize=4096)(_read_whole)
 
 
 def lenient_choice(response: str, num_options: int) -> str | None:

@@ -16,6 +16,7 @@ line too, since that is the part which the engine logs.
 
 import argparse
 import asyncio
+import gc
 import hmac
 import ipaddress
 import json
@@ -160,7 +161,7 @@ async def read_body(request: web.Request) -> bytes:
 def parse_body(body: bytes) -> tuple[list[str], list[str], list[str]]:
     """query, prompts and labels: lists of text, of one length. Raises Refused (400, or 413 for too large a batch)."""
     try:
-        fields = json.loads(body)
+        fields = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
@@ -212,6 +213,8 @@ def main() -> None:
         settings = read_settings(os.environ)
     except ValueError as error:
         sys.exit(str(error))
+    gc.freeze()  # requests leave no cycles behind: looking for them at the default rate costs a tenth of the throughput
+    gc.set_threshold(10_000, 50, 50)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one a connection; often 1,024 unless asked for
     ready = f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}"

@@ -8,7 +8,7 @@ forbids it. Reward: -1 where the format is not followed, else 1 where the one st
 docs/reward.md shows every case with its verdict; it is generated from the table that the tests check.
 """
 
-from functools import partial
+import string
 from typing import Literal, NamedTuple
 
 from reward_server.choice import MAX_BODY, MAX_OPTIONS, Choice, lenient_choice, read_choice
@@ -58,14 +58,16 @@ class Verdict(NamedTuple):
     pre_think: str | None
 
 
+_LETTERS = frozenset(string.ascii_letters)
 _VALID = frozenset(
     (chr(65 + index), num_options, mode)
     for mode in MODES
     for num_options in range(2, MAX_OPTIONS + 1)
     for index in range(num_options)
 )
-# What Verdict(...) does, at half the price: most of a short response's time would go there.
-_build = partial(tuple.__new__, Verdict)
+# Short cuts: a short response would spend half its time on building a Verdict and looking up names.
+_new = tuple.__new__
+_split = TAG.split
 
 
 def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper") -> Verdict:
@@ -76,7 +78,7 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
     """
     if (answer, num_options, mode) not in _VALID:
         raise ValueError(check_arguments(answer, num_options, mode))
-    match TAG.split(response):
+    match _split(response):
         case [pre_think, "<think>", think, "</think>", between, "<answer>", body, "</answer>", after]:
             pass
         case [_, *tags]:
@@ -87,14 +89,14 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
         reason = "text_after"
     elif mode == "strict" and pre_think and not pre_think.isspace():
         reason = "text_before"
-    elif not think[:2].strip().isalnum() and is_blank(think):  # the first part settles nearly all, cheaply
+    elif think[:2].lstrip()[:1] not in _LETTERS and is_blank(think):  # the first part settles nearly all, cheaply
         reason = "empty_think"
     else:
         letter, reason = read_choice(body, num_options)
         if letter == answer:
-            return _build((1.0, True, True, letter, "correct", think, pre_think))
+            return _new(Verdict, (1.0, True, True, letter, "correct", think, pre_think))
         if letter is not None:
-            return _build((0.0, True, False, letter, "wrong", think, pre_think))
+            return _new(Verdict, (0.0, True, False, letter, "wrong", think, pre_think))
         if not is_blank(body):
             return Verdict(0.0, True, False, None, reason, think, pre_think)
         reason = "empty_answer"

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_server import choice
 from reward_server.document import BODY_FRAME, PAGE, get_reward, load_table, read_response, render_page
 from reward_server.tags import FORMAT, SPECIAL_TOKENS
 from reward_server.verifier import REASONS, leak, lenient_choice, read_choice, verify
@@ -153,28 +152,10 @@ def test_two_announced_letters_never_count(filler):
     assert read_choice(f"A or {filler} B", 4).letter is None
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.from_regex(choice._PLAIN, fullmatch=True), st.integers(2, 26))
-def test_short_cut_for_labels_equals_the_full_reading(body, num_options):
-    assert read_choice(body, num_options) == choice._read_whole(choice._normalise(body), num_options)
-
-
-@pytest.mark.parametrize("word", ["Or", "Incorrect", "Wrong", "False", "Excluded", "Coli", "Difficile", "Orlistat"])
-def test_short_cut_leaves_words_that_are_no_option_to_the_full_reading(word):
-    for body in (f"C. {word}", f"C) {word} drug"):
-        assert read_choice(body, 4) == choice._read_whole(choice._normalise(body), 4)
-
-
 def test_a_long_answer_is_prose():
     text = "drug " * 799
     assert read_choice(f"C) {text}", 4).letter == "C"
     assert read_choice(f"C) {text} drug", 4).reason == "no_choice"
-
-
-def test_short_cut_for_letters_equals_the_full_reading():
-    for body in choice._ALONE:
-        for num_options in (2, 4, 26):
-            assert read_choice(body, num_options) == choice._read_whole(choice._normalise(body), num_options), body
 
 
 def test_options_of_real_questions_read_as_labels():
