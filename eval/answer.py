@@ -1,8 +1,10 @@
 """Answers the tasks of a plan: what is on disk stays, the rest is asked, and every answer is written as it comes."""
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,18 @@ def answer_tasks(
             ask(cfg, path, tasks, missing, folder, progress)
     samples = {task.key: sort_samples(samples_path(folder, task), task.requests) for task in plan.tasks}
     return samples, sum(map(len, missing.values()))
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; the lock goes with the process, even one that is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise EvalError(f"another evaluation is writing {folder}: wait for it, or choose name=NAME") from error
+        yield
 
 
 def samples_path(folder: Path, task: Task) -> Path:

@@ -76,7 +76,8 @@ def main(descriptor: int) -> None:
     send(event="done")
     events.close()
     sys.stdout.flush()
-    os._exit(0)  # vLLM's and nanobind's farewells say nothing and take seconds
+    if job["engine"].get("tensor_parallel_size", 1) == 1:
+        os._exit(0)  # vLLM's and nanobind's farewells say nothing and take seconds
 
 
 def find_max_len(path: str, revision: str, max_len: int | None) -> int | None:

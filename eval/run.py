@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from eval.answer import answer_tasks
+from eval.answer import answer_tasks, lock_folder
 from eval.compare import Systems, compare_systems, judge_claims
 from eval.errors import EvalError
 from eval.plan import Plan, make_plan
@@ -38,7 +38,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         print(f"eval: {note}", file=sys.stderr)
     folder = Path(cfg.results_dir) / cfg.name
     try:
-        with show_progress(plan) as progress:
+        with lock_folder(folder), show_progress(plan) as progress:
             samples, asked = answer_tasks(cfg, plan, folder, progress)
         systems: Systems = {}
         for task in plan.tasks:
@@ -85,6 +85,9 @@ def main(cfg: DictConfig) -> None:
         for problem in error.problems:
             print(f"eval: {problem}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("eval: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
     print_table(summary)
     print(f"report.html, report.md, table.md, {SUMMARY}, samples/ in {Path(cfg.results_dir) / cfg.name}/")
 

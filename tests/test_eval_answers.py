@@ -1,5 +1,6 @@
 """From questions to samples on disk: requests, resuming, settings, known answers; no model is loaded here."""
 
+import errno
 import hashlib
 import json
 import random
@@ -13,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.rows import Question, build_row
 from data_prep.sources import medqa, mmlu_pro
 from eval import answer
-from eval.answer import answer_tasks, cut_chunks
+from eval.answer import answer_tasks, cut_chunks, lock_folder
 from eval.errors import EvalError
 from eval.modes import judge, render
 from eval.plan import make_plan
+from eval.run import evaluate
 from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
 from eval.summary import summarise
 
@@ -247,6 +249,23 @@ def test_errors_count_as_wrong_and_are_asked_again_on_demand(
     assert summarise(results["m.toy-test.think"])["errors"] == 1
     results, asked = run(make_cfg("retry_errors=true"))
     assert asked == 1 and summarise(results["m.toy-test.think"])["errors"] == 0
+
+
+def test_a_second_run_in_the_same_folder_is_kept_out(tmp_path: Path) -> None:
+    busy = pytest.raises(EvalError, match="another evaluation is writing")
+    with lock_folder(tmp_path / "r"), busy, lock_folder(tmp_path / "r"):
+        pass
+    with lock_folder(tmp_path / "r"):
+        pass
+
+
+def test_a_full_disk_is_told(make_cfg: Callable[..., DictConfig], engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, samples: list[dict[str, Any]]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(answer, "append_samples", refuse)
+    with pytest.raises(EvalError, match="No space left on device; mend that, and the same command goes on"):
+        evaluate(make_cfg())
 
 
 def test_seeds_differ_between_questions_and_samples() -> None:
