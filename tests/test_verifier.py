@@ -218,11 +218,11 @@ def test_time_per_character_is_flat(frame, unit):
     for size in (1_000, 100_000, 10_000_000):
         text = frame.format(unit * (size // len(unit)))
         rounds = []
-        for _ in range(3):
-            start = time.perf_counter()
+        for _ in range(5):
+            start = time.process_time()
             for _ in range(max(1, 100_000 // size)):
                 verify(text, "C")
-            rounds.append(time.perf_counter() - start)
+            rounds.append(time.process_time() - start)
         costs.append(min(rounds) / max(1, 100_000 // size) / size)
     assert max(costs[1:]) <= 8 * costs[0], [f"{cost * 1e9:.1f} ns" for cost in costs]
     assert max(costs) < 3e-6
