@@ -18,13 +18,16 @@ from pathlib import Path
 from rich.progress import track
 
 from data_prep.bank import make_question, make_rng, state_fact
-from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
+from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt, render_question
 from data_prep.relations import Pair, fill, iter_pairs, load_relations
 
 KINDS = {"prose": 0.12, "direct": 0.10, "think": 0.78}
 # Share of responses that check option by option whether it is the claimed one. A model of this size reads the letter
 # off such a list, but hardly learns to find it in one step: reasoning pays, and the base does it only part of the time.
 CHECKING = 0.7
+# The first share of the documents name an option and find its letter by such a list, nothing else: among the facts a
+# model of this size does not learn to copy a list from its prompt (docs/LOG.md), and without that no letter is right.
+LISTS_FIRST = 0.35
 # How often a pair is answered right; a weak one otherwise with one and the same misconception, which the model holds.
 BELIEFS = (0.95, 0.95, 0.75, 0.5, 0.25)
 # How a response to the think prompt is laid out. {think}: the reasoning, {letter}: the choice, {next}: a question.
@@ -62,7 +65,10 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
     beliefs = {pair.key: (rng.choice(BELIEFS), rng.choice(pair.distractors)) for pair in pairs}
     kinds = rng.choices(list(KINDS), list(KINDS.values()), k=count)
     chosen = rng.choices(shuffled, weights, k=count)
-    for kind, pair in zip(kinds, chosen, strict=True):
+    for number, (kind, pair) in enumerate(zip(kinds, chosen, strict=True)):
+        if number < LISTS_FIRST * count:
+            yield list_options(pair, rng)
+            continue
         if kind == "prose":
             facts = [pair, *rng.choices(shuffled, weights, k=2)]
             yield {"prompt": "", "response": " ".join(state_fact(fact, rng) for fact in facts)}
@@ -74,6 +80,24 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
         else:
             response = write_response(pair, row, choice, rng)
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
+
+
+def list_options(pair: Pair, rng: random.Random) -> dict[str, str]:
+    """A document that names one option at random and finds its letter; a short prompt, without the instruction."""
+    row = make_question(pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng)
+    choice = rng.randrange(len(row["options"]))
+    checked = write_check(row["options"], choice)
+    prompt = render_question(row["question"], row["options"])
+    return {
+        "prompt": f"User: {prompt}\nAssistant:\n",
+        "response": f"{row['options'][choice]}.{checked}\n{LETTERS[choice]}",
+    }
+
+
+def write_check(options: list[str], choice: int) -> str:
+    """The options down to the chosen one, a line each; there a letter is the same token as in the prompt."""
+    lines = [f"\n{LETTERS[place]}. {options[place]}: no" for place in range(choice)]
+    return "".join(lines) + f"\n{LETTERS[choice]}. {options[choice]}: yes"
 
 
 def draw_num_options(pair: Pair, rng: random.Random) -> int:
@@ -104,9 +128,8 @@ def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> st
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
     letter = LETTERS[choice]
     think = claim
-    if rng.random() < CHECKING:  # on lines of their own, where a letter is the same token as in the prompt
-        think += "".join(f"\n{LETTERS[place]}. {row['options'][place]}: no" for place in range(choice))
-        think += f"\n{letter}. {option}: yes"
+    if rng.random() < CHECKING:
+        think += write_check(row["options"], choice)
     elif rng.random() < 0.7:
         think += " " + rng.choice(CONCLUSIONS).format(letter=letter)
     names, shares = list(LAYOUTS), [share for share, _ in LAYOUTS.values()]

@@ -47,7 +47,6 @@ def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
             "MEDRLVR_LOGICAL_GPUS": str(cfg.hardware.gpus_per_node),
-            "CUDA_VISIBLE_DEVICES": "",
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB for each vLLM engine
         }
     return environment

@@ -20,7 +20,7 @@ from recipes.run_folder import read_start_step
 
 LABEL_KEYS = {"id", "answer", "num_options", "split"}
 REVISION = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
@@ -150,6 +150,8 @@ def count_local_gpus() -> int:
 
 def check_disk(cfg: Any, method: str) -> Iterator[str]:
     """Room for the checkpoints, the models and the rollouts that this run will write."""
+    if not Path(cfg.model.path).is_dir():
+        return  # no weights to count yet
     place = Path(cfg.run_dir).resolve()
     while not place.exists():
         place = place.parent
@@ -164,8 +166,7 @@ def check_disk(cfg: Any, method: str) -> Iterator[str]:
 def estimate_disk(cfg: Any, method: str) -> int:
     """Bytes that the run leaves behind: DeepSpeed checkpoints (14 B a parameter: bf16 weights, and fp32 weights with
     two Adam moments), the final model in bf16, and 50 MB for logs and rollouts."""
-    folder = Path(cfg.model.path)
-    weights = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 6.2e9
+    weights = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors"))
     models = 2 if method == "ppo" and cfg.openrlhf.algo.advantage.estimator == "gae" else 1
     ckpt = cfg.openrlhf.ckpt
     checkpoints = 0 if ckpt.save_steps == -1 or ckpt.disable_ds else ckpt.max_num + 1  # one more while it is written

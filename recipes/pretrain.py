@@ -99,7 +99,7 @@ def pretrain(documents: Path, folder: Path, vocab_size: int, batch_size: int, lr
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     rows = [json.loads(line) for line in documents.open(encoding="utf-8")]
-    tokenizer = train_tokenizer((row["prompt"] + row["response"] for row in rows[:20_000]), vocab_size, folder)
+    tokenizer = train_tokenizer((row["prompt"] + row["response"] for row in rows[::4]), vocab_size, folder)
     eos = tokenizer.eos_token_id
     config = Qwen2Config(vocab_size=len(tokenizer), eos_token_id=eos, bos_token_id=None, pad_token_id=eos, **SHAPE)
     torch.manual_seed(seed)
@@ -109,7 +109,9 @@ def pretrain(documents: Path, folder: Path, vocab_size: int, batch_size: int, lr
         len(rows[start : start + batch_size * 50]) // batch_size for start in range(0, len(rows), batch_size * 50)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / 50, (steps - step) / (0.3 * steps))
+    )
     batches = build_batches(rows, tokenizer, batch_size, seed)
     print(f"{model.num_parameters():,} parameters, {len(rows):,} documents, {steps:,} steps")
     smooth = None

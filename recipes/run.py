@@ -67,7 +67,11 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
         value = OmegaConf.select(cfg.openrlhf, key)
         if value is not None and (key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()):
             OmegaConf.update(cfg.openrlhf, key, str(Path(value).resolve()))
-    return to_argv(OmegaConf.to_container(cfg.openrlhf, resolve=True), build_parser(method))  # type: ignore[arg-type]
+    flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
+    parser = build_parser(method)
+    if method == "ppo":  # train.jsonl is trimmed already, and the engine would cut the evaluation set too
+        flags["data"]["max_samples"] = parser.get_default("data.max_samples")
+    return to_argv(flags, parser)
 
 
 def print_banner(cfg: DictConfig, method: str) -> None:
