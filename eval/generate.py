@@ -8,6 +8,7 @@ would break the pipe and end this process.
 import json
 import os
 import sys
+from collections.abc import Iterator
 from string import ascii_uppercase
 from typing import Any
 
@@ -30,6 +31,9 @@ def main(descriptor: int) -> None:
         def update(self, n: float | None = 1) -> bool | None:
             send(event="progress", done=n)
             return super().update(n)
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.iterable)  # "Rendering prompts" runs over the prompts: no answers yet
 
         def display(self, *_: Any, **__: Any) -> None:
             pass

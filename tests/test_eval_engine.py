@@ -155,6 +155,17 @@ def test_a_broken_model_is_told_in_one_line(model: Path, data: Path, tmp_path: P
     assert "the engine stopped" in err and "engine.log" in err
 
 
+def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
+    prompts = [{"text": f"Case {i}\nAssistant:\n", "seed": i, "num_options": 4} for i in range(300)]
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "stop": []}
+    task = {"key": "k", "letters": False, "sampling": sampling, "chunks": [prompts[:280], prompts[280:]]}
+    job = {"model": str(model), "engine": {"dtype": "float32"}, "max_len": 64, "tasks": [task]}
+    events = list(run_engine(job, tmp_path / "engine.log"))
+    assert sum(event["done"] for event in events if event["event"] == "progress") == 300
+    answers = [answer for event in events if event["event"] == "answers" for answer in event["answers"]]
+    assert len(answers) == 300 and len({answer["response"] for answer in answers}) > 100, "a seed for each"
+
+
 def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
     job: dict[str, Any] = {"model": str(tmp_path / "none"), "engine": {}, "max_len": 10, "tasks": []}
     with pytest.raises(EvalError, match="engine stopped"):
