@@ -21,7 +21,7 @@ PRETOKENIZE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 512,
     "num_hidden_layers": 4,
@@ -131,7 +131,7 @@ def pretrain(documents: Path, folder: Path, vocab_size: int, batch_size: int, lr
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         if step % 250 == 0 or step == steps:
             print(f"step {step:,}: loss {smooth:.3f}", flush=True)
-            copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+            copy.deepcopy(model).bfloat16().save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class _CpuDevice(str):
         return "0"
 
 
-def answer_cuda_calls(torch: types.ModuleType) -> None:
+def answer_cuda_calls(torch: Any) -> None:
     """The engine calls torch.cuda unconditionally (launcher.py, ppo_actor.py, deepspeed.py …): answer for the CPU."""
     torch.cuda.set_device = lambda *_: None
     torch.cuda.synchronize = lambda *_: None
@@ -91,7 +91,7 @@ def answer_cuda_calls(torch: types.ModuleType) -> None:
     torch.cuda.current_device = lambda: _CpuDevice("cpu")
 
 
-def use_torch_adam(deepspeed_module: types.ModuleType) -> None:
+def use_torch_adam(deepspeed_module: Any) -> None:
     """deepspeed.py:105 asks for a "cuda" mesh; its FusedAdam and CPUAdam compile C++ at start-up, torch's does not."""
     init_device_mesh = deepspeed_module.init_device_mesh
     deepspeed_module.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
@@ -129,12 +129,12 @@ class _TcpBroadcast:
             tensor.copy_(received)
 
 
-def sync_over_tcp(distributed_util: types.ModuleType) -> None:
+def sync_over_tcp(distributed_util: Any) -> None:
     """distributed_util.py:13: same signature, another carrier."""
     distributed_util.stateless_init_process_group = _TcpBroadcast
 
 
-def receive_on_cpu(worker_wrap: types.ModuleType) -> None:
+def receive_on_cpu(worker_wrap: Any) -> None:
     """vllm_worker_wrap.py:40 receives each weight in CUDA memory."""
 
     def update_weight(self: Any, name: str, dtype: Any, shape: Any, empty_cache: bool = False) -> None:
@@ -149,7 +149,7 @@ def receive_on_cpu(worker_wrap: types.ModuleType) -> None:
     worker_wrap.WorkerWrap.update_weight = update_weight
 
 
-def keep_plain_weights(vllm_layers: types.ModuleType) -> None:
+def keep_plain_weights(vllm_layers: Any) -> None:
     """vLLM packs linear weights on CPU and drops the originals: a later load fails or (tied LM head) goes stale.
 
     Keeping the plain weights costs some speed and lets every sync land in what the next rollout computes with;

@@ -30,7 +30,7 @@ def install_hooks() -> None:
         wrapt.register_post_import_hook(stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator")
 
 
-def hook_trainer(ppo_trainer: types.ModuleType) -> None:
+def hook_trainer(ppo_trainer: Any) -> None:
     """Seed the prompt order; write metrics; stop at the first value that is not a finite number."""
     prepare = ppo_trainer.prepare_datasets
 
@@ -89,7 +89,7 @@ def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def stamp_prompts(samples_generator: types.ModuleType) -> None:
+def stamp_prompts(samples_generator: Any) -> None:
     """Add `step` and `episode` (both from 1) to the label of every prompt that is sent to a vLLM engine.
 
     Evaluation prompts carry the step after whose update they are sampled.
