@@ -16,7 +16,6 @@ import json
 import math
 import os
 import time
-import types
 from pathlib import Path
 from typing import Any
 
