@@ -161,7 +161,7 @@ def serve_constant(port: int) -> None:
 
     app = web.Application(client_max_size=2**23)
     app.add_routes([web.post("/get_reward", answer), web.get("/healthz", answer)])
-    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=port, backlog=4096, access_log=None, print=None)
 
 
 def start(command: list[str]) -> tuple[subprocess.Popen[bytes], str]:

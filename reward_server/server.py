@@ -225,6 +225,7 @@ def main() -> None:
             host=args.host,
             port=args.port,
             shutdown_timeout=5,
+            backlog=4096,  # the engine opens a connection a sample, hundreds at once; the default 128 drops some
             access_log=None,
             print=lambda *_: print(ready, flush=True),  # called once it listens
         )
