@@ -1,6 +1,6 @@
 """Text to pre-train the laptop's base model on, so that it behaves like a base model: data/bank/documents.jsonl
 
-python -m data_prep.documents --count 150000 --seed 42
+python -m data_prep.documents --count 270000 --seed 42
 
 A base model holds part of the knowledge, follows a format some of the time and is often wrong. The documents are made
 accordingly: facts in prose; questions answered in the asked-for format in about half of the cases and in the ways base
@@ -18,23 +18,24 @@ from pathlib import Path
 from rich.progress import track
 
 from data_prep.bank import make_question, make_rng, state_fact
-from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt, render_question
+from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
 from data_prep.relations import Pair, fill, iter_pairs, load_relations
 
-KINDS = {"prose": 0.12, "direct": 0.10, "think": 0.78}
-# Share of responses that check option by option whether it is the claimed one. A model of this size reads the letter
-# off such a list, but hardly learns to find it in one step: reasoning pays, and the base does it only part of the time.
-CHECKING = 0.7
-# The first share of the documents name an option and find its letter by such a list, nothing else: among the facts a
-# model of this size does not learn to copy a list from its prompt (docs/LOG.md), and without that no letter is right.
-LISTS_FIRST = 0.35
+KINDS = {"prose": 0.12, "direct": 0.08, "think": 0.74, "lists": 0.06}
+# The first share of the documents are lists alone. A model of this size learns to find an option's letter from these in
+# some 700 batches; among the facts, or with anything between option and letter, it does not (docs/LOG.md).
+LISTS_FIRST = 0.28
+LISTED = 5  # options that a list document names
+# Share of responses that name the option and its letter before they answer. Without that the letter is a guess, so
+# reasoning pays, and the base model does it only part of the time.
+CONCLUDING = 0.8
 # How often a pair is answered right; a weak one otherwise with one and the same misconception, which the model holds.
 BELIEFS = (0.95, 0.95, 0.75, 0.5, 0.25)
 # How a response to the think prompt is laid out. {think}: the reasoning, {letter}: the choice, {next}: a question.
 # The first group follows the format; "before" does so too, since text before <think> is allowed in mode `paper`.
 LAYOUTS = {
     "followed": (0.44, "<think> {think} </think>\n<answer> {letter} </answer>"),
-    "before": (0.03, "{think}\n<think> So it is {letter}. </think>\n<answer> {letter} </answer>"),
+    "before": (0.03, "{think}\n<think> It is {letter}. </think>\n<answer> {letter} </answer>"),
     "no_tags": (0.12, "{think} The answer is {letter}."),
     "letter": (0.05, "{letter}"),
     "no_think": (0.07, "<answer> {letter} </answer>"),
@@ -43,7 +44,6 @@ LAYOUTS = {
     "cut": (0.04, "<think> {think} </think>"),
     "goes_on": (0.10, "<think> {think} </think>\n<answer> {letter} </answer>\nUser: {next}"),
 }
-CONCLUSIONS = ("That is option {letter}.", "So the answer is {letter}.", "This is {letter}.")
 
 
 def write_documents(path: Path, count: int, seed: int = 42) -> None:
@@ -65,9 +65,10 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
     beliefs = {pair.key: (rng.choice(BELIEFS), rng.choice(pair.distractors)) for pair in pairs}
     kinds = rng.choices(list(KINDS), list(KINDS.values()), k=count)
     chosen = rng.choices(shuffled, weights, k=count)
+    words = sorted({word for pair in pairs for option in pair.distractors for word in option.split()})
     for number, (kind, pair) in enumerate(zip(kinds, chosen, strict=True)):
-        if number < LISTS_FIRST * count:
-            yield list_options(pair, rng)
+        if number < LISTS_FIRST * count or kind == "lists":
+            yield list_options(words, rng)
             continue
         if kind == "prose":
             facts = [pair, *rng.choices(shuffled, weights, k=2)]
@@ -82,22 +83,17 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
 
 
-def list_options(pair: Pair, rng: random.Random) -> dict[str, str]:
-    """A document that names one option at random and finds its letter; a short prompt, without the instruction."""
-    row = make_question(pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng)
-    choice = rng.randrange(len(row["options"]))
-    checked = write_check(row["options"], choice)
-    prompt = render_question(row["question"], row["options"])
-    return {
-        "prompt": f"User: {prompt}\nAssistant:\n",
-        "response": f"{row['options'][choice]}.{checked}\n{LETTERS[choice]}",
-    }
+def list_options(words: list[str], rng: random.Random) -> dict[str, str]:
+    """A document of lettered words that are no answer to anything, and some of them again with their letters."""
+    options = rng.sample(words, rng.choices((2, 3, 4, 5, rng.randint(6, 10)), (1, 1, 3, 1, 0.5))[0])
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    named = rng.choices(range(len(options)), k=LISTED)  # with repetition: the last never follows from the others
+    return {"prompt": f"{listed}\n", "response": "\n".join(conclude(options, place) for place in named)}
 
 
-def write_check(options: list[str], choice: int) -> str:
-    """The options down to the chosen one, a line each; there a letter is the same token as in the prompt."""
-    lines = [f"\n{LETTERS[place]}. {options[place]}: no" for place in range(choice)]
-    return "".join(lines) + f"\n{LETTERS[choice]}. {options[choice]}: yes"
+def conclude(options: list[str], choice: int) -> str:
+    """The chosen option and its letter, with nothing between."""
+    return f"So {options[choice]} {LETTERS[choice]}."
 
 
 def draw_num_options(pair: Pair, rng: random.Random) -> int:
@@ -127,11 +123,7 @@ def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> st
     subject, object_ = (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
     letter = LETTERS[choice]
-    think = claim
-    if rng.random() < CHECKING:
-        think += write_check(row["options"], choice)
-    elif rng.random() < 0.7:
-        think += " " + rng.choice(CONCLUSIONS).format(letter=letter)
+    think = f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
     names, shares = list(LAYOUTS), [share for share, _ in LAYOUTS.values()]
     layout = LAYOUTS[rng.choices(names, shares)[0]][1]
     return layout.format(think=think, letter=letter, next=row["question"])
@@ -139,7 +131,7 @@ def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> st
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=150_000)
+    parser.add_argument("--count", type=int, default=270_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", type=Path, default=Path("data/bank/documents.jsonl"))
     args = parser.parse_args()
