@@ -136,8 +136,9 @@ def pretrain(documents: Path, folder: Path, vocab_size: int, batch_size: int, lr
         optimizer.zero_grad()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
         letters = weights[:, 1:] > 1.0
-        right = (logits.argmax(-1) == labels[:, 1:])[letters].float().mean().item()
-        smooth_right = 0.95 * smooth_right + 0.05 * right
+        if letters.any():  # prose alone has none
+            right = (logits.argmax(-1) == labels[:, 1:])[letters].float().mean().item()
+            smooth_right = 0.95 * smooth_right + 0.05 * right
         if step % 50 == 0 or step == steps:
             print(f"step {step:,}: loss {smooth:.3f}, letters {smooth_right:.0%} right", flush=True)
         if step % 250 == 0 or step == steps:
