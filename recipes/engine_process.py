@@ -53,9 +53,13 @@ def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
 
 
 def build_reward_environment(cfg: Any) -> dict[str, str]:
-    """How reward_server/openrlhf_hook.py is told `reward.mode` and `reward.options`."""
+    """How reward_server/openrlhf_hook.py is told `reward.mode`, `reward.options` and `reward.patience`."""
     options = OmegaConf.to_container(cfg.reward.options, resolve=True)
-    return {"MEDRLVR_REWARD_MODE": cfg.reward.mode, "MEDRLVR_REWARD_OPTIONS": json.dumps(options)}
+    return {
+        "MEDRLVR_REWARD_MODE": cfg.reward.mode,
+        "MEDRLVR_REWARD_OPTIONS": json.dumps(options),
+        "MEDRLVR_REWARD_PATIENCE": str(cfg.reward.patience),
+    }
 
 
 def format_command(command: list[str], environment: dict[str, str]) -> str:

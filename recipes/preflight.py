@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from recipes import engine_process, engine_rules
+from recipes import engine_process, engine_rules, reward_service
 from recipes.engine import cpu
 from recipes.run_folder import read_start_step
 
@@ -177,7 +177,11 @@ def check_reward(cfg: Any) -> Iterator[str]:
     """The reward hook, loaded by path as the engine does, gives a right response 1 and a wrong one less."""
     import importlib.util
 
-    path = Path(cfg.openrlhf.train.agent_func_path)
+    problems = list(reward_service.check_hook(cfg))
+    if problems:
+        yield from problems
+        return
+    path = Path(cfg.openrlhf.train.agent_func_path or cfg.openrlhf.reward.remote_url)
     os.environ |= engine_process.build_reward_environment(cfg)
     spec = importlib.util.spec_from_file_location("reward_probe", path)
     if spec is None or spec.loader is None or not path.is_file():

@@ -5,12 +5,13 @@ import os
 import shlex
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipes import engine_process, run_folder, terminal
+from recipes import engine_process, reward_service, run_folder, terminal
 from recipes.flags import FlagError, build_parser, to_argv
 from recipes.preflight import find_problems
 
@@ -56,13 +57,18 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     if problems:
         sys.exit(2)
     print_banner(cfg, method)
-    sys.exit(run_engine(cfg, method, argv))
+    try:
+        sys.exit(run_engine(cfg, method, argv))
+    except reward_service.RewardServerError as error:
+        sys.exit(str(error))
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """The engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
     if cfg.resume:
         cfg.openrlhf.ckpt.load_enable = True
+    if method == "ppo":
+        reward_service.choose_hook(cfg)
     for key in [*PATH_FLAGS[method], *OUTPUT_FLAGS]:
         value = OmegaConf.select(cfg.openrlhf, key)
         if value is not None and (key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()):
@@ -93,18 +99,32 @@ def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
     if cfg.resume:
         run_folder.forget_after(run_dir, start_step)
     data, total_steps = prepare_rows(cfg, method, run_dir)
-    command = engine_process.build_command(method, argv, cfg)
-    environment = engine_process.build_environment(cfg, start_step)
-    run_folder.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    run_folder.write_text(run_dir / "command.txt", engine_process.format_command(command, environment) + "\n")
     record = run_folder.describe_run(cfg, method, data, start_step)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
+    command = engine_process.build_command(method, argv, cfg)
+    environment = engine_process.build_environment(cfg, start_step)
+    with ExitStack() as services:
+        if method == "ppo" and cfg.reward.hook == "server":
+            log = run_dir / "reward_server.log"
+            environment["MEDRLVR_REWARD_URL"] = services.enter_context(reward_service.serve(cfg, environment, log))
+        run_folder.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        run_folder.write_text(run_dir / "command.txt", engine_process.format_command(command, environment) + "\n")
+        run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
+        started = time.monotonic()
+        code = supervise_engine(command, environment, run_dir, method, start_step, total_steps)
+        seconds = time.monotonic() - started
+    record |= {"wall_seconds": round(seconds, 1), "exit": code}
     run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
+    report_end(cfg, method, code, total_steps, seconds)
+    return 0 if code == 0 else code if code == 130 else 1
 
-    started = time.monotonic()
-    log = run_dir / "engine.log"
+
+def supervise_engine(
+    command: list[str], environment: dict[str, str], run_dir: Path, method: str, start_step: int, total_steps: int
+) -> int:
+    """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C."""
     reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
-    engine = engine_process.start_engine(command, environment, log)
+    engine = engine_process.start_engine(command, environment, run_dir / "engine.log")
     family: list[Any] = []
 
     def is_running() -> bool:
@@ -113,16 +133,11 @@ def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
 
     try:
         terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep)
-        code = engine.returncode
+        return engine.returncode
     except KeyboardInterrupt:
-        code = 130
+        return 130
     finally:
         engine_process.stop_engine(engine, family)
-    seconds = time.monotonic() - started
-    record |= {"wall_seconds": round(seconds, 1), "exit": code}
-    run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
-    report_end(cfg, method, code, total_steps, seconds)
-    return 0 if code == 0 else code if code == 130 else 1
 
 
 def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str, Any], int]:

@@ -18,14 +18,14 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("accuracy", "accuracy", ".0%"),
         ("format", "format", ".0%"),
         ("tokens", "rollout/response_length_mean", ".0f"),
-        ("truncated", "rollout/truncated_rate", ".0%"),
+        ("trunc.", "rollout/truncated_rate", ".0%"),
         ("KL", "kl", ".4f"),
         ("vllm_kl", "vllm_kl", ".1e"),
         ("s/step", "timing/step_total", ".1f"),
     ],
     "sft": [("loss", "loss_mean", ".4f"), ("grad norm", "grad_norm", ".3f"), ("lr", "lr", ".1e")],
 }
-WIDTH = 10
+WIDTH = 9  # eight columns and the step fit a terminal of 80
 
 
 class MetricsReader:
@@ -76,9 +76,9 @@ def watch(
                     console.print(format_evaluation(row), style="cyan")
                     continue
                 if not step_times:
-                    console.print("      step" + "".join(title.rjust(WIDTH) for title, _, _ in columns), style="bold")
+                    console.print("   step" + "".join(title.rjust(WIDTH) for title, _, _ in columns), style="bold")
                 step_times.append(row["time"])
-                console.print(f"{row['step']:>5}/{total_steps}".rjust(WIDTH) + format_columns(row, columns))
+                console.print(f"{row['step']}/{total_steps}".rjust(7) + format_columns(row, columns))
                 advance(bar, task, row["step"], start_step, total_steps, step_times)
             if running:
                 wait(0.5)
@@ -102,7 +102,7 @@ def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> 
 def format_evaluation(row: dict[str, Any]) -> str:
     """An evaluation's accuracies: `eval_<datasource>_pass1` is accuracy, since eval rows are rewarded with 0 or 1."""
     shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
-    return f"      dev accuracy after step {row['step']}: {', '.join(shown)} (n = {row.get('eval_num_samples', 0):.0f})"
+    return f"   dev accuracy after step {row['step']}: {', '.join(shown)} (n = {row.get('eval_num_samples', 0):.0f})"
 
 
 def summarise(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:

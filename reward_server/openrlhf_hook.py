@@ -10,6 +10,7 @@ Only the agent sees token counts and truncation, so only it writes the rollouts.
     MEDRLVR_REWARD_OPTIONS     JSON, see reward_server/shaping.py; default none
     MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none are written
     MEDRLVR_REWARD_URL         the agent asks this reward server (several: comma-separated) instead of judging itself
+    MEDRLVR_REWARD_TOKEN       the server's token, where it wants one
     MEDRLVR_REWARD_PATIENCE    seconds to wait for a server that does not answer (default 60)
 """
 
@@ -71,6 +72,9 @@ def define_agent_executor() -> type:
         def __init__(self) -> None:
             super().__init__(None)  # no endpoint: the engine itself computes no reward
             urls = os.environ.get("MEDRLVR_REWARD_URL", "").replace(",", " ").split()
+            token = os.environ.get("MEDRLVR_REWARD_TOKEN", "")
+            if token:  # the engine's client can send one in the URL only
+                urls = [f"{url}?token={token}" for url in urls]
             self.server = SingleTurnAgentExecutor(urls) if urls else None
             self.patience = float(os.environ.get("MEDRLVR_REWARD_PATIENCE", "60"))
             self.rollouts = open_rollouts(os.environ.get("MEDRLVR_ROLLOUTS", ""))

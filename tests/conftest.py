@@ -1,5 +1,8 @@
-"""Shared fixtures: composed configurations, and a prepared data folder of the bank."""
+"""Shared fixtures: composed configurations, a prepared data folder of the bank, short runs of the real engine."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,10 +36,43 @@ def compose_config() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder that holds the prepared bank (`data_dir=` of a test's configuration)."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("data")
     command = [sys.executable, "-m", "data_prep.run", "data=bank", "experiment=laptop", f"data_dir={folder}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, Path]]:
+    """train(*overrides, name="run", cwd=ROOT): a laptop run of 3 steps of 32 on the real engine, about 90 s.
+
+    Returns its end and its run folder, which is the test's own.
+    """
+
+    def run(*overrides: str, name: str = "run", cwd: Path = ROOT) -> tuple[subprocess.CompletedProcess, Path]:
+        short = [
+            *(f"data_dir={bank}", f"run_dir={tmp_path / name}", "openrlhf.data.max_samples=96"),
+            *("openrlhf.rollout.batch_size=32", "openrlhf.train.batch_size=32", "openrlhf.train.num_episodes=1"),
+            *("openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
+        ]
+        command = [sys.executable, "-m", "recipes.rlvr", *short, *overrides]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+        return done, tmp_path / name
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_metrics() -> Callable[[Path], list[dict]]:
+    """read_metrics(run folder): the rows of its metrics.jsonl."""
+    return lambda folder: read_rows(folder / "metrics.jsonl")
+
+
+@pytest.fixture(scope="session")
+def read_rollouts() -> Callable[[Path], list[dict]]:
+    """read_rollouts(run folder): the rows of all its rollout files."""
+    return lambda folder: [row for path in (folder / "rollouts").glob("*.jsonl") for row in read_rows(path)]
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -3,11 +3,9 @@
 `make e2e` runs these (a quarter of an hour on 2 cores); `make test` runs tests/test_e2e.py alone.
 """
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,36 +14,11 @@ pytestmark = pytest.mark.e2e
 MEDQA = Path(__file__).resolve().parents[2] / "shared" / "data" / "medqa"
 
 
-@pytest.fixture
-def train(root: Path, bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, Path]]:
-    """train(*overrides): a short laptop run of 3 steps in a folder of the test; returns its end and the run folder."""
-
-    def run(*overrides: str, cwd: Path = root) -> tuple[subprocess.CompletedProcess, Path]:
-        short = [
-            *(f"data_dir={bank}", f"run_dir={tmp_path / 'run'}", "openrlhf.data.max_samples=96"),
-            *("openrlhf.rollout.batch_size=32", "openrlhf.train.batch_size=32", "openrlhf.train.num_episodes=1"),
-            *("openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
-        ]
-        command = [sys.executable, "-m", "recipes.rlvr", *short, *overrides]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900), tmp_path / "run"
-
-    return run
-
-
-def read_metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_rollouts(folder: Path) -> list[dict]:
-    paths = (folder / "rollouts").glob("*.jsonl")
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_a_stale_lm_head_shows_in_vllm_kl(train, root, tmp_path):
+def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, root, tmp_path):
     """The proof that the watch on `vllm_kl` can fail: tied embeddings synced, but the LM head vLLM packed kept."""
     project = tmp_path / "project"
-    ignore = shutil.ignore_patterns(".venv", ".git", "runs", "data", "results")
-    shutil.copytree(root, project, ignore=ignore)
+    for package in ("recipes", "reward_server", "data_prep", "eval"):
+        shutil.copytree(root / package, project / package)
     cpu = project / "recipes" / "engine" / "cpu.py"
     source = cpu.read_text()
     keep = "layer.cpu_linear = lambda x, w, b, kept=layer.weight.detach().clone(): torch.nn.functional.linear("
@@ -57,7 +30,7 @@ def test_a_stale_lm_head_shows_in_vllm_kl(train, root, tmp_path):
     assert max(abs(row["vllm_kl"]) for row in read_metrics(folder)) > 1e-3
 
 
-def test_two_ranks_with_two_vllm_engines(train):
+def test_two_ranks_with_two_vllm_engines(train, read_metrics, read_rollouts):
     done, folder = train("hardware.gpus_per_node=2")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_metrics(folder)
@@ -67,7 +40,7 @@ def test_two_ranks_with_two_vllm_engines(train):
     assert len(rollouts) == 96 and len(list((folder / "rollouts").glob("*.jsonl"))) == 2
 
 
-def test_a_nan_stops_the_run_at_once(train):
+def test_a_nan_stops_the_run_at_once(train, read_metrics):
     """A learning rate that blows the weights up: the run ends with the metric's name, and saves no model."""
     done, folder = train("openrlhf.actor.adam.lr=1e30", "openrlhf.actor.max_norm=0")
     assert done.returncode == 1
@@ -81,7 +54,7 @@ def test_zero_3_on_two_ranks_is_refused(train):
 
 
 @pytest.mark.skipif(not MEDQA.is_dir(), reason=f"real MedQA text is not at {MEDQA}")
-def test_real_medqa_questions(train, root, tmp_path):
+def test_real_medqa_questions(train, read_rollouts, root, tmp_path):
     prepare = [sys.executable, "-m", "data_prep.run", "data=medqa", f"data.source={MEDQA}", f"data_dir={tmp_path}"]
     subprocess.run(prepare, cwd=root, check=True, capture_output=True)
     done, folder = train("data=medqa", f"data_dir={tmp_path}")

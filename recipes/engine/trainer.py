@@ -1,10 +1,10 @@
-"""What we add to OpenRLHF's trainer without forking it, on CPU and GPU alike.
+"""What we add to OpenRLHF's trainers without forking them, on CPU and GPU alike.
 
-Four wrappers, put on after the engine's modules are imported (see startup/sitecustomize.py):
+Wrappers, put on after the engine's modules are imported (see startup/sitecustomize.py):
 * the prompt order follows `train.seed` (the engine draws it from an unseeded generator, OpenRLHF#1355);
 * each prompt's label carries the step and the episode that it is sampled for, so that the reward hook, which runs in
   the vLLM actors and knows neither, can write them into the rollouts;
-* each step's metrics go to `metrics.jsonl` in full precision;
+* each step's metrics go to `metrics.jsonl` in full precision, those of SFT too;
 * a NaN or infinity in any of them stops the run before a checkpoint can be written from it.
 
 The launcher passes what they need by environment: MEDRLVR_RUN (the run folder) and MEDRLVR_START_STEP (the step of the
@@ -27,6 +27,7 @@ def install_hooks() -> None:
     if "MEDRLVR_RUN" in os.environ:
         wrapt.register_post_import_hook(hook_trainer, "openrlhf.trainer.ppo_trainer")
         wrapt.register_post_import_hook(stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator")
+        wrapt.register_post_import_hook(hook_sft_trainer, "openrlhf.trainer.sft_trainer")
 
 
 def hook_trainer(ppo_trainer: Any) -> None:
@@ -70,6 +71,23 @@ def hook_trainer(ppo_trainer: Any) -> None:
     trainer.train_step = checked_train_step
     trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
     trainer.save_best_checkpoint = save_best_checkpoint
+
+
+def hook_sft_trainer(sft_trainer: Any) -> None:
+    """Write each update's metrics from rank 0; stop every rank at the first value that is not a finite number."""
+    trainer = sft_trainer.SFTTrainer
+    save_logs = trainer.save_logs_and_checkpoints
+
+    @functools.wraps(save_logs)
+    def save_logs_and_checkpoints(
+        self: Any, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
+    ) -> Any:
+        check_finite(logs_dict or {}, global_step)
+        if self.strategy.is_rank_0():
+            write_metrics("train", global_step, logs_dict or {})
+        return save_logs(self, args, global_step, step_bar, logs_dict, client_states)
+
+    trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
 
 
 def check_finite(metrics: dict[str, Any], step: int) -> None:
