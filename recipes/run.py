@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipes import engine_process, reward_service, run_folder, terminal
+from recipes import engine_process, hub_model, reward_service, run_folder, terminal
 from recipes.flags import FlagError, build_parser, to_argv
 from recipes.preflight import find_problems
 
@@ -37,11 +37,14 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
 
     Exits with 2 where something must be mended first (nothing was written), 1 where the engine failed, 130 on Ctrl-C.
     """
-    try:
-        argv = build_argv(cfg, method)
-        problems = find_problems(cfg, method)
-    except FlagError as error:
-        argv, problems = [], [str(error)]
+    argv, problems = check(cfg, method)
+    if not problems and not cfg.dry_run and hub_model.is_hub_id(cfg):
+        print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
+        try:
+            cfg.model.path = str(hub_model.fetch_model(cfg))
+        except hub_model.ModelFetchError as error:
+            sys.exit(str(error))
+        argv, problems = check(cfg, method)  # again, now that there are files to look at
     if argv and cfg.dry_run:
         environment = engine_process.build_environment(cfg, 0)
         print(engine_process.format_command(engine_process.build_command(method, argv, cfg), environment))
@@ -61,6 +64,14 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         sys.exit(run_engine(cfg, method, argv))
     except reward_service.RewardServerError as error:
         sys.exit(str(error))
+
+
+def check(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
+    """The engine's argv (empty where a flag is wrong), and everything to mend before it may run."""
+    try:
+        return build_argv(cfg, method), find_problems(cfg, method)
+    except FlagError as error:
+        return [], [str(error)]
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:

@@ -1,0 +1,108 @@
+"""A hub model is fetched at its commit, through huggingface_hub, from a local server that speaks the hub's protocol."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+PINNED, OTHER = "a" * 40, "b" * 40
+FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "tokenizer.json": b"{}"}
+REPOS = {"lab/tiny": FILES, "lab/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"}}
+CHILD = """
+import sys
+from omegaconf import OmegaConf
+from recipes.hub_model import ModelFetchError, fetch_model
+for argument in sys.argv[1:]:
+    path, revision = argument.split("@")
+    try:
+        print(fetch_model(OmegaConf.create({"model": {"path": path, "revision": revision}})))
+    except ModelFetchError as error:
+        print("refused:", error)
+"""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """/api/models/REPO/tree/COMMIT, /api/models/REPO/revision/COMMIT and /REPO/resolve/COMMIT/FILE."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        words = self.path.split("?")[0].strip("/").removeprefix("api/models/").split("/")
+        repo, commit, name = "/".join(words[:2]), words[3], "/".join(words[4:])
+        if repo == "lab/gated":
+            return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
+        if repo not in REPOS:
+            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if commit != PINNED:
+            return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if words[2] == "tree":
+            sizes = [(file, len(content)) for file, content in REPOS[repo].items()]
+            tree = [{"type": "file", "path": file, "size": size, "oid": "1" * 40} for file, size in sizes]
+            return self.answer(200, json.dumps(tree).encode(), {})
+        if not name:
+            siblings = [{"rfilename": file} for file in REPOS[repo]]
+            return self.answer(200, json.dumps({"id": repo, "sha": PINNED, "siblings": siblings}).encode(), {})
+        etag = hashlib.sha256(REPOS[repo][name]).hexdigest()
+        return self.answer(200, REPOS[repo][name], {"X-Repo-Commit": PINNED, "ETag": f'"{etag}"'})
+
+    def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(root: Path, cache: Path, port: int, *models: str) -> list[str]:
+    """What fetch_model says of each ID@COMMIT, in a process of its own, since HF_ENDPOINT is read at import."""
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(cache)}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(root)}
+    child = [sys.executable, "-c", CHILD, *models]
+    done = subprocess.run(child, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_fetching_and_refusing(hub, root, tmp_path):
+    asked = [f"lab/tiny@{PINNED}", f"lab/tiny@{OTHER}", f"lab/none@{PINNED}", f"lab/gated@{PINNED}"]
+    folder, *refused = fetch(root, tmp_path, hub.server_port, *asked, f"lab/pickled@{PINNED}")
+    assert sorted(path.name for path in Path(folder).iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert Path(folder).name == PINNED
+    for line, mend in zip(
+        refused, ("no such commit", "does not exist", "accept its terms", "no *.safetensors"), strict=True
+    ):
+        assert line.startswith("refused: model.path=lab/") and mend in line
+
+
+def test_a_cached_model_needs_no_hub_and_an_absent_one_says_so(hub, root, tmp_path):
+    (folder,) = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}")
+    hub.shutdown()
+    hub.server_close()
+    again, refused = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}", f"lab/other@{PINNED}")
+    assert again == folder
+    assert "the hub cannot be reached; give a local copy, model.path=FOLDER" in refused
