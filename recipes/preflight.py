@@ -70,7 +70,8 @@ def check_model(cfg: Any) -> Iterator[str]:
 def check_data(cfg: Any, method: str) -> Iterator[str]:
     """The prepared files are there, unchanged, tokenised as the model does, short enough, and labelled."""
     folder = Path(cfg.data_dir) / cfg.data.name
-    prepare = f"make prep data={cfg.data.name}{name_experiment()}"
+    elsewhere = "" if str(cfg.data_dir) == "data" else f" data_dir={cfg.data_dir}"
+    prepare = f"make prep data={cfg.data.name}{name_experiment()}{elsewhere}"
     if not (folder / "manifest.json").is_file():
         yield f"{folder}/manifest.json not found: run `{prepare}`"
         return
@@ -158,7 +159,7 @@ def check_disk(cfg: Any, method: str) -> Iterator[str]:
     needed, free = estimate_disk(cfg, method), shutil.disk_usage(place).free
     if needed > free:
         yield (
-            f"the run will write about {needed / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB free: make room, "
+            f"the run will write about {needed / 1e6:,.0f} MB, {place} has {free / 1e6:,.0f} MB free: make room, "
             "or set run_dir=FOLDER elsewhere, or keep fewer checkpoints (openrlhf.ckpt.max_num)"
         )
 

@@ -14,11 +14,16 @@ pytestmark = pytest.mark.e2e
 MEDQA = Path(__file__).resolve().parents[2] / "shared" / "data" / "medqa"
 
 
-def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, root, tmp_path):
-    """The proof that the watch on `vllm_kl` can fail: tied embeddings synced, but the LM head vLLM packed kept."""
-    project = tmp_path / "project"
+@pytest.fixture
+def project(root: Path, tmp_path: Path) -> Path:
+    """A copy of our packages, for a test that changes the engine's hooks."""
     for package in ("recipes", "reward_server", "data_prep", "eval"):
-        shutil.copytree(root / package, project / package)
+        shutil.copytree(root / package, tmp_path / "project" / package)
+    return tmp_path / "project"
+
+
+def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, project):
+    """The proof that the watch on `vllm_kl` can fail: tied embeddings synced, but the LM head vLLM packed kept."""
     cpu = project / "recipes" / "engine" / "cpu.py"
     source = cpu.read_text()
     keep = "layer.cpu_linear = lambda x, w, b, kept=layer.weight.detach().clone(): torch.nn.functional.linear("
@@ -30,14 +35,39 @@ def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, root, tmp_path):
     assert max(abs(row["vllm_kl"]) for row in read_metrics(folder)) > 1e-3
 
 
-def test_two_ranks_with_two_vllm_engines(train, read_metrics, read_rollouts):
-    done, folder = train("hardware.gpus_per_node=2")
+RECORD_WEIGHTS = """
+
+def record_weights(ppo_actor):
+    import hashlib, os, torch
+    broadcast = ppo_actor.ActorPPOTrainer.broadcast_to_vllm
+
+    def broadcast_to_vllm(self):
+        digest = hashlib.sha256()
+        for weight in self.actor.model.module.parameters():
+            digest.update(weight.detach().float().numpy().tobytes())
+        with open(f"{os.environ['MEDRLVR_RUN']}/weights-{torch.distributed.get_rank()}.txt", "a") as file:
+            print(digest.hexdigest(), file=file)
+        return broadcast(self)
+
+    ppo_actor.ActorPPOTrainer.broadcast_to_vllm = broadcast_to_vllm
+
+
+wrapt.register_post_import_hook(record_weights, "openrlhf.trainer.ray.ppo_actor")
+"""
+
+
+def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(train, read_metrics, read_rollouts, project):
+    with (project / "recipes" / "engine" / "cpu.py").open("a") as file:
+        file.write(RECORD_WEIGHTS)
+    done, folder = train("hardware.gpus_per_node=2", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_metrics(folder)
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(0 < row["actor_grad_norm"] < 1e3 and abs(row["vllm_kl"]) < 1e-3 for row in rows)
     rollouts = read_rollouts(folder)
     assert len(rollouts) == 96 and len(list((folder / "rollouts").glob("*.jsonl"))) == 2
+    first, second = ((folder / f"weights-{rank}.txt").read_text().split() for rank in (0, 1))
+    assert first == second and len(set(first)) >= 3  # equal on both, and other ones after each step
 
 
 def test_a_nan_stops_the_run_at_once(train, read_metrics):

@@ -38,14 +38,14 @@ def test_all_problems_are_told_at_once(laptop, tmp_path):
     cfg = laptop(f"data_dir={tmp_path}", "model.path=./nowhere", "openrlhf.train.batch_size=48")
     problems = find_problems(cfg, "ppo")
     assert len(problems) == 3
-    assert "manifest.json not found: run `make prep data=bank`" in "\n".join(problems)
+    assert "manifest.json not found: run `make prep data=bank data_dir=" in "\n".join(problems)
 
 
 def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
     copy = shutil.copytree(bank, tmp_path / "data")
     with (copy / "bank" / "train.jsonl").open("a") as file:
         file.write("\n")
-    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank`")
+    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank data_dir=")
 
 
 def test_data_of_another_tokenizer(laptop, bank, tmp_path):
