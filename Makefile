@@ -49,7 +49,7 @@ bench: setup ## the benchmarks, each against what people use instead
 lock: setup ## resolve requirements/*.in anew
 	@$(PY) requirements/lock.py
 
-laptop-model: setup ## make recipes/laptop_model again (about 20 minutes)
+laptop-model: setup ## make recipes/laptop_model again (half an hour)
 	@$(PY) -m data_prep.documents && $(PY) -m recipes.pretrain
 
 clean: ## remove prepared data and caches; runs/ and .venv stay

@@ -4,7 +4,7 @@ python -m data_prep.documents && python -m recipes.pretrain       (`make laptop-
 
 A Qwen2 of about 0.9 M parameters with tied embeddings, like Qwen2.5-3B, and a byte-level BPE tokenizer with Qwen2.5's
 pre-tokenisation and special tokens, so that any text goes through. The result is committed; this script, its seed and
-tests/test_laptop_model.py are its provenance. About 20 minutes on 2 idle cores.
+tests/test_laptop_model.py are its provenance. Half an hour on 2 cores.
 """
 
 import argparse

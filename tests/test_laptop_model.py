@@ -57,7 +57,7 @@ def test_the_committed_model_is_a_base_model():
 
 @pytest.mark.slow
 def test_the_script_makes_such_a_model(root, tmp_path):
-    """Twenty minutes. Another CPU rounds otherwise, so the weights are not compared, but the tokenizer is."""
+    """Half an hour. Another CPU rounds otherwise, so the weights are not compared, but the tokenizer is."""
     documents = tmp_path / "documents.jsonl"
     for command in (
         ["data_prep.documents", "--out", str(documents)],
