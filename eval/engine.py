@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+CAUSE = re.compile(r"(?:\[rank\d+\]: )?[\w.]*(?:Error|Exception|Interrupt)\b")
 
 
 def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
@@ -66,6 +67,6 @@ def find_cause(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(begin)
         lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    causes = [index for index, line in enumerate(lines) if re.match(r"[\w.]*(?:Error|Exception|Interrupt)\b", line)]
+    causes = [index for index, line in enumerate(lines) if CAUSE.match(line)]
     found = lines[causes[-1] : causes[-1] + 3] if causes else lines[-1:] or ["it wrote nothing"]
     return " ".join(line.strip() for line in found)[:400]

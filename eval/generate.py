@@ -43,6 +43,9 @@ def main(descriptor: int) -> None:
     if not torch.cuda.is_available():
         engine = {key: value for key, value in engine.items() if key != "gpu_memory_utilization"}
         engine["enforce_eager"] = True
+        # Between the parts of a prompt vLLM rewinds the seeded generator, which a CPU generator cannot do
+        # (vllm/v1/worker/gpu_model_runner.py, _bookkeeping_sync).
+        engine["enable_chunked_prefill"] = False
     llm = LLM(
         model=path,
         revision=revision or None,

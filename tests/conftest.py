@@ -44,16 +44,15 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess, Path]]:
-    """train(*overrides, name="run", cwd=ROOT): a laptop run of 3 steps of 32 on the real engine, about 90 s.
+    """train(*overrides, name="run", cwd=ROOT): a laptop run of 3 steps of 64 on the real engine, about 90 s.
 
     Returns its end and its run folder, which is the test's own.
     """
 
     def run(*overrides: str, name: str = "run", cwd: Path = ROOT) -> tuple[subprocess.CompletedProcess, Path]:
         short = [
-            *(f"data_dir={bank}", f"run_dir={tmp_path / name}", "openrlhf.data.max_samples=96"),
-            *("openrlhf.rollout.batch_size=32", "openrlhf.train.batch_size=32", "openrlhf.train.num_episodes=1"),
-            *("openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
+            *(f"data_dir={bank}", f"run_dir={tmp_path / name}", "openrlhf.data.max_samples=192"),
+            *("openrlhf.train.num_episodes=1", "openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
         ]
         command = [sys.executable, "-m", "recipes.rlvr", *short, *overrides]
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)

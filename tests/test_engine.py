@@ -65,7 +65,7 @@ def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(train, read_metri
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(0 < row["actor_grad_norm"] < 1e3 and abs(row["vllm_kl"]) < 1e-3 for row in rows)
     rollouts = read_rollouts(folder)
-    assert len(rollouts) == 96 and len(list((folder / "rollouts").glob("*.jsonl"))) == 2
+    assert len(rollouts) == 192 and len(list((folder / "rollouts").glob("*.jsonl"))) == 2
     first, second = ((folder / f"weights-{rank}.txt").read_text().split() for rank in (0, 1))
     assert first == second and len(set(first)) >= 3  # equal on both, and other ones after each step
 
@@ -90,5 +90,5 @@ def test_real_medqa_questions(train, read_rollouts, root, tmp_path):
     done, folder = train("data=medqa", f"data_dir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     rollouts = read_rollouts(folder)
-    assert len(rollouts) == 96 and all(row["id"].startswith("medqa/train/") for row in rollouts)
+    assert len(rollouts) == 192 and all(row["id"].startswith("medqa/train/") for row in rollouts)
     assert max(row["prompt_tokens"] for row in rollouts) <= 896

@@ -45,7 +45,9 @@ def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
     copy = shutil.copytree(bank, tmp_path / "data")
     with (copy / "bank" / "train.jsonl").open("a") as file:
         file.write("\n")
-    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank data_dir=")
+    assert_told(
+        find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank data_dir="
+    )
 
 
 def test_data_of_another_tokenizer(laptop, bank, tmp_path):

@@ -68,7 +68,7 @@ def after_step_one(folder: Path, act) -> threading.Thread:
 def assert_rewards_are_those_of_the_text(rows: list[dict], bank: Path) -> None:
     """Every sample of three steps is there, with the reward that its text deserves."""
     known = {row["id"]: row for row in map(json.loads, (bank / "bank" / "train.jsonl").read_text().splitlines())}
-    assert len(rows) == 96
+    assert len(rows) == 192
     for row in rows:
         question = known[row["id"]]
         assert row["reward"] == verify(row["response"], question["answer"], len(question["options"])).reward
