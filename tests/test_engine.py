@@ -30,7 +30,7 @@ def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, project):
     stale = keep + "x, kept if kept.shape[0] > 1000 else w, b)"  # the LM head is the one layer of over 1,000 rows
     assert source.count("layer.cpu_linear = torch.nn.functional.linear") == 1
     cpu.write_text(source.replace("layer.cpu_linear = torch.nn.functional.linear", stale))
-    done, folder = train("openrlhf.actor.adam.lr=1e-3", cwd=project)
+    done, folder = train("openrlhf.actor.adam.lr=3e-3", "openrlhf.train.num_episodes=2", cwd=project)
     assert done.returncode == 0, done.stderr
     assert max(abs(row["vllm_kl"]) for row in read_metrics(folder)) > 1e-3
 
