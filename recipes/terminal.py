@@ -23,7 +23,7 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
         ("vllm_kl", "vllm_kl", ".1e"),
         ("s/step", "timing/step_total", ".1f"),
     ],
-    "sft": [("loss", "loss_mean", ".4f"), ("grad norm", "grad_norm", ".3f"), ("lr", "lr", ".1e")],
+    "sft": [("loss", "loss_mean", ".4f"), ("gradient", "grad_norm", ".3f"), ("lr", "lr", ".1e")],
 }
 WIDTH = 9  # eight columns and the step fit a terminal of 80
 
