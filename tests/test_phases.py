@@ -1,7 +1,7 @@
 """The phases of a run: each boundary of a simulated one is found, none is forced, and the noise changes nothing."""
 
 import random
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import pytest
 
@@ -36,7 +36,7 @@ def average(logs: list[dict[str, float]]) -> dict[str, float]:
 
 def find_changes(labels: list[int]) -> list[tuple[int, int]]:
     """(index, phase) of every change of phase."""
-    return [(i, b) for i, (a, b) in enumerate(zip(labels, labels[1:], strict=False), 1) if a != b]
+    return [(i, b) for i, (a, b) in enumerate(pairwise(labels), 1) if a != b]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -129,12 +129,12 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
         file.writelines(json.dumps(row) + "\n" for row in rows)
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for item in questions:
-            row = {"id": item.id, "question": item.text, "options": item.options, "answer": item.answer}
-            file.write(json.dumps({**row, "prompt": render_prompt(item.text, item.options)}) + "\n")
+            asked = {"id": item.id, "question": item.text, "options": item.options, "answer": item.answer}
+            file.write(json.dumps({**asked, "prompt": render_prompt(item.text, item.options)}) + "\n")
     options = {item.id: item for item in questions}
     by_step: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_step.setdefault(row["step"], []).append(row)
+    for rollout in rows:
+        by_step.setdefault(rollout["step"], []).append(rollout)
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
         for step, group in by_step.items():
             sample = group[:64]
@@ -144,8 +144,8 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
             means["accuracy"] = sum(row["correct"] for row in sample) / len(sample)
             means["rollout/reward_mean"] = sum(row["reward"] for row in sample) / len(sample)
             means["response_length"] = sum(row["response_tokens"] for row in sample) / len(sample)
-            row = {"kind": "train", "step": step, "time": 1e9 + step, "truncated": 0.0, "kl": 0.0005 * step, **means}
-            file.write(json.dumps({**row, "vllm_kl": 1e-4}) + "\n")
+            fixed = {"kind": "train", "step": step, "time": 1e9 + step, "truncated": 0.0, "kl": 0.0005 * step}
+            file.write(json.dumps({**fixed, **means, "vllm_kl": 1e-4}) + "\n")
     record = {"method": "ppo", "name": folder.name, "started": "simulated", "exit": 0, "total_steps": len(by_step)}
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
