@@ -18,7 +18,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from eval.dynamics.analysis import Analysis, analyse
+from eval.dynamics.analysis import Analysis, analyse, find_spans
 from eval.dynamics.features import Features
 from eval.dynamics.figures import draw_figures
 from eval.dynamics.page import name_runs, render_page
@@ -39,8 +39,20 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     if absent := [f"{folder} is no folder" for _, folder in runs if not folder.is_dir()]:
         raise EvalError(*absent, "give one: make report run=runs/rlvr/NAME, or make a run first: make rlvr")
     groups = [group for group, _ in runs]
-    names = list(dict.fromkeys(groups))
-    out = Path(cfg.out or (runs[0][1] / "report" if len(runs) == 1 else Path("reports", "-".join(names))))
+    names = "-".join(dict.fromkeys(groups))
+    out = Path(cfg.out or (runs[0][1] / "report" if len(runs) == 1 else Path("reports", names)))
+    analyses, page, left_out = make_page(runs, cfg.max_mb)
+    out.mkdir(parents=True, exist_ok=True)
+    draw_figures(out, analyses, name_runs(analyses, groups))
+    write_text(out / "dynamics.json", json.dumps(summarise(analyses), indent=1) + "\n")
+    write_text(out / "report.html", page)
+    for line in [*(line for one in analyses for line in one.record.missing), *([left_out] if left_out else [])]:
+        print(f"report: {line}", file=sys.stderr)
+    return out, analyses
+
+
+def make_page(runs: list[tuple[str, Path]], max_mb: float) -> tuple[list[Analysis], str, str]:
+    """Analyses runs, (group, folder) each; returns the analyses, the page, and what was left out of it."""
     records = [read_run(folder) for _, folder in runs]
     texts = [row["response"] for one in records for row in one.rollouts[:: max(1, len(one.rollouts) // SAMPLED)]]
     texts += [row.get("prompt", "") for one in records for row in list(one.questions.values())[:1000]]
@@ -48,17 +60,9 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     codes = encode_vocabulary(vocabulary)
     with show_progress(sum(len(one.rollouts) for one in records)) as progress:
         analyses = [analyse(one, codes, progress) for one in records]
-    for one in analyses:
-        if not one.steps:
-            raise EvalError(f"{one.record.folder}: no rollout of the split train, so there are no steps to report on")
-    out.mkdir(parents=True, exist_ok=True)
-    page, left_out = render_page(analyses, groups, vocabulary, codes, describe_making(analyses), cfg.max_mb)
-    draw_figures(out, analyses, name_runs(analyses, groups))
-    write_text(out / "dynamics.json", json.dumps(summarise(analyses), indent=1) + "\n")
-    write_text(out / "report.html", page)
-    for line in [*(line for one in analyses for line in one.record.missing), *([left_out] if left_out else [])]:
-        print(f"report: {line}", file=sys.stderr)
-    return out, analyses
+    groups = [group for group, _ in runs]
+    page, left_out = render_page(analyses, groups, vocabulary, codes, describe_making(analyses), max_mb)
+    return analyses, page, left_out
 
 
 def list_runs(run: Any) -> list[tuple[str, Path]]:
@@ -108,17 +112,13 @@ def summarise(analyses: list[Analysis]) -> list[dict[str, Any]]:
 
 def describe_phases(one: Analysis) -> list[dict[str, Any]]:
     """The spans of steps of one phase, with their mean confidence."""
-    spans: list[dict[str, Any]] = []
-    for row, phase, confidence in zip(one.steps, one.phases, one.confidence, strict=True):
-        if spans and spans[-1]["phase"] == phase:
-            spans[-1]["last"] = row["step"]
-            spans[-1]["confidence"].append(confidence)
-        else:
-            name = NAMES[phase]
-            spans.append(
-                {"phase": phase, "name": name, "first": row["step"], "last": row["step"], "confidence": [confidence]}
-            )
-    return [{**span, "confidence": sum(span["confidence"]) / len(span["confidence"])} for span in spans]
+    confidence = dict(zip((row["step"] for row in one.steps), one.confidence, strict=True))
+    described = []
+    for first, last, phase in find_spans(one):
+        shares = [share for step, share in confidence.items() if first <= step <= last]
+        span = {"phase": phase, "name": NAMES[phase], "first": first, "last": last}
+        described.append({**span, "confidence": sum(shares) / len(shares)})
+    return described
 
 
 @contextmanager

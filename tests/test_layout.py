@@ -67,7 +67,9 @@ def test_packages_win_over_those_of_wheels():
     assert not (ROOT / "tests" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("module", ["recipes.rlvr", "recipes.sft", "data_prep.run", "eval.run"])
+@pytest.mark.parametrize(
+    "module", ["recipes.rlvr", "recipes.sft", "data_prep.run", "eval.run", "eval.report", "eval.card"]
+)
 def test_help_imports_nothing_heavy(module):
     code = (
         f"import sys, runpy; sys.argv = ['x', '--help']\n"

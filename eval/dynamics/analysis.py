@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from eval.dynamics.features import UNKNOWN, Features, extract_features, find_terms
 from eval.dynamics.records import Record
 from eval.dynamics.texts import CHUNK, pack_texts
+from eval.errors import EvalError
 from eval.statistics import wilson_interval
 from recipes.monitors import Span, check_run
 from recipes.phases import KEYS, label_steps
@@ -50,6 +51,8 @@ def analyse(record: Record, codes: dict[str, bytes], progress: Callable[[int], N
     words = sum(len(text.split()) for text in texts.values()) / len(texts) if texts else QUESTION_WORDS
     features, chunks = measure_rollouts(record, find_terms(texts), codes, progress)
     train = np.array([row["split"] == "train" for row in record.rollouts])
+    if not train.any():
+        raise EvalError(f"{record.folder}: no rollout of the split train, so there are no steps to report on")
     steps_of = np.array([row["step"] for row in record.rollouts])
     steps, samples = [int(step) for step in np.unique(steps_of[train])], []
     order = np.flatnonzero(train)[np.argsort(steps_of[train], kind="stable")]
@@ -139,6 +142,15 @@ def bootstrap_phases(samples: list[NDArray[np.float32]], phases: list[int], ques
         labels = label_steps((dict(zip(KEYS, values, strict=True)) for values in resample), question_words)
         same += np.array(labels) == np.array(phases)
     return [float(share) for share in same / RESAMPLES]
+
+
+def find_spans(one: Analysis) -> list[tuple[int, int, int]]:
+    """The run's phases in order: (first step, last step, phase), no phase (0) among them."""
+    spans: list[tuple[int, int, int]] = []
+    for row, phase in zip(one.steps, one.phases, strict=True):
+        first = spans.pop()[0] if spans and spans[-1][2] == phase else row["step"]
+        spans.append((first, row["step"], phase))
+    return spans
 
 
 def measure_evals(record: Record) -> list[dict[str, Any]]:

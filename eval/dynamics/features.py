@@ -75,7 +75,7 @@ def split_parts(response: str) -> Parts:
             place = name
         elif place != "untagged" or "answer" in opened:
             place = "after"
-        parts[place] = f"{parts[place]} {text}" if parts[place] else text
+        parts[place] = f"{parts[place]} {text}" if parts[place] and text else parts[place] or text
     return Parts(**parts)
 
 

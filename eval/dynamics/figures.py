@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.dynamics.analysis import Analysis
+from eval.dynamics.analysis import Analysis, find_spans
 from recipes.phases import NAMES
 
 PHASE_COLOURS = ["#c3c8ce", "#b8505a", "#d99a2b", "#2f9e8f", "#a64d9f", "#e0663a", "#3b6fc9"]
@@ -44,7 +44,7 @@ def draw_figures(folder: Path, analyses: list[Analysis], labels: list[str]) -> l
         paths = []
         for name, figure in figures.items():
             partial = folder / f"{name}.partial"
-            figure.savefig(partial, format="png", dpi=200, metadata={"Software": None})
+            figure.savefig(partial, format="png", dpi=180, metadata={"Software": None})
             paths.append(partial.replace(folder / name))
     return paths
 
@@ -65,8 +65,10 @@ def draw_dynamics(analyses: list[Analysis], labels: list[str]) -> Any:
     tall = [0.35, 1.5] * len(analyses) + [1.0, 1.0, 1.0, 0.8]
     figure, axes = start_figure(len(tall), 1, (7.2, 1.15 * sum(tall) + 0.6), gridspec_kw={"height_ratios": tall})
     column = axes[:, 0]
+    first = min(one.steps[0]["step"] for one in analyses)
+    last = max(one.steps[-1]["step"] for one in analyses)
     for number, (one, label) in enumerate(zip(analyses, labels, strict=True)):
-        draw_ribbon(column[2 * number], one, "" if single else label)
+        draw_ribbon(column[2 * number], one, "" if single else label, (first, last))
         draw_words(column[2 * number + 1], one)
     rest = column[2 * len(analyses) :]
     both = "accuracy (solid) and share that follows the format (dotted)"
@@ -96,20 +98,14 @@ def draw_dynamics(analyses: list[Analysis], labels: list[str]) -> Any:
     else:
         rest[0].legend(ncols=3, loc="lower right")
     column[-1].set_xlabel("step")
+    column[-1].set_xlim(first - 0.5, last + 0.5)
     return figure
 
 
-def draw_ribbon(axis: Any, one: Analysis, label: str) -> None:
-    """The phases as one bar, their names where there is room."""
-    steps = [row["step"] for row in one.steps]
-    spans: list[list[int]] = []
-    for step, phase in zip(steps, one.phases, strict=True):
-        if spans and spans[-1][2] == phase:
-            spans[-1][1] = step
-        else:
-            spans.append([step, step, phase])
-    total = steps[-1] - steps[0] + 1
-    for first, last, phase in spans:
+def draw_ribbon(axis: Any, one: Analysis, label: str, steps: tuple[int, int]) -> None:
+    """The phases as one bar, their names where there is room; steps: first and last of the axis."""
+    total = steps[1] - steps[0] + 1
+    for first, last, phase in find_spans(one):
         axis.axvspan(first - 0.5, last + 0.5, color=PHASE_COLOURS[phase], lw=0, alpha=1 if phase else 0.4)
         text = f"{phase} {NAMES[phase]}" if phase else "none"
         room = (last - first + 1) / total
@@ -130,7 +126,6 @@ def draw_words(axis: Any, one: Analysis) -> None:
     names, colours = zip(*PARTS.values(), strict=True)
     axis.stackplot(steps, values, colors=colours, labels=names, alpha=0.88, lw=0)
     axis.set_title("where the words stand: mean words of a response")
-    axis.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
     axis.set_ylim(0, 1.22 * max(sum(column) for column in zip(*values, strict=True)))
     axis.legend(ncols=5, loc="upper left", handlelength=1, columnspacing=1.2)
 
@@ -150,9 +145,9 @@ def draw_line(axis: Any, one: Analysis, key: str, colour: str, label: str, style
 
 def shade(axis: Any, one: Analysis) -> None:
     """The phases, pale behind a curve."""
-    for row, phase in zip(one.steps, one.phases, strict=True):
+    for first, last, phase in find_spans(one):
         if phase:
-            axis.axvspan(row["step"] - 0.5, row["step"] + 0.5, color=PHASE_COLOURS[phase], alpha=0.09, lw=0, zorder=0)
+            axis.axvspan(first - 0.5, last + 0.5, color=PHASE_COLOURS[phase], alpha=0.09, lw=0, zorder=0)
 
 
 def draw_features(analyses: list[Analysis], labels: list[str]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.dynamics.analysis import Analysis
+from eval.dynamics.analysis import Analysis, find_spans
 from eval.dynamics.features import UNKNOWN, Features
 from eval.dynamics.texts import CHUNK, pack_texts, to_base64
 from recipes.monitors import MONITORS
@@ -189,19 +189,19 @@ def describe_run(one: Analysis, label: str, group: str) -> dict[str, Any]:
     steps = [row["step"] for row in one.steps]
     keys = dict.fromkeys(key for row in one.steps for key in row if key != "step")
     series = {key: [clean(row.get(key)) for row in one.steps] for key in keys}
-    bands: list[list[int]] = []
-    for step, phase in zip(steps, one.phases, strict=True):
-        if bands and bands[-1][2] == phase:
-            bands[-1][1] = step
-        else:
-            bands.append([step, step, phase])
     spans = [{"first": s.first, "last": s.last, **s.alarm._asdict()} for s in one.spans]
     rewards, errors = (np.array([row[key] for row in one.steps]) for key in ("rollout/reward_mean", "reward_se"))
     right, n = (np.array([row[key] for row in one.steps]) for key in ("accuracy", "n"))
     half = 1.96 * np.sqrt(right * (1 - right) / n)
     return {
         **{"label": label, "group": group, "count": len(one.record.rollouts), "column_types": list(COLUMNS.items())},
-        **{"steps": steps, "phases": one.phases, "confidence": one.confidence, "bands": bands, "series": series},
+        **{
+            "steps": steps,
+            "phases": one.phases,
+            "confidence": one.confidence,
+            "bands": find_spans(one),
+            "series": series,
+        },
         "bands_of": {
             "rollout/reward_mean": [list(rewards - 1.96 * errors), list(rewards + 1.96 * errors)],
             "accuracy": [list(np.maximum(0, right - half)), list(np.minimum(1, right + half))],

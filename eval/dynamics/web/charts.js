@@ -22,10 +22,10 @@ const FORMATS = {
   small: (v) => (v === 0 ? "0" : Math.abs(v) < 0.01 ? v.toExponential(1) : v.toFixed(3)),
 };
 
-// Round numbers that cover [low, high], about four of them.
-function pickTicks(low, high) {
-  const span = high - low || 1, power = 10 ** Math.floor(Math.log10(span / 3));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => span / s <= 4.5);
+// Round numbers that cover [low, high], about `most` of them.
+function pickTicks(low, high, most = 4.5) {
+  const span = high - low || 1, power = 10 ** Math.floor(Math.log10((span * 1.5) / most));
+  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => span / s <= most);
   const ticks = [];
   for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-6; v += step) ticks.push(Math.abs(v) < step / 1e6 ? 0 : v);
   return ticks;
@@ -70,7 +70,11 @@ function drawChart(spec, bands, range, onPick) {
   const all = spec.stacked ? stack.flat(2) : spec.series.flatMap((s) => [...s.values, ...(s.low || []), ...(s.high || [])]);
   const known = all.filter((v) => v != null && isFinite(v));
   let low = spec.min ?? Math.min(...minmax(known)), high = spec.max ?? Math.max(...minmax(known));
-  if (!(high > low)) { low -= 0.5; high += 0.5; }
+  if (!(high > low)) { // a flat line: room above it, and below where it may go there
+    const room = Math.abs(low) || (spec.format === "share" ? 0.05 : 1);
+    high = low + room;
+    if (spec.min == null) low -= room;
+  }
   else if (spec.max == null) high += (high - low) * 0.06;
   const y = (v) => top + (1 - (v - low) / (high - low)) * (height - top - bottom);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spec.title });
@@ -80,7 +84,7 @@ function drawChart(spec, bands, range, onPick) {
   for (const tick of pickTicks(low, high)) root.append(
     svg("line", { x1: left, x2: width - right, y1: y(tick), y2: y(tick), class: "grid-line" }),
     svg("text", { x: left - 6, y: y(tick) + 3.5, "text-anchor": "end" }, format(tick)));
-  for (const tick of pickTicks(...range)) if (Number.isInteger(tick)) root.append(
+  for (const tick of pickTicks(...range, width / 90)) if (Number.isInteger(tick)) root.append(
     svg("text", { x: x(tick), y: height - 6, "text-anchor": "middle" }, String(tick)));
   spec.series.forEach((one, index) => {
     const xs = one.steps.map(x);

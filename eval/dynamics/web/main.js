@@ -27,7 +27,7 @@ function drawPanels() {
       const series = keys.map(([key, name, color]) => ({ ...collectSeries(key)[0], name, color: `var(--${color})` })).filter((one) => one.values);
       place.append(drawChart({ ...panel, series }, bands, report.range, pick));
     } else for (const [key, name] of keys) {
-      const title = keys.length > 1 ? `${panel.title}: ${name}` : panel.title;
+      const title = keys.length > 1 ? name[0].toUpperCase() + name.slice(1) : panel.title;
       place.append(drawChart({ ...panel, title, series: collectSeries(key) }, [], report.range, pick));
     }
   }
