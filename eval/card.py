@@ -113,7 +113,7 @@ def render_card(
         "used to diagnose, treat or advise anyone.",
         f"`{base}` trained on multiple-choice questions of `{data['name']}` by PPO with a verifiable reward: 1 for the "
         "right letter in the right format, 0 for a wrong one, −1 where the format is not followed. No reasoning was "
-        "shown to it. Made with Med-RLVR, after [arXiv 2502.19655](https://arxiv.org/abs/2502.19655).",
+        "shown to it in this training. Made with Med-RLVR, after [arXiv 2502.19655](https://arxiv.org/abs/2502.19655).",
         "## Scores",
         render_scores(scores),
         "## Training dynamics",
