@@ -13,6 +13,10 @@ from reward_server.verifier import Verdict, leak, lenient_choice, verify
 TAG = re.compile(r"(</?(?:think|answer)>)")
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
+LETTERS = {chr(code): re.compile(rf"(?<![\w-]){chr(code)}(?![\w-])") for code in range(65, 91)}
+ANY_LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
+LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z")
+CONCLUSION = 400  # characters at the end of the reasoning, in which its last choice is looked for
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = -1.0
 """A feature that this rollout does not have, such as the agreement of thinking that names no choice."""
@@ -62,7 +66,8 @@ def split_parts(response: str) -> Parts:
 
     A part that is not closed goes on to the next tag. Text outside every part, after the first, is `after`.
     """
-    pieces = TAG.split(END_OF_TEXT.sub("", response))
+    end = END_OF_TEXT.search(response, max(0, len(response) - 200))
+    pieces = TAG.split(response[: end.start()] if end else response)
     has_think = "<think>" in pieces
     parts = {"before": "", "think": "", "answer": "", "after": "", "untagged": ""}
     place = "before" if has_think else "untagged"
@@ -114,12 +119,14 @@ def find_first_statement(reasoning: str, choice: str | None) -> float:
 
     A sentence states it where `lenient_choice` reads it there, or where it ends in the letter alone ("So aspirin B.").
     """
-    if choice is None or choice not in reasoning:
+    if choice is None or not LETTERS[choice].search(reasoning):
         return UNKNOWN
     ends = re.compile(rf"(?<![\w-])[(\[]?{choice}[)\]]?[.!]?\s*\Z")
     for match in SENTENCE.finditer(reasoning):
         sentence = match[0]
-        if choice in sentence and (ends.search(sentence) or lenient_choice(sentence, 26) == choice):
+        if not LETTERS[choice].search(sentence):
+            continue
+        if ends.search(sentence[-8:]) or lenient_choice(sentence, 26) == choice:
             return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
@@ -134,8 +141,9 @@ def judge_agreement(verdict: Verdict, options: list[str]) -> float:
     if verdict.choice is None or verdict.think is None:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
-    named = lenient_choice(reasoning, 26)
-    if named is None and (match := re.search(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z", reasoning)):
+    end = reasoning[-CONCLUSION:]
+    named = lenient_choice(end, 26) if ANY_LETTER.search(end) else None
+    if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:
         text = reasoning.lower()
