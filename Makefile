@@ -8,7 +8,7 @@ BANK := data/bank/manifest.json
 export EXPERIMENT ?= $(if $(wildcard /dev/nvidia0),paper,laptop)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep rlvr sft eval test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep rlvr sft eval report card test e2e lint bench lock laptop-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,10 @@ sft: setup $(BANK) ## train the SFT baseline
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(OVERRIDES)
+report: setup ## training dynamics of a run: make report run=runs/rlvr/NAME (several: run=[A,B])
+	@$(PY) -m eval.report $(OVERRIDES)
+card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
+	@$(PY) -m eval.card $(OVERRIDES)
 
 test: setup $(BANK) ## unit tests (a minute), then one end-to-end run (6 minutes)
 	@$(PY) -m pytest -q

@@ -41,7 +41,8 @@ FLOOR, OURS, UNSEEN = "findall (floor)", "verify", "verify, unseen"
 CONNECTIONS = 256
 LABEL = json.dumps({"id": "medqa/train/1", "answer": "C", "num_options": 4, "split": "train"})
 PROMPT = "A 45-year-old man comes to the physician. " * 20 + "\nAssistant:\n"
-REPLY = {key: [1.0] for key in ("accuracy", "format", "leak", "pre_think", "think_words")}
+LOGGED = ("accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
+REPLY = {key: [1.0] for key in LOGGED}
 
 
 def make_response(tokens: int, answer: str) -> str:

@@ -22,7 +22,7 @@ from eval.compare import Systems, compare_systems, judge_claims
 from eval.errors import EvalError
 from eval.plan import Plan, make_plan
 from eval.provenance import append_run, describe_run
-from eval.report import write_report, write_text
+from eval.results import write_report, write_text
 from eval.summary import summarise
 from eval.terminal import print_table, show_progress
 

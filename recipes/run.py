@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes import engine_process, hub_model, reward_service, run_folder, terminal
 from recipes.flags import FlagError, build_parser, to_argv
+from recipes.live import LiveView, count_question_words
 from recipes.preflight import find_problems
 
 PATH_FLAGS = {
@@ -135,6 +136,11 @@ def supervise_engine(
 ) -> int:
     """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C."""
     reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
+    live = LiveView(count_question_words(run_dir / "train.jsonl")) if method == "ppo" else None
+    if live:
+        for row in reader.read_before():
+            if row["kind"] == "train":
+                live.take(row)
     engine = engine_process.start_engine(command, environment, run_dir / "engine.log")
     family: list[Any] = []
 
@@ -143,7 +149,7 @@ def supervise_engine(
         return engine.poll() is None
 
     try:
-        terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep)
+        terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep, live)
         return engine.returncode
     except KeyboardInterrupt:
         return 130

@@ -1,6 +1,7 @@
 """What a person sees while the engine runs: one line a step, a bar with the time left, and a summary at the end.
 
-Everything is read from metrics.jsonl; the engine's own log stays in engine.log.
+Between the lines stand changes of the training phase and warnings of the monitors. Everything is read from
+metrics.jsonl; the engine's own log stays in engine.log.
 """
 
 import json
@@ -10,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from recipes.live import LiveView
 
 # title, key in metrics.jsonl, format
 COLUMNS: dict[str, list[tuple[str, str, str]]] = {
@@ -29,11 +32,21 @@ WIDTH = 9  # eight columns and the step fit a terminal of 80
 
 
 class MetricsReader:
-    """Reads metrics.jsonl as it grows: each call gives the rows that are new and whole."""
+    """Reads metrics.jsonl as it grows: each call gives the rows that are new and whole.
+
+    Rows that are there already, of a run that is resumed, are not given; `read_before` has them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = path.stat().st_size if path.exists() else 0
+
+    def read_before(self) -> list[dict[str, Any]]:
+        """The rows that were there when the reader was made."""
+        if not self.offset:
+            return []
+        with self.path.open("rb") as file:
+            return [json.loads(line) for line in file.read(self.offset).splitlines()]
 
     def read_new(self) -> list[dict[str, Any]]:
         """Rows appended since the last call; a line still being written waits for the next."""
@@ -54,8 +67,12 @@ def watch(
     total_steps: int,
     is_running: Callable[[], bool],
     wait: Callable,
+    live: LiveView | None = None,
 ) -> None:
-    """Show steps until the engine has ended. `wait(seconds)` pauses; is_running is asked before each look."""
+    """Show steps until the engine has ended. `wait(seconds)` pauses; is_running is asked before each look.
+
+    live: says the phase and warns, PPO only.
+    """
     console = Console(highlight=False)
     columns = COLUMNS[method]
     bar = Progress(
@@ -79,17 +96,22 @@ def watch(
                     console.print("   step" + "".join(title.rjust(WIDTH) for title, _, _ in columns), style="bold")
                 step_times.append(row["time"])
                 console.print(f"{row['step']}/{total_steps}".rjust(7) + format_columns(row, columns))
-                advance(bar, task, row["step"], start_step, total_steps, step_times)
+                for line in live.take(row) if live else []:
+                    console.print(line)
+                phase = f" · {live.describe_phase()}" if live else ""
+                advance(bar, task, row["step"], start_step, total_steps, step_times, phase)
             if running:
                 wait(0.5)
 
 
-def advance(bar: Progress, task: TaskID, step: int, start: int, total: int, times: list[float]) -> None:
-    """Move the bar to `step`, with the time left by the median of the last 20 steps."""
+def advance(
+    bar: Progress, task: TaskID, step: int, start: int, total: int, times: list[float], phase: str = ""
+) -> None:
+    """Move the bar to `step`, with the time left by the median of the last 20 steps; phase: said beside the step."""
     gaps = sorted(later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False))
     seconds = (total - step) * gaps[len(gaps) // 2] if gaps else None
     left = "" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
-    description = f"training, step {step} of {total}" if step < total else "saving the model"
+    description = f"training, step {step} of {total}{phase}" if step < total else "saving the model"
     bar.update(task, total=total - start, completed=step - start, description=description, left=left)
 
 
@@ -126,4 +148,4 @@ def summarise(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: f
     ):
         if (run_dir / path).exists():
             console.print(f"  {label:<10} {run_dir / path}")
-    console.print("next: make eval")
+    console.print("next: make eval" + (f", make report run={run_dir}" if method == "ppo" else ""))

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from reward_server.repetition import measure_repetition
 from reward_server.shaping import RewardOptions, parse_options, shape_reward
 from reward_server.tags import is_blank
 from reward_server.verifier import MODES, Verdict, check_arguments, leak, verify
@@ -94,7 +95,8 @@ def score_response(response: str, label: Label, settings: Settings) -> tuple[Ver
 
     rewards: the shaped reward; for rows that are not of the split `train`, accuracy (0 or 1), since the engine reports
     the mean reward of an evaluation as `pass1`. scores: accuracy, which dynamic filtering wants within 0 to 1.
-    extra_logs: always the same keys, or the engine cannot batch the samples; think_words is 0 without a `<think>`.
+    extra_logs: always the same keys, or the engine cannot batch the samples; think_words is 0 without a `<think>`,
+    pre_think and pre_think_words are 0 where the format is not followed. The training phases and monitors read them.
     """
     verdict = verify(response, label.answer, label.num_options, settings.mode)
     accuracy = float(verdict.correct)
@@ -104,6 +106,8 @@ def score_response(response: str, label: Label, settings: Settings) -> tuple[Ver
         "leak": leak(verdict),
         "pre_think": float(verdict.format_ok and not is_blank(verdict.pre_think or "")),
         "think_words": float(len((verdict.think or "").split())),
+        "pre_think_words": float(len((verdict.pre_think or "").split()) if verdict.format_ok else 0),
+        "repetition": measure_repetition(response),
     }
     reward = accuracy
     if label.split == "train":

@@ -36,7 +36,7 @@ MAX_BODY_BYTES = 8 * 2**20
 MAX_BATCH = 1024
 READ_SECONDS = 30.0
 """Time that a client has to send a body."""
-LOGGED = ("accuracy", "format", "leak", "pre_think", "think_words")
+LOGGED = ("accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
 KEYS = ("query", "prompts", "labels")
 PROBE_LABEL = json.dumps({"id": "healthz", "answer": "A", "num_options": 2, "split": "test"})
 

@@ -13,7 +13,7 @@ from eval.errors import EvalError
 from eval.page import render_page
 from eval.plots import plot_accuracy
 from eval.power import describe, find_difference, find_questions, mcnemar_power, parse_args, sampled_power
-from eval.report import find_differing, render_text
+from eval.results import find_differing, render_text
 from eval.summary import summarise
 from eval.tables import list_comparisons, list_readme_rows, list_results, render_markdown
 

@@ -23,7 +23,7 @@ PROMPT = "Use <think> </think> and <answer> </answer> tags.\nUser: Which?\nAssis
 RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 WRONG = "<think>Fever and a rash.</think><answer>B</answer><|endoftext|>"
 RESPONSES = (RIGHT, WRONG, "I think so", "", "First. " + RIGHT, "<think>The answer is C.</think><answer>C</answer>")
-LOGGED = {"accuracy", "format", "leak", "pre_think", "think_words"}
+LOGGED = {"accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition"}
 
 
 def load_hook():
@@ -53,7 +53,10 @@ def test_reward_func(hook):
     assert score(hook, RIGHT) == {
         "rewards": 1.0,
         "scores": 1.0,
-        "extra_logs": {"accuracy": 1.0, "format": 1.0, "leak": 0.0, "pre_think": 0.0, "think_words": 4.0},
+        "extra_logs": {
+            **{"accuracy": 1.0, "format": 1.0, "leak": 0.0, "pre_think": 0.0, "think_words": 4.0},
+            **{"pre_think_words": 0.0, "repetition": 0.0},
+        },
     }
     assert score(hook, WRONG)["rewards"] == 0.0
     assert score(hook, "C")["rewards"] == -1.0

@@ -65,7 +65,10 @@ def test_wire_format():
     assert reply == {
         "rewards": [1.0],
         "scores": [1.0],
-        "extra_logs": {"accuracy": [1.0], "format": [1.0], "leak": [0.0], "pre_think": [0.0], "think_words": [4.0]},
+        "extra_logs": {
+            **{"accuracy": [1.0], "format": [1.0], "leak": [0.0], "pre_think": [0.0], "think_words": [4.0]},
+            **{"pre_think_words": [0.0], "repetition": [0.0]},
+        },
     }
 
 

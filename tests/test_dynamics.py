@@ -1,0 +1,197 @@
+"""Features of a rollout, runs that are not whole, packed texts, the report's numbers."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eval.dynamics.analysis import bootstrap_phases, find_spans, measure_evals
+from eval.dynamics.features import UNKNOWN, extract_features, find_terms, split_parts
+from eval.dynamics.page import choose_texts
+from eval.dynamics.records import read_run
+from eval.dynamics.simulate import simulate_rollouts, write_run
+from eval.dynamics.texts import build_vocabulary, encode_vocabulary, pack_texts, unpack_texts
+from eval.errors import EvalError
+from eval.report import list_runs, make_page
+from reward_server.repetition import measure_repetition
+from reward_server.scoring import Settings, parse_label, score_response
+from reward_server.shaping import RewardOptions
+
+OPTIONS = ["iron", "aspirin", "zinc", "folate"]
+REASONED = "<think> Fever is a sign. The drug lowers fever. So aspirin B. </think>\n<answer> B </answer><|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        (REASONED, ("", " Fever is a sign. The drug lowers fever. So aspirin B. ", " B ", "\n", "")),
+        ("B<|endoftext|>", ("", "", "", "", "B")),
+        ("Let me see.\n<think> x", ("Let me see.\n", " x", "", "", "")),
+        ("<answer> B </answer>", ("", "", " B ", "", "")),
+        ("<think> a <answer> B </answer> c", ("", " a ", " B ", " c", "")),
+    ],
+)
+def test_a_response_is_cut_at_its_tags(response, expected):
+    assert tuple(split_parts(response)) == expected
+
+
+def test_features_of_a_reasoned_answer():
+    features = extract_features(REASONED, "B", OPTIONS, frozenset({"fever", "drug", "asthma", "cough"}))
+    assert (features.format, features.pre_think, features.leak) == (1.0, 0.0, 0.0)
+    assert (features.think_words, features.words_think, features.words_answer) == (11, 11, 1)
+    assert features.steps == 3 and features.overlap == 0.5 and features.agrees == 1.0
+    assert features.first_statement == 8 and features.leak_position == pytest.approx(8 / 11)
+
+
+@pytest.mark.parametrize(
+    ("response", "name", "expected"),
+    [
+        ("<think> The answer is C. Zinc heals wounds. </think><answer>C</answer>", "leak_position", 0.0),
+        ("<think> Zinc heals wounds. </think><answer>C</answer>", "leak_position", UNKNOWN),
+        ("<think> Zinc heals wounds. </think><answer>C</answer>", "agrees", 1.0),  # by the option's text
+        ("<think> Iron is lost, so A. </think><answer>C</answer>", "agrees", 0.0),
+        ("<think> Nothing is known. </think><answer>C</answer>", "agrees", UNKNOWN),
+        ("It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>", "pre_think_words", 5.0),
+        ("It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>", "first_statement", 3.0),
+        ("So it goes on. " * 20, "repetition", pytest.approx(73 / 77)),
+        ("", "steps", 0.0),
+    ],
+)
+def test_one_feature(response, name, expected):
+    assert getattr(extract_features(response, "B", OPTIONS), name) == expected
+
+
+def test_what_the_hook_logs_is_what_the_report_computes():
+    rows, questions = simulate_rollouts([1, 2, 4, 5, 6], per_step=16)
+    gold = {question.id: question.answer for question in questions}
+    for row in rows:
+        label = json.dumps({"id": row["id"], "answer": gold[row["id"]], "num_options": 4, "split": "train"})
+        logs = score_response(row["response"], parse_label(label, ""), Settings("paper", RewardOptions()))[1][
+            "extra_logs"
+        ]
+        features = extract_features(row["response"], gold[row["id"]], OPTIONS)
+        for key in set(logs) - {"accuracy"}:
+            assert getattr(features, key) == logs[key], (key, row["response"])
+
+
+@given(st.text(max_size=300), st.sampled_from("ABCD"))
+@settings(max_examples=100, deadline=None)
+def test_features_are_total_and_within_bounds(text, answer):
+    features = extract_features(f"{text} <think> {text[::-1]} </think>", answer, OPTIONS, frozenset({"fever"}))
+    assert all(np.isfinite(features))
+    assert 0 <= features.repetition <= 1 and features.overlap in (0.0, 1.0)
+    assert features.leak_position == UNKNOWN or 0 <= features.leak_position < 1
+
+
+def test_repetition_counts_runs_of_four_words():
+    assert measure_repetition("one two three four five six seven") == 0.0
+    assert measure_repetition("a b c d a b c d") == pytest.approx(1 / 5)
+
+
+def test_terms_are_what_few_questions_have():
+    questions = {str(n): f"A patient has sign{n}. Which drug?" for n in range(40)}
+    terms = find_terms(questions)
+    assert terms["3"] == {"sign3"}
+
+
+@given(st.lists(st.text(max_size=60), max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_packed_texts_come_back(texts):
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # a lone surrogate becomes U+FFFD
+    vocabulary = build_vocabulary(["the answer is B the answer is C", *texts[:3]])
+    assert unpack_texts(pack_texts(texts, encode_vocabulary(vocabulary)), vocabulary) == texts
+
+
+def test_a_vocabulary_of_two_byte_words_comes_back():
+    rng = random.Random(0)
+    texts = [" ".join("".join(rng.choices("abcdefgh", k=3)) for _ in range(400)) for _ in range(20)]
+    vocabulary = build_vocabulary(texts)
+    assert len(vocabulary) > 400
+    assert unpack_texts(pack_texts(texts, encode_vocabulary(vocabulary)), vocabulary) == texts
+
+
+def test_texts_beyond_the_budget_are_left_out_evenly():
+    texts = {f"r0c{n}": b"x" * 300 for n in range(10)}
+    assert len(choose_texts(texts, 10**6)) == 10
+    kept = choose_texts(texts, 2000)
+    assert list(kept) == ["r0c1", "r0c3", "r0c5", "r0c7", "r0c9"]
+    assert choose_texts(texts, 0) == {} and choose_texts({}, 0) == {}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of phases 1 and 3, 6 steps each, 16 rollouts a step."""
+    write_run(tmp_path / "run", *simulate_rollouts([1] * 6 + [3] * 6, per_step=16))
+    return tmp_path / "run"
+
+
+def test_a_whole_run_misses_only_what_the_simulation_does_not_write(run):
+    assert read_run(run).missing == ["config.yaml is not there"]
+
+
+def test_a_cut_last_line_two_files_and_a_broken_line(run):
+    path = run / "rollouts" / "simulated-1.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:100]) + lines[100][:40])
+    (run / "rollouts" / "other-2.jsonl").write_text("".join(lines[101:]) + "nonsense\n" + lines[3])
+    record = read_run(run)
+    assert len(record.rollouts) == 12 * 16 - 1
+    said = "\n".join(record.missing)
+    assert "the last line of simulated-1.jsonl (line 101) is cut" in said
+    assert "1 of 93 lines of other-2.jsonl are not rows" in said and "1 rollouts are there twice" in said
+
+
+def test_a_resumed_run_with_a_gap_and_no_end(run):
+    path = run / "rollouts" / "simulated-1.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] not in (4, 5)))
+    metrics = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(metrics[:4] + metrics[5:11]))
+    (run / "run.json").write_text(json.dumps({"exit": None, "total_steps": 20}))
+    said = "\n".join(read_run(run).missing)
+    assert "steps 4 have metrics and no rollouts" in said
+    assert "steps 5 have neither" in said and "steps 12 have rollouts and no metrics" in said
+    assert "the run has not ended; it was to have 20 steps" in said
+    analyses, page, _ = make_page([("run", run)], 30)
+    assert [row["step"] for row in analyses[0].steps] == [1, 2, 3, 6, 7, 8, 9, 10, 11, 12] and "have neither" in page
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "train.jsonl"])
+def test_a_missing_file_is_said_and_the_rest_is_shown(run, name):
+    (run / name).unlink()
+    analyses, page, _ = make_page([("run", run)], 30)
+    assert f"{name} is not there" in page and len(analyses[0].steps) == 12
+    assert [phase for _, _, phase in find_spans(analyses[0]) if phase] == [1, 3]
+
+
+def test_no_rollouts_at_all_is_an_error(tmp_path):
+    with pytest.raises(EvalError, match=r"reward\.hook"):
+        read_run(tmp_path)
+
+
+def test_confidence_is_low_where_a_step_is_undecided():
+    clear = np.tile([1, 0, 0, 12, 0, 0], (64, 1)).astype(np.float32)
+    undecided = clear.copy()
+    undecided[:32, 0] = 0  # half follow the format: at the boundary of phase 1
+    samples = [clear] * 4 + [undecided] * 4
+    shares = bootstrap_phases(samples, [3, 3, 3, 3, 0, 0, 0, 0], 20)
+    assert shares[:3] == [1.0] * 3 and max(shares[5:]) < 0.95
+
+
+def test_dev_accuracy_has_intervals(run):
+    record = read_run(run)
+    rows = [{"id": f"bank/dev/{n}", "split": "dev", "step": 6, "correct": n < 150} for n in range(200)]
+    (found,) = measure_evals(record._replace(rollouts=[*record.rollouts, *rows]))
+    assert found["name"] == "bank/dev" and found["n"] == 200 and found["value"] == 0.75
+    assert 0.68 < found["low"] < 0.75 < found["high"] < 0.81
+
+
+def test_runs_may_be_a_folder_a_list_or_groups():
+    assert list_runs("runs/rlvr/a") == [("a", Path("runs/rlvr/a"))]
+    assert [group for group, _ in list_runs(["x/a", "x/b"])] == ["a", "b"]
+    grouped = list_runs({"paper": ["x/a", "x/b"], "strict": "x/c"})
+    assert [group for group, _ in grouped] == ["paper", "paper", "strict"]

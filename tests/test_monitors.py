@@ -1,0 +1,121 @@
+"""Monitors trip on what they watch and on nothing else; the terminal says it once, and the phase."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from recipes import terminal
+from recipes.live import LiveView, count_question_words
+from recipes.monitors import MONITORS, check_monitors, check_run
+
+ROOT = Path(__file__).resolve().parents[1]
+CALM = {
+    **{"format": 0.95, "leak": 0.02, "pre_think": 0.02, "think_words": 12.0, "pre_think_words": 0.2, "truncated": 0.0},
+    **{"repetition": 0.01, "response_length": 36.0, "kl": 0.05, "vllm_kl": 2e-4, "accuracy": 0.5},
+}
+
+
+def make_steps(count: int, **changes: float) -> list[dict]:
+    """Calm steps whose reward grows, with noise; `changes` from step 70 on."""
+    steps = []
+    for step in range(1, count + 1):
+        noise = 0.02 * (-1) ** step
+        row = {
+            "kind": "train",
+            "step": step,
+            "time": float(step),
+            **CALM,
+            "rollout/reward_mean": 0.008 * step + noise - 0.2,
+        }
+        steps.append(row | (changes if step >= 70 else {}))
+    return steps
+
+
+def test_a_calm_run_trips_nothing():
+    assert check_run(make_steps(100)) == []
+
+
+@pytest.mark.parametrize(
+    ("monitor", "changes"),
+    [
+        ("leak", {"leak": 0.6}),
+        ("pre_think", {"pre_think": 0.4}),
+        ("truncation", {"truncated": 0.3}),
+        ("repetition", {"repetition": 0.4}),
+        ("format_collapse", {"format": 0.6}),
+        ("kl_runaway", {"kl": 0.8}),
+        ("length_runaway", {"response_length": 100.0}),
+        ("reward_flat", {"rollout/reward_mean": 0.36}),
+        ("vllm_kl", {"vllm_kl": -4e-3}),
+    ],
+)
+def test_each_monitor_trips_on_its_own_change_alone(monitor, changes):
+    spans = check_run(make_steps(130, **changes))
+    assert {span.alarm.monitor for span in spans} == {monitor}
+    if monitor != "reward_flat":  # which takes its 30 steps
+        (span,) = spans
+        assert 70 < span.first <= 75 and span.last == 130
+
+
+def test_there_is_a_case_for_every_monitor():
+    cases = test_each_monitor_trips_on_its_own_change_alone.pytestmark[0].args[1]
+    assert {monitor for monitor, _ in cases} == set(MONITORS)
+
+
+def test_one_odd_step_trips_nothing():
+    steps = make_steps(80)
+    steps[40] |= {"truncated": 0.9, "kl": 2.0, "format": 0.5, "repetition": 0.9}
+    assert check_run(steps) == []
+
+
+def test_what_is_not_logged_is_not_watched():
+    steps = [{"step": step, "kl": 0.01} for step in range(1, 80)]
+    assert check_monitors(steps) == []
+
+
+def test_a_reward_that_is_flat_at_the_top_is_done_not_stuck():
+    steps = [row | {"rollout/reward_mean": 0.97} for row in make_steps(100)]
+    assert check_run(steps) == []
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_the_docs_say_what_to_do_about_each(name):
+    assert re.search(rf"^### {name}$", (ROOT / "docs" / "dynamics.md").read_text(), re.MULTILINE)
+
+
+def test_the_terminal_says_a_phase_and_a_warning_once():
+    live = LiveView(question_words=20)
+    lines = [line for row in make_steps(90, leak=0.7, think_words=4.0) for line in live.take(row)]
+    assert len(lines) == 3
+    assert "phase 3, Concise Structurer since step 1" in lines[0]
+    assert "phase 4, Direct Answer Hacker since step 70" in lines[1]
+    assert "docs/dynamics.md#leak" in lines[2]
+
+
+def test_the_terminal_shows_both_while_it_watches(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    before, now = make_steps(90, leak=0.7, think_words=4.0)[:60], make_steps(90, leak=0.7, think_words=4.0)[60:]
+    path.write_text("".join(json.dumps(row) + "\n" for row in before))
+    reader = terminal.MetricsReader(path)
+    live = LiveView(question_words=20)
+    for row in reader.read_before():  # a run that is resumed goes on in its phase
+        live.take(row)
+    assert live.describe_phase() == "phase 3, Concise Structurer"
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in now)
+    out = io.StringIO()
+    monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=100))
+    terminal.watch(reader, "ppo", 60, 90, lambda: False, lambda _: None, live)
+    shown = " ".join(out.getvalue().split())
+    assert "phase 4, Direct Answer Hacker since step 70" in shown and "warning: 59% of the responses" in shown
+    assert "61/90" in shown and "60/90" not in shown
+
+
+def test_words_of_the_questions_are_counted(tmp_path):
+    rows = [{"question": "one two three", "options": ["a b", "c"]}, {"question": "one", "options": ["a", "b"]}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert count_question_words(tmp_path / "train.jsonl") == 4.5
