@@ -8,7 +8,7 @@ BANK := data/bank/manifest.json
 export EXPERIMENT ?= $(if $(wildcard /dev/nvidia0),paper,laptop)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep rlvr sft eval report card test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep plan rlvr sft eval report card test e2e lint bench lock laptop-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,6 +23,9 @@ $(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
 	@$(PY) -m data_prep.run $(OVERRIDES)
+
+plan: setup ## memory, time and disk of a run: make plan experiment=paper hardware=8x80gb
+	@$(PY) -m recipes.plan $(OVERRIDES)
 
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 	@$(PY) -m recipes.rlvr $(OVERRIDES)

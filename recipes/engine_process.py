@@ -1,22 +1,45 @@
 """The engine as a child process: its command, its environment, its end, and the cause where it failed."""
 
+import ctypes
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import psutil
 from omegaconf import OmegaConf
 
+from recipes.engine_rules import count_gpus
+
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = ROOT / "recipes" / "engine" / "startup"
 STOP_SECONDS = 10
 
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
+# cause → next step; the first that matches
+ADVICE = [
+    (
+        re.compile(r"CUDA out of memory|OutOfMemoryError: CUDA"),
+        "the GPU's memory ran out: `make plan` with the same words shows the phase; lower "
+        "openrlhf.train.micro_batch_size or hardware.vllm_memory",
+    ),
+    (
+        re.compile(r"ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory|^Killed"),
+        "the machine's memory ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
+    ),
+    (re.compile(r"No space left on device|Disk quota"), "make room, or set run_dir=FOLDER elsewhere, then resume"),
+    (re.compile(r"RewardFailure|row \S+: |reward server|ConnectionError"), "the reward: docs/reward.md"),
+    (re.compile(r"No available memory for the cache blocks"), "raise hardware.vllm_memory"),
+    (re.compile(r"Free memory on device"), "lower hardware.vllm_memory, or end what else is on the GPU"),
+    (re.compile(r"FloatingPointError"), "a lower learning rate, or an earlier checkpoint"),
+    (re.compile(r"node timed out during startup"), "the machine was too busy to start Ray in 30 seconds: start again"),
+]
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 
 
@@ -29,6 +52,11 @@ def build_command(method: str, argv: list[str], cfg: Any) -> list[str]:
     return [sys.executable, *run, "-m", "openrlhf.cli.train_sft", *argv]
 
 
+def name_wandb_run(run_dir: Path) -> str:
+    """The id of this run folder's wandb run, the same after every resume."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, str(run_dir)).hex[:16]
+
+
 def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
     """What the engine's processes need from their environment, beside what the caller's holds."""
     run_dir = Path(cfg.run_dir).resolve()
@@ -39,10 +67,14 @@ def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report to its makers
-        "WANDB_MODE": os.environ.get("WANDB_MODE", "offline"),
+        "WANDB_MODE": os.environ.get("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline"),
+        "WANDB_DIR": os.environ.get("WANDB_DIR", str(run_dir)),
+        "WANDB_RUN_ID": name_wandb_run(run_dir),
+        "WANDB_RESUME": "allow",  # a resumed run goes on in the same wandb run
     }
     if "reward" in cfg:
         environment |= build_reward_environment(cfg)
+        environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
     if not cfg.hardware.cuda:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
@@ -74,8 +106,16 @@ def format_command(command: list[str], environment: dict[str, str]) -> str:
     return " \\\n  ".join([*variables, *lines])
 
 
-def start_engine(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
-    """Start the engine in a session of its own, so that Ctrl-C reaches the launcher alone; output goes to `log`."""
+def die_with_launcher() -> None:
+    """In the engine's process, before it becomes the engine: SIGTERM when the launcher is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
+
+
+def start_engine(command: list[str], environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen:
+    """Start the engine in a session of its own, so that Ctrl-C reaches the launcher alone; output goes to `log`.
+
+    lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
+    """
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -85,6 +125,8 @@ def start_engine(command: list[str], environment: dict[str, str], log: Path) -> 
             env=os.environ | environment,
             cwd=ROOT,
             start_new_session=True,
+            pass_fds=(lock,),
+            preexec_fn=die_with_launcher,
         )
 
 
@@ -119,6 +161,14 @@ def _signal(process: psutil.Process, method: str) -> None:
         getattr(process, method)()
     except psutil.NoSuchProcess:
         return
+
+
+def advise(cause: str) -> str:
+    """What to do about a cause; empty where nothing general can be said."""
+    for pattern, advice in ADVICE:
+        if pattern.search(cause):
+            return advice
+    return ""
 
 
 def find_cause(log: Path, tail_bytes: int = 2_000_000) -> str:

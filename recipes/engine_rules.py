@@ -12,6 +12,7 @@ GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 def find_broken_rules(cfg: Any, method: str) -> list[str]:
     """All rules of the engine that this configuration breaks."""
     rules = [check_batches, check_placement, check_traps] if method == "ppo" else [check_sft_batches]
+    rules.append(check_checkpoints)
     problems = [problem for rule in rules for problem in rule(cfg)]
     return problems + ([] if cfg.hardware.cuda else list(check_cpu(cfg, method)))
 
@@ -66,7 +67,9 @@ def check_batches(cfg: Any) -> Iterator[str]:
 
 
 def check_sft_batches(cfg: Any) -> Iterator[str]:
-    """deepspeed.py:455, for SFT."""
+    """deepspeed.py:455, for SFT; and torchrun is started on this machine alone."""
+    if cfg.hardware.nodes > 1:
+        yield f"SFT runs on one machine, not on hardware.nodes={cfg.hardware.nodes}: choose hardware=8x80gb"
     train, ranks = cfg.openrlhf.train, cfg.hardware.nodes * cfg.hardware.gpus_per_node
     if train.batch_size % (train.micro_batch_size * ranks):
         yield (
@@ -89,6 +92,8 @@ def check_placement(cfg: Any) -> Iterator[str]:
         )
     if flags.train.colocate_all and flags.algo.kl.init_coef > 0 and count_ranks(cfg, "ref") != actors:
         yield f"colocated, the reference model needs the actor's {actors} GPUs, not {count_ranks(cfg, 'ref')}"
+    if flags.train.colocate_all and flags.algo.advantage.estimator == "gae" and count_ranks(cfg, "critic") > actors:
+        yield f"colocated, the critic can have at most the actor's {actors} GPUs, not {count_ranks(cfg, 'critic')}"
     if flags.train.async_enable and flags.vllm.enable_sleep:
         yield "openrlhf.train.async_enable excludes openrlhf.vllm.enable_sleep"
 
@@ -104,8 +109,28 @@ def check_traps(cfg: Any) -> Iterator[str]:
         yield "openrlhf.algo.kl.target is marked incompatible in the engine (ppo_trainer.py:252): leave it null"
     if flags.train.dynamic_batch_enable and flags.ds.zero_stage != 3:
         yield "openrlhf.train.dynamic_batch_enable crashes below ZeRO-3 (OpenRLHF#1131): openrlhf.ds.zero_stage=3"
+    if flags.ref.offload and flags.ds.zero_stage != 3:  # runtime/zero/config.py: offload_param, valid only with stage 3
+        yield "openrlhf.ref.offload does nothing below ZeRO-3: hardware.zero_stage=3, or hardware.ref_offload=false"
+    generated = flags.rollout.vllm_generate_batch_size or flags.rollout.batch_size
+    if generated > flags.rollout.batch_size and flags.ckpt.save_steps > 0:
+        yield (
+            "openrlhf.rollout.vllm_generate_batch_size above rollout.batch_size loses samples on resume "
+            "(OpenRLHF#1322): leave it null"
+        )
+    if flags.ds.lora.rank and (flags.ds.zero_stage == 3 or flags.ds.tensor_parallel_size > 1 or flags.ds.load_in_4bit):
+        yield (  # recipes/engine/lora.py merges whole bf16 matrices
+            "openrlhf.ds.lora.rank: merged weights go to vLLM, for which each rank must hold whole bf16 matrices: "
+            "openrlhf.ds.zero_stage=2, tensor_parallel_size=1, load_in_4bit=false"
+        )
     if flags.data.input_template is not None or flags.data.apply_chat_template:
         yield "rows hold the whole prompt: leave openrlhf.data.input_template null and apply_chat_template false"
+
+
+def check_checkpoints(cfg: Any) -> Iterator[str]:
+    """deepspeed.py:724 deletes down to max_num - 1 before it saves: with 1 a death meanwhile leaves nothing."""
+    ckpt = cfg.openrlhf.ckpt
+    if ckpt.save_steps > 0 and not ckpt.disable_ds and ckpt.max_num < 2:
+        yield f"openrlhf.ckpt.max_num={ckpt.max_num} deletes the last checkpoint before the next is whole: 2 or more"
 
 
 def check_cpu(cfg: Any, method: str) -> Iterator[str]:

@@ -9,9 +9,12 @@ has therefore each of the engine's keys, Hydra refuses any other, and only what 
 
 import argparse
 import ast
+import contextlib
 import importlib.util
+import io
 import textwrap
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,22 +40,61 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message.replace("argument --", "openrlhf."))
 
 
-def build_parser(method: str) -> argparse.ArgumentParser:
-    """OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF.
+@cache
+def read_main(method: str) -> list[ast.stmt]:
+    """The statements under `if __name__ == "__main__":` of the engine's CLI module, which is not imported.
 
     Raises ModuleNotFoundError where OpenRLHF is not installed.
     """
+    source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text()
+    return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
+
+
+def find_engine() -> Path:
+    """OpenRLHF's folder. Raises ModuleNotFoundError where it is not installed."""
     spec = importlib.util.find_spec("openrlhf")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("openrlhf is not installed: run `make setup`")
-    source = Path(spec.submodule_search_locations[0], "cli", f"{CLI_MODULES[method]}.py").read_text()
-    main = next(node for node in ast.parse(source).body if isinstance(node, ast.If))
+    return Path(spec.submodule_search_locations[0])
+
+
+def build_parser(method: str) -> argparse.ArgumentParser:
+    """OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF."""
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime, "parser": _Parser()}
-    for statement in main.body[1:]:  # the first is `parser = argparse.ArgumentParser()`
+    for statement in read_main(method)[1:]:  # the first is `parser = argparse.ArgumentParser()`
         if "parse_args" in ast.unparse(statement):
             break
-        exec(compile(ast.Module([statement], []), source, "exec"), namespace)
+        run_statement(statement, namespace)
     return namespace["parser"]
+
+
+def validate(argv: list[str], method: str) -> str:
+    """Run the engine's own validation on argv: what stands between `parse_args()` and `train(args)` in its CLI.
+
+    Returns what the engine prints meanwhile: it changes settings with no more than a warning. Raises FlagError with
+    the engine's words where it refuses.
+    """
+    spec = importlib.util.spec_from_file_location("engine_config", find_engine() / "utils" / "config.py")
+    assert spec and spec.loader
+    config = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(config)  # stdlib only
+    args = config.hierarchize(build_parser(method).parse_args(argv))
+    statements = read_main(method)
+    start = next(i for i, node in enumerate(statements) if ast.unparse(node) == "args = hierarchize(args)") + 1
+    printed, namespace = io.StringIO(), {"args": args}
+    try:
+        with contextlib.redirect_stdout(printed):
+            for statement in statements[start:-1]:  # the last is `train(args)`
+                if "use_ms" not in ast.unparse(statement):  # ModelScope would be imported
+                    run_statement(statement, namespace)
+    except (AssertionError, TypeError) as error:  # `None > 0` where it forgets a default
+        raise FlagError(f"OpenRLHF refuses: {error}") from error
+    return printed.getvalue()
+
+
+def run_statement(statement: ast.stmt, namespace: dict[str, Any]) -> None:
+    """Run one of the engine's statements as it stands."""
+    exec(compile(ast.Module([statement], []), "openrlhf/cli", "exec"), namespace)
 
 
 def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]:

@@ -6,7 +6,6 @@ Each problem is one line: what is wrong, the value, and the command or key that 
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +13,20 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from recipes import engine_process, engine_rules, reward_service
+from recipes import disk, engine_process, engine_rules, machine, memory, reward_service
 from recipes.engine import cpu
-from recipes.run_folder import read_start_step
+from recipes.model import HUB_ID, REVISION, find_folder, read_shape
+from recipes.plan import count_rows
+from recipes.resume import find_changes
 
 LABEL_KEYS = {"id", "answer", "num_options", "split"}
-REVISION = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
     """All problems of a composed configuration, an empty list where the run may start. method: ppo or sft."""
     problems = [*check_run_folder(cfg), *check_model(cfg), *check_data(cfg, method)]
     problems += engine_rules.find_broken_rules(cfg, method)
-    problems += check_gpus(cfg, method)
+    problems += [*check_gpus(cfg, method), *check_memory(cfg, method), *check_secrets(cfg)]
     if not cfg.hardware.cuda:
         problems += cpu.find_version_problems()
     problems += check_disk(cfg, method)
@@ -37,18 +36,20 @@ def find_problems(cfg: Any, method: str) -> list[str]:
 
 
 def check_run_folder(cfg: Any) -> Iterator[str]:
-    """A run is never overwritten, and a resumed one has a checkpoint."""
+    """A run is never overwritten, and a resumed one is the same run."""
     folder = Path(cfg.run_dir)
     if not cfg.resume and folder.exists() and any(folder.iterdir()):
         yield f"{folder} holds a run: choose another name (name=NAME), or continue it (resume=true), or delete it"
-    if cfg.resume and read_start_step(folder / "checkpoints") is None:
-        yield f"{folder}/checkpoints holds no checkpoint to resume from: start anew with name=NAME"
+    if cfg.resume and not (folder / "run.json").is_file():
+        yield f"{folder} holds no run to resume: leave resume=true out"
+    elif cfg.resume:
+        yield from find_changes(cfg, folder)
 
 
 def check_model(cfg: Any) -> Iterator[str]:
     """The model is a folder with a config, or a hub id with a pinned revision; it brings no code of its own."""
-    path = Path(cfg.model.path)
-    if not path.is_dir():
+    path = find_folder(cfg)
+    if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
             yield f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give model.path=FOLDER"
         elif not REVISION.fullmatch(str(cfg.model.revision)):
@@ -84,8 +85,13 @@ def check_data(cfg: Any, method: str) -> Iterator[str]:
             yield f"{path} differs from its manifest ({known['rows']} rows): run `{prepare}` again"
         else:
             yield from check_labels(path)
-    tokenizer = Path(cfg.model.path) / "tokenizer.json"
-    if tokenizer.is_file() and hashlib.sha256(tokenizer.read_bytes()).hexdigest() != manifest["tokenizer"]["sha256"]:
+    model = find_folder(cfg)
+    tokenizer = model / "tokenizer.json" if model else None
+    if (
+        tokenizer
+        and tokenizer.is_file()
+        and hashlib.sha256(tokenizer.read_bytes()).hexdigest() != manifest["tokenizer"]["sha256"]
+    ):
         yield (
             f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the model is "
             f"{cfg.model.path}: run `{prepare} model.path={cfg.model.path}`"
@@ -129,49 +135,91 @@ def check_gpus(cfg: Any, method: str) -> Iterator[str]:
     """A placement group that is short of GPUs waits for ever without a word, so count first."""
     demand = engine_rules.count_gpus(cfg) if method == "ppo" else cfg.hardware.gpus_per_node
     if not cfg.hardware.cuda:
-        offered, where = cfg.hardware.gpus_per_node, "logical GPUs (hardware.gpus_per_node)"
-    elif method == "ppo" and os.environ.get("RAY_ADDRESS"):
+        if demand > cfg.hardware.gpus_per_node:
+            yield (
+                f"the run asks for {demand} GPUs, there are {cfg.hardware.gpus_per_node} logical GPUs: "
+                f"hardware.gpus_per_node={demand}"
+            )
+        return
+    if method == "ppo" and os.environ.get("RAY_ADDRESS"):
         return  # asked of the cluster itself, see recipes/engine/ppo.py
-    else:
-        offered, where = count_local_gpus(), "GPUs on this machine"
-        if cfg.hardware.nodes > 1:
-            yield f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the nodes first"
-            return
-    if demand > offered:
-        yield f"the run asks for {demand} GPUs, there are {offered} {where}: choose another hardware=…"
+    if cfg.hardware.nodes > 1:  # for SFT see engine_rules.py
+        if method == "ppo":
+            yield (
+                f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the nodes first, or "
+                "`sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
+            )
+        return
+    gpus = machine.find_gpus()
+    if demand > len(gpus):
+        yield f"the run asks for {demand} GPUs, there are {len(gpus)} GPUs on this machine: choose another hardware=…"
+    smallest = min((gpu.memory_gb for gpu in gpus if gpu.memory_gb), default=None)
+    if smallest and smallest < cfg.hardware.gpu_memory_gb:
+        yield (
+            f"hardware={cfg.hardware.name} counts on {cfg.hardware.gpu_memory_gb:g} GiB a GPU, this machine's have "
+            f"{smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see `make plan`"
+        )
 
 
-def count_local_gpus() -> int:
-    """CUDA devices that this process may use, by CUDA_VISIBLE_DEVICES or the device files."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
-    return len([device for device in Path("/dev").glob("nvidia[0-9]*")])
+def check_memory(cfg: Any, method: str) -> Iterator[str]:
+    """What cannot fit, by the numbers of `make plan`."""
+    shape = read_shape(cfg)
+    if shape is None:
+        if find_folder(cfg) is None and HUB_ID.fullmatch(str(cfg.model.path)):
+            yield (
+                f"the memory that {cfg.model.path} needs is not known before it is here: "
+                f"hf download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
+            )
+        return
+    here = machine.find_host_memory_gb()
+    if not cfg.hardware.cuda:
+        # fp32 copies and moments beside bf16 weights and gradients, for actor and critic; nothing shares them out
+        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / memory.GIB
+        if needed > here:
+            yield (
+                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} GiB of memory without "
+                f"a GPU, this machine has {here:.0f}: experiment=laptop here, or hardware=8x80gb on GPUs"
+            )
+        return
+    yield from memory.find_shortages(cfg, method, shape)
+    host = (memory.plan_ppo(cfg, shape) if method == "ppo" else memory.plan_sft(cfg, shape))[1] / memory.GIB
+    if host > here and not os.environ.get("RAY_ADDRESS"):
+        key = "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
+        yield f"the run keeps about {host:.0f} GiB in host memory, this machine has {here:.0f}: {key}"
+
+
+def check_secrets(cfg: Any) -> Iterator[str]:
+    """Keys come from the environment: whatever is configured is written to config.yaml and command.txt."""
+    key = cfg.openrlhf.logger.wandb.key
+    if key not in (None, "environment"):
+        yield (
+            "openrlhf.logger.wandb.key would be written to command.txt and shown by ps: export WANDB_API_KEY=…, and "
+            "say openrlhf.logger.wandb.key=environment to turn wandb on"
+        )
+    elif key and not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        yield "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or WANDB_MODE=offline"
 
 
 def check_disk(cfg: Any, method: str) -> Iterator[str]:
-    """Room for the checkpoints, the models and the rollouts that this run will write."""
-    if not Path(cfg.model.path).is_dir():
-        return  # no weights to count yet
+    """Room for the checkpoints, the models and the rollouts that this run will write, beside what it has written."""
+    needed = estimate_disk(cfg, method)
     place = Path(cfg.run_dir).resolve()
+    if place.exists():
+        needed -= sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     while not place.exists():
         place = place.parent
-    needed, free = estimate_disk(cfg, method), shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free
     if needed > free:
         yield (
             f"the run will write about {needed / 1e6:,.0f} MB, {place} has {free / 1e6:,.0f} MB free: make room, "
-            "or set run_dir=FOLDER elsewhere, or keep fewer checkpoints (openrlhf.ckpt.max_num)"
+            "or set run_dir=FOLDER elsewhere, or keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
         )
 
 
 def estimate_disk(cfg: Any, method: str) -> int:
-    """Bytes that the run leaves behind: DeepSpeed checkpoints (14 B a parameter: bf16 weights, and fp32 weights with
-    two Adam moments), the final model in bf16, and 50 MB for logs and rollouts."""
-    weights = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors"))
-    models = 2 if method == "ppo" and cfg.openrlhf.algo.advantage.estimator == "gae" else 1
-    ckpt = cfg.openrlhf.ckpt
-    checkpoints = 0 if ckpt.save_steps == -1 or ckpt.disable_ds else ckpt.max_num + 1  # one more while it is written
-    return int(weights / 2 * 14 * models * checkpoints + weights * 2 + 50e6)
+    """Bytes that the run leaves behind, by recipes/disk.py; 0 where the model's shape is not known."""
+    shape = read_shape(cfg)
+    return int(sum(disk.plan_disk(cfg, method, shape, count_rows(cfg)).values())) if shape else 0
 
 
 def check_reward(cfg: Any) -> Iterator[str]:

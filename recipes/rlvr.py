@@ -10,7 +10,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from recipes.run import add_environment_choices, run_recipe
+from recipes.choices import add_environment_choices
+from recipes.run import run_recipe
 
 
 @hydra.main(config_path="configs", config_name="rlvr", version_base="1.3")

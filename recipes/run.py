@@ -1,8 +1,8 @@
 """Compose → preflight → run OpenRLHF → summary: what `python -m recipes.rlvr` and `python -m recipes.sft` share."""
 
 import json
-import os
 import shlex
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipes import engine_process, hub_model, reward_service, run_folder, terminal
-from recipes.flags import FlagError, build_parser, to_argv
+from recipes import engine_process, hub_model, model, reward_service, run_folder, terminal
+from recipes.engine import checkpoints
+from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.live import LiveView, count_question_words
 from recipes.preflight import find_problems
 
@@ -21,16 +22,6 @@ PATH_FLAGS = {
     "sft": ["data.dataset", "eval.dataset", "model.model_name_or_path"],
 }
 OUTPUT_FLAGS = ["ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"]
-
-
-def add_environment_choices(argv: list[str], prefix: str = "") -> None:
-    """Let EXPERIMENT and HARDWARE (set by the Makefile, or by you) stand for `experiment=` and `hardware=`.
-
-    As command-line overrides, since Hydra forbids an experiment chosen by ${oc.env:…} to choose the data set.
-    """
-    for group, value in (("experiment", os.environ.get("EXPERIMENT")), ("hardware", os.environ.get("HARDWARE"))):
-        if value and not any(word.startswith(f"{group}=") for word in argv):
-            argv.append(f"{group}={prefix}{value}" if group == "experiment" else f"{group}={value}")
 
 
 def run_recipe(cfg: DictConfig, method: str) -> None:
@@ -61,9 +52,10 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     if problems:
         sys.exit(2)
     print_banner(cfg, method)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Slurm's scancel ends a run as Ctrl-C does
     try:
         sys.exit(run_engine(cfg, method, argv))
-    except reward_service.RewardServerError as error:
+    except (reward_service.RewardServerError, run_folder.RunLockedError) as error:
         sys.exit(str(error))
 
 
@@ -77,10 +69,12 @@ def check(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """The engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
-    if cfg.resume:
-        cfg.openrlhf.ckpt.load_enable = True
+    if cfg.resume:  # without a checkpoint the run starts again from its beginning
+        cfg.openrlhf.ckpt.load_enable = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints") is not None
     if method == "ppo":
         reward_service.choose_hook(cfg)
+    if folder := model.find_folder(cfg):  # of a hub id, the snapshot: the engine knows no revisions
+        OmegaConf.update(cfg.openrlhf, PATH_FLAGS[method][-1], str(folder))
     for key in [*PATH_FLAGS[method], *OUTPUT_FLAGS]:
         value = OmegaConf.select(cfg.openrlhf, key)
         if value is not None and (key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()):
@@ -89,7 +83,9 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
     parser = build_parser(method)
     if method == "ppo":  # train.jsonl is trimmed already, and the engine would cut the evaluation set too
         flags["data"]["max_samples"] = parser.get_default("data.max_samples")
-    return to_argv(flags, parser)
+    argv = to_argv(flags, parser)
+    validate(argv, method)
+    return argv
 
 
 def print_banner(cfg: DictConfig, method: str) -> None:
@@ -97,7 +93,7 @@ def print_banner(cfg: DictConfig, method: str) -> None:
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
     if not cfg.hardware.cuda:
-        target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=sft/paper"
+        target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
         print(
             f"No CUDA GPU: the real OpenRLHF runs on CPU, with a tiny model. The paper's run: {target} hardware=8x80gb"
         )
@@ -107,9 +103,17 @@ def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
     """Make the run folder, run the engine to its end, report; returns the exit code."""
     run_dir = Path(cfg.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    start_step = run_folder.read_start_step(run_dir / "checkpoints") or 0 if cfg.resume else 0
+    with run_folder.lock_run(run_dir) as lock:
+        return run_locked(cfg, method, argv, run_dir, lock)
+
+
+def run_locked(cfg: DictConfig, method: str, argv: list[str], run_dir: Path, lock: int) -> int:
+    """run_engine, once the folder is ours."""
+    start_step = 0
     if cfg.resume:
+        start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
         run_folder.forget_after(run_dir, start_step)
+        print(f"going on after step {start_step}" if start_step else "no checkpoint was finished: from the beginning")
     data, total_steps = prepare_rows(cfg, method, run_dir)
     record = run_folder.describe_run(cfg, method, data, start_step)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
@@ -123,7 +127,7 @@ def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
         run_folder.write_text(run_dir / "command.txt", engine_process.format_command(command, environment) + "\n")
         run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
         started = time.monotonic()
-        code = supervise_engine(command, environment, run_dir, method, start_step, total_steps)
+        code = supervise_engine(command, environment, run_dir, lock, method, start_step, total_steps)
         seconds = time.monotonic() - started
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
     run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
@@ -132,7 +136,13 @@ def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
 
 
 def supervise_engine(
-    command: list[str], environment: dict[str, str], run_dir: Path, method: str, start_step: int, total_steps: int
+    command: list[str],
+    environment: dict[str, str],
+    run_dir: Path,
+    lock: int,
+    method: str,
+    start_step: int,
+    total_steps: int,
 ) -> int:
     """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C."""
     reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
@@ -141,7 +151,7 @@ def supervise_engine(
         for row in reader.read_before():
             if row["kind"] == "train":
                 live.take(row)
-    engine = engine_process.start_engine(command, environment, run_dir / "engine.log")
+    engine = engine_process.start_engine(command, environment, run_dir / "engine.log", lock)
     family: list[Any] = []
 
     def is_running() -> bool:
@@ -182,7 +192,8 @@ def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str,
 def report_end(cfg: DictConfig, method: str, code: int, total_steps: int, seconds: float) -> None:
     """A summary where the run ended well; the cause and the next command where it did not."""
     run_dir = Path(cfg.run_dir)
-    again = f"python -m recipes.{'rlvr' if method == 'ppo' else 'sft'} {shlex.join([*sys.argv[1:], 'resume=true'])}"
+    words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
+    again = f"python -m recipes.{'rlvr' if method == 'ppo' else 'sft'} {shlex.join([*words, 'resume=true'])}"
     if code == 0:
         path = run_dir / "metrics.jsonl"
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
@@ -193,7 +204,10 @@ def report_end(cfg: DictConfig, method: str, code: int, total_steps: int, second
             f"\nstopped; every process of the run is ended. To go on from its last checkpoint: {again}", file=sys.stderr
         )
         return
-    print(f"\nthe engine failed (exit {code}): {engine_process.find_cause(run_dir / 'engine.log')}", file=sys.stderr)
+    cause = engine_process.find_cause(run_dir / "engine.log")
+    print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
+    if advice := engine_process.advise(cause):
+        print(f"  {advice}", file=sys.stderr)
     print(f"  whole log: {run_dir / 'engine.log'}", file=sys.stderr)
-    if run_folder.read_start_step(run_dir / "checkpoints") is not None:
+    if checkpoints.find_last(run_dir / "checkpoints"):
         print(f"  from the last checkpoint: {again}", file=sys.stderr)

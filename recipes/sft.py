@@ -2,7 +2,7 @@
 
 make sft                                        the laptop experiment, without a GPU
 make sft dry_run=true                           print the engine's command and stop
-python -m recipes.sft experiment=sft/paper hardware=8x80gb
+python -m recipes.sft experiment=paper hardware=8x80gb
 """
 
 import sys
@@ -10,7 +10,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from recipes.run import add_environment_choices, run_recipe
+from recipes.choices import add_environment_choices
+from recipes.run import run_recipe
 
 
 @hydra.main(config_path="configs", config_name="sft", version_base="1.3")

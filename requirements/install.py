@@ -1,7 +1,8 @@
 """Create .venv and install the complete lock for this machine: `make setup`.
 
-Runs with any Python 3 and the standard library alone. requirements/gpu.lock where there is a CUDA GPU, cpu.lock
-elsewhere; both are complete closures, installed without resolving anything. The stamp .venv/ready is written last.
+Runs with any Python 3 and the standard library alone. requirements/gpu.lock where there is a CUDA GPU (or LOCK=gpu is
+set, as where an image is built), cpu.lock elsewhere; both are complete closures, installed without resolving anything.
+The stamp .venv/ready is written last.
 """
 
 import glob
@@ -42,7 +43,7 @@ def main():
         (3, 10) <= version <= (3, 12),
         f"Python {version[0]}.{version[1]} found, 3.10 to 3.12 needed (3.11 is tested): make setup PYTHON=python3.11",
     )
-    gpu = bool(glob.glob("/dev/nvidia[0-9]*"))
+    gpu = os.environ.get("LOCK") == "gpu" or bool(glob.glob("/dev/nvidia[0-9]*"))
     lock = os.path.join("requirements", "gpu.lock" if gpu else "cpu.lock")
     print(f"setup: Python {version[0]}.{version[1]}, {lock} into .venv", flush=True)
     if not os.path.exists(PYTHON):

@@ -55,7 +55,7 @@ def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.Complete
             *("openrlhf.train.num_episodes=1", "openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
         ]
         command = [sys.executable, "-m", "recipes.rlvr", *short, *overrides]
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1500)
         return done, tmp_path / name
 
     return run

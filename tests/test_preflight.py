@@ -67,7 +67,7 @@ def test_prompts_longer_than_the_run_has_room_for(laptop):
     ("overrides", "parts"),
     [
         (["model.path=./nowhere"], ["./nowhere", "no folder here"]),
-        (["model.path=Qwen/Qwen2.5-3B"], ["Qwen/Qwen2.5-3B", "model.revision"]),
+        (["model.path=Qwen/Qwen2.5-3B"], None),
         (["openrlhf.train.batch_size=48"], ["64 is not a multiple of", "batch_size=48"]),
         (["openrlhf.train.micro_batch_size=5"], None),
         (["openrlhf.rollout.batch_size=4096", "openrlhf.train.batch_size=4096"], ["2000 rows", "4096"]),
@@ -80,7 +80,7 @@ def test_prompts_longer_than_the_run_has_room_for(laptop):
         (["openrlhf.vllm.enable_sleep=true"], ["no sleep mode on CPU"]),
         (["openrlhf.ds.packing_samples=true"], ["flash-attn"]),
         (["openrlhf.data.apply_chat_template=true"], ["apply_chat_template false"]),
-        (["resume=true"], ["no checkpoint to resume from"]),
+        (["resume=true"], ["no run to resume"]),
         (["openrlhf.train.agent_func_path=nowhere.py"], ["nowhere.py"]),
     ],
 )
@@ -118,6 +118,7 @@ def test_too_few_gpus_on_this_machine(laptop, monkeypatch):
         cfg.hardware.cuda = True
         cfg.hardware.gpus_per_node = 4
         cfg.hardware.vllm_engines = 4
+        cfg.hardware.gpu_memory_gb = 78
     assert_told(find_problems(cfg, "ppo"), "asks for 4 GPUs, there are 2")
 
 

@@ -1,10 +1,11 @@
 """The run folder: whole files or none, trimmed rows, and what resume forgets."""
 
 import json
+import subprocess
 
 import pytest
 
-from recipes.run_folder import forget_after, read_start_step, trim_rows, write_text
+from recipes.run_folder import RunLockedError, forget_after, lock_run, trim_rows, write_text
 
 
 def test_rows_are_trimmed_to_whole_batches(tmp_path):
@@ -15,22 +16,32 @@ def test_rows_are_trimmed_to_whole_batches(tmp_path):
     assert trim_rows(source, tmp_path / "train.jsonl", 8, most=10) == (8, 15)
 
 
-@pytest.mark.parametrize(("tag", "step"), [("global_step16", 16), ("best_global_step32\n", 32), (None, None)])
-def test_the_step_of_the_last_checkpoint(tmp_path, tag, step):
-    if tag:
-        (tmp_path / "_actor").mkdir()
-        (tmp_path / "_actor" / "latest").write_text(tag)
-    assert read_start_step(tmp_path) == step
-
-
 def test_resume_forgets_what_will_be_run_again(tmp_path):
     (tmp_path / "rollouts").mkdir()
-    rows = "".join(json.dumps({"step": step, "kind": "train"}) + "\n" for step in (1, 2, 3))
-    (tmp_path / "metrics.jsonl").write_text(rows)
-    (tmp_path / "rollouts" / "a.jsonl").write_text(rows + '{"step": 2, "resp')  # cut by a kill
+    metrics = [{"step": step, "kind": "train"} for step in (1, 2, 3)] + [{"step": 1, "kind": "eval"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
+    rollouts = [{"step": step, "split": "train", "response": "a\u2028b\x85c"} for step in (1, 2, 3)]
+    rollouts += [{"step": step, "split": "dev"} for step in (1, 2)]  # the evaluation at step 2 was cut short
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rollouts)
+    (tmp_path / "rollouts" / "a.jsonl").write_bytes(text.encode() + '{"step": 2, "é'.encode()[:-1])  # cut by a kill
     forget_after(tmp_path, 2)
-    for path in (tmp_path / "metrics.jsonl", tmp_path / "rollouts" / "a.jsonl"):
-        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    kept = [json.loads(line) for line in (tmp_path / "rollouts" / "a.jsonl").read_bytes().splitlines()]
+    assert [(row["step"], row["split"]) for row in kept] == [(1, "train"), (2, "train"), (1, "dev")]
+    assert kept[0]["response"] == "a\u2028b\x85c"
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 1]
+
+
+def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
+    with lock_run(tmp_path) as lock:
+        with pytest.raises(RunLockedError, match="still runs"), lock_run(tmp_path):
+            pass
+        engine = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    with pytest.raises(RunLockedError), lock_run(tmp_path):  # the launcher is gone, its engine is not
+        pass
+    engine.kill()
+    engine.wait()
+    with lock_run(tmp_path):
+        pass
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -5,11 +5,16 @@ on the CPU engine with logical GPUs, and everywhere with the environment that ou
 """
 
 import os
+import re
 import runpy
 import sys
 
-# Handed to Ray's workers where set. Secrets are read from the environment by wandb and the hub client themselves.
+# Handed to Ray's workers where set.
 FORWARDED = ("MEDRLVR_", "HF_", "WANDB_", "VLLM_", "NCCL_", "OMP_NUM_THREADS", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
+# But for these, since Ray writes its runtime environment into logs and dashboard. Workers of a Ray that is started here
+# inherit them; on a cluster they are exported before `ray start`.
+PLAIN = ("TOKENIZERS_PARALLELISM",)
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 DEFAULTS = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
 
 
@@ -17,10 +22,10 @@ def init_ray() -> None:
     """Join the cluster of RAY_ADDRESS, or start a Ray of our own on this machine."""
     import ray
 
-    env = {key: value for key, value in os.environ.items() if key.startswith(FORWARDED)}
-    runtime_env = {"env_vars": DEFAULTS | env}
+    runtime_env = {"env_vars": DEFAULTS | choose_forwarded(dict(os.environ))}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime_env)
+        check_cluster(ray.cluster_resources(), ray.available_resources(), int(os.environ.get("MEDRLVR_GPUS", "0")))
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
         gpus = int(os.environ["MEDRLVR_LOGICAL_GPUS"])
         # Logical, both: bundles reserve a CPU and a GPU each, and the trainer needs one CPU more.
@@ -33,6 +38,25 @@ def init_ray() -> None:
         )
     else:
         ray.init(dashboard_host="127.0.0.1", runtime_env=runtime_env)
+
+
+def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:
+    """Raise RuntimeError where the cluster cannot place the run: a placement group would wait for ever, silently.
+
+    Each GPU's bundle takes a CPU too, and the trainer, its generator and their queues want a few more.
+    """
+    for resource, needed in (("GPU", gpus), ("CPU", gpus + 4)):
+        if offered.get(resource, 0) < needed or free.get(resource, 0) < needed:
+            raise RuntimeError(
+                f"the run asks for {needed} {resource}s, the Ray cluster has {offered.get(resource, 0):.0f}, of which "
+                f"{free.get(resource, 0):.0f} are free (`ray status`): choose another hardware=…, or wait"
+            )
+
+
+def choose_forwarded(environment: dict[str, str]) -> dict[str, str]:
+    """What Ray is told to hand to its workers: FORWARDED, no secret."""
+    names = [name for name in environment if name.startswith(FORWARDED)]
+    return {name: environment[name] for name in names if name in PLAIN or not SECRET.search(name)}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Wrappers, put on after the engine's modules are imported (see startup/sitecustom
 * each prompt's label carries the step and the episode that it is sampled for, so that the reward hook, which runs in
   the vLLM actors and knows neither, can write them into the rollouts;
 * each step's metrics go to `metrics.jsonl` in full precision, those of SFT too;
-* a NaN or infinity in any of them stops the run before a checkpoint can be written from it.
+* a NaN or infinity in any of them stops the run before a checkpoint can be written from it;
+* checkpoints are marked once they are whole, and the oldest is rotated out (checkpoints.py);
+* LoRA's merged weights go to vLLM (lora.py).
 
 The launcher passes what they need by environment: MEDRLVR_RUN (the run folder) and MEDRLVR_START_STEP (the step of the
 checkpoint that the run is resumed from, 0 for a new run).
@@ -21,17 +23,24 @@ from typing import Any
 
 import wrapt
 
+from recipes.engine import checkpoints, lora
+
 
 def install_hooks() -> None:
     """Register the wrappers; they do nothing in a process without MEDRLVR_RUN."""
     if "MEDRLVR_RUN" in os.environ:
+        wrapt.register_post_import_hook(seed_prompts, "openrlhf.trainer.ppo_trainer")
         wrapt.register_post_import_hook(hook_trainer, "openrlhf.trainer.ppo_trainer")
+        wrapt.register_post_import_hook(hook_async_trainer, "openrlhf.trainer.ppo_trainer_async")
         wrapt.register_post_import_hook(stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator")
         wrapt.register_post_import_hook(hook_sft_trainer, "openrlhf.trainer.sft_trainer")
+        wrapt.register_post_import_hook(checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed")
+        wrapt.register_post_import_hook(lora.save_merged, "openrlhf.utils.deepspeed.deepspeed")
+        wrapt.register_post_import_hook(lora.sync_merged, "openrlhf.trainer.ray.ppo_actor")
 
 
-def hook_trainer(ppo_trainer: Any) -> None:
-    """Seed the prompt order; write metrics; stop at the first value that is not a finite number."""
+def seed_prompts(ppo_trainer: Any) -> None:
+    """Draw the prompt order from `train.seed`. The async trainer imports the same function, after this hook."""
     prepare = ppo_trainer.prepare_datasets
 
     @functools.wraps(prepare)
@@ -43,9 +52,35 @@ def hook_trainer(ppo_trainer: Any) -> None:
 
     ppo_trainer.prepare_datasets = prepare_datasets
 
-    # Ray copies inherited methods onto the actor class when it decorates it, so BasePPOTrainer would be too late; the
-    # copy is what the driver pickles for the trainer's process.
-    trainer = ppo_trainer.PPOTrainer.__ray_metadata__.modified_class
+
+def hook_trainer(ppo_trainer: Any) -> None:
+    """The synchronous trainer."""
+    wrap_steps(ppo_trainer.PPOTrainer.__ray_metadata__.modified_class)
+
+
+def hook_async_trainer(ppo_trainer_async: Any) -> None:
+    """The asynchronous trainer; and its generator, which evaluates between batches, says of which step."""
+    wrap_steps(ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class)
+    generator = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
+    run_eval = generator._run_eval
+
+    @functools.wraps(run_eval)
+    def run_stamped_eval(self: Any) -> Any:
+        self.samples_generator.medrlvr_eval_step = self._last_eval_step
+        try:
+            return run_eval(self)
+        finally:
+            self.samples_generator.medrlvr_eval_step = None
+
+    generator._run_eval = run_stamped_eval
+
+
+def wrap_steps(trainer: Any) -> None:
+    """Write metrics, stop at the first value that is not a finite number, and mark whole checkpoints.
+
+    trainer: a Ray actor's class. Ray copies inherited methods onto it when it decorates it, so that BasePPOTrainer
+    would be too late; the copy is what the driver pickles for the trainer's process.
+    """
     train_step, save_logs, save_best = (
         trainer.train_step,
         trainer.save_logs_and_checkpoints,
@@ -61,16 +96,28 @@ def hook_trainer(ppo_trainer: Any) -> None:
     @functools.wraps(save_logs)
     def save_logs_and_checkpoints(self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None) -> Any:
         write_metrics("train", global_step, logs_dict or {})
-        return save_logs(self, global_step, logs_dict, client_states)
+        save_logs(self, global_step, logs_dict, client_states)
+        if global_step % self.args.ckpt.save_steps == 0:
+            mark_whole(self, f"global_step{global_step}", global_step)
 
     @functools.wraps(save_best)
     def save_best_checkpoint(self: Any, eval_metrics: Any, global_step: int, client_states: Any = None) -> Any:
         write_metrics("eval", global_step, eval_metrics or {})
-        return save_best(self, eval_metrics, global_step, client_states)
+        best = self.best_eval_metric_value
+        save_best(self, eval_metrics, global_step, client_states)
+        if self.best_eval_metric_value != best:  # async: the state is of a later step than the evaluation (#1341)
+            mark_whole(self, f"best_global_step{global_step}", (client_states or {})["global_step"])
 
     trainer.train_step = checked_train_step
     trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
     trainer.save_best_checkpoint = save_best_checkpoint
+
+
+def mark_whole(trainer: Any, tag: str, step: int) -> None:
+    """Mark a checkpoint that actor and critic have both finished."""
+    roles = ["_actor", "_critic"] if trainer.critic_model_group is not None else ["_actor"]
+    if not trainer.args.ckpt.disable_ds:
+        checkpoints.mark_complete(Path(trainer.args.ckpt.path), tag, step, roles)
 
 
 def hook_sft_trainer(sft_trainer: Any) -> None:
@@ -85,7 +132,13 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
         check_finite(logs_dict or {}, global_step)
         if self.strategy.is_rank_0():
             write_metrics("train", global_step, logs_dict or {})
-        return save_logs(self, args, global_step, step_bar, logs_dict, client_states)
+        save_logs(self, args, global_step, step_bar, logs_dict, client_states)
+        if global_step % args.ckpt.save_steps == 0 and not args.ckpt.disable_ds:
+            import torch
+
+            torch.distributed.barrier()  # every rank writes its own part
+            if self.strategy.is_rank_0():
+                checkpoints.mark_sft(Path(args.ckpt.path), f"global_step{global_step}", global_step)
 
     trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
 
@@ -126,6 +179,7 @@ def stamp_prompts(samples_generator: Any) -> None:
             step += 1
             self.medrlvr_new_batch = False
         self.medrlvr_step = step
+        step = getattr(self, "medrlvr_eval_step", None) or step
         steps_per_episode = max(1, len(self.prompts_dataloader) // self.args.rollout.batch_size)
         episode = 1 + max(0, step - 1) // steps_per_episode
         stamped = [json.dumps({**json.loads(label), "step": step, "episode": episode}) for label in labels]

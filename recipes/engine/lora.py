@@ -1,0 +1,81 @@
+"""LoRA under PPO: merged weights for vLLM and for the final model.
+
+OpenRLHF's weight sync walks PEFT's parameters and sends `base_model.model.….base_layer.weight`, which vLLM refuses
+(ppo_actor.py:439-466). Here each adapted matrix is sent as base + adapter, under the base model's own name. The merge
+is made one matrix at a time and never written back: in bf16, merging and unmerging would let the base weights drift.
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class MergedWeight:
+    """What the engine's sync asks of a parameter (shape, dtype, data), for base + adapter, made when `data` is read."""
+
+    requires_grad = True
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self.shape, self.dtype = layer.base_layer.weight.shape, layer.base_layer.weight.dtype
+
+    @property
+    def data(self) -> Any:
+        """The merged matrix, a new tensor of the base's dtype; the sum is made in float32."""
+        weight = self.layer.base_layer.weight.data.float()
+        for adapter in self.layer.active_adapters:
+            weight += self.layer.get_delta_weight(adapter).float()
+        return weight.to(self.dtype)
+
+
+def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
+    """(the base model's own name, parameter or MergedWeight) of every weight of a PEFT model, adapters left out."""
+    layers = {name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")}
+    for name, parameter in peft_model.named_parameters():
+        if ".lora_" in name:
+            continue
+        owner, _, last = name.rpartition(".base_layer.")
+        plain = f"{owner}.{last}" if owner else name
+        merged = owner in layers and last == "weight"
+        yield plain.removeprefix("base_model.model."), MergedWeight(layers[owner]) if merged else parameter
+
+
+def sync_merged(ppo_actor: Any) -> None:
+    """Wrap ActorPPOTrainer.broadcast_to_vllm: while it runs, the PEFT model names its weights as list_merged does."""
+    trainer = ppo_actor.ActorPPOTrainer
+    broadcast = trainer.broadcast_to_vllm
+
+    @functools.wraps(broadcast)
+    def broadcast_to_vllm(self: Any) -> Any:
+        model = self.actor.model.module
+        if not hasattr(model, "peft_config"):
+            return broadcast(self)
+        pairs = list(list_merged(model))  # no matrix is merged yet
+        model.named_parameters = lambda: iter(pairs)
+        try:
+            return broadcast(self)
+        finally:
+            del model.named_parameters
+
+    trainer.broadcast_to_vllm = broadcast_to_vllm
+
+
+def save_merged(deepspeed_module: Any) -> None:
+    """Wrap DeepspeedStrategy.save_model: a PEFT model is saved merged, its adapter beside it in `adapter/`."""
+    strategy = deepspeed_module.DeepspeedStrategy
+    save = strategy.save_model
+
+    @functools.wraps(save)
+    def save_model(self: Any, model: Any, tokenizer: Any, output_dir: str, **kwargs: Any) -> None:
+        plain = self._unwrap_model(model)
+        if not hasattr(plain, "peft_config"):
+            return save(self, model, tokenizer, output_dir, **kwargs)
+        save(self, model, tokenizer, str(Path(output_dir) / "adapter"), **kwargs)
+        if self.is_rank_0():
+            weights = {name: weight.data.cpu() for name, weight in list_merged(plain)}
+            plain.get_base_model().save_pretrained(output_dir, state_dict=weights)
+            tokenizer.save_pretrained(output_dir)
+        deepspeed_module.torch_dist_barrier_and_cuda_sync()
+
+    strategy.save_model = save_model

@@ -1,0 +1,157 @@
+"""hardware=auto, the words that Hydra is handed, and secrets that stay in the environment."""
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from recipes import choices, engine_process, run_folder
+from recipes.engine.ppo import check_cluster, choose_forwarded
+from recipes.machine import Gpu, NoPresetError, choose_hardware, find_gpus
+from recipes.preflight import check_secrets
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS", "EXPERIMENT", "HARDWARE", "WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "preset"),
+    [
+        ([], "cpu"),
+        ([Gpu("A100", 80.0)], "1x80gb"),
+        ([Gpu("H100", 79.6)] * 2, "2x80gb"),
+        ([Gpu("H100", 79.6)] * 3, "2x80gb"),
+        ([Gpu("H100", 79.6)] * 4, "4x80gb"),
+        ([Gpu("H100", 79.6)] * 8, "8x80gb"),
+        ([Gpu("H200", 140.4)], "1x141gb"),
+        ([Gpu("H200", 140.4)] * 8, "8x80gb"),
+    ],
+)
+def test_the_preset_that_fits_is_taken_and_said(gpus, preset):
+    chosen, why = choose_hardware(gpus)
+    assert chosen == preset and preset in why
+    assert ("idle" in why) == (len(gpus) == 3)
+
+
+@pytest.mark.parametrize("gpus", [[Gpu("RTX 4090", 24.0)], [Gpu("CUDA device", None)] * 2])
+def test_gpus_that_no_preset_fits(gpus):
+    with pytest.raises(NoPresetError, match=r"hardware\.gpu_memory_gb"):
+        choose_hardware(gpus)
+
+
+def test_a_cluster_is_not_guessed(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(NoPresetError, match="RAY_ADDRESS"):
+        choose_hardware([Gpu("H100", 79.6)] * 8)
+
+
+def test_gpus_are_read_from_nvidia_smi_and_the_visible_ones_counted(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3, 81559\\nNVIDIA H100 80GB HBM3, 81559\\n'\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)] * 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert len(find_gpus()) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "prefix", "expected"),
+    [
+        (["experiment=paper", "hardware=8x80gb"], "", ["experiment=paper", "hardware=8x80gb"]),
+        (["experiment=paper", "hardware=8x80gb"], "sft/", ["experiment=sft/paper", "hardware=8x80gb"]),
+        (["experiment=sft/paper", "hardware=cpu"], "sft/", ["experiment=sft/paper", "hardware=cpu"]),
+        (["experiment=sft", "hardware=cpu"], "sft/", ["experiment=sft/paper", "hardware=cpu"]),
+        (["name=x", "hardware.nodes=2"], "", ["name=x", "hardware.nodes=2", "hardware=cpu"]),
+        (["hardware=auto"], "", ["hardware=cpu"]),
+    ],
+)
+def test_the_words_that_hydra_is_handed(monkeypatch, words, prefix, expected):
+    monkeypatch.setattr(choices, "find_gpus", list)
+    choices.add_environment_choices(words, prefix)
+    assert words == expected
+
+
+def test_the_environment_chooses_where_nothing_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("EXPERIMENT", "paper")
+    monkeypatch.setattr(choices, "find_gpus", lambda: [Gpu("H100", 79.6)] * 4)
+    words: list[str] = []
+    choices.add_environment_choices(words, "sft/")
+    assert words == ["experiment=sft/paper", "hardware=4x80gb"]
+    assert "so 4x80gb" in capsys.readouterr().out
+
+
+def test_rlvr_does_not_take_an_sft_experiment():
+    with pytest.raises(SystemExit, match=r"make sft experiment=0\.5B"):
+        choices.add_environment_choices(["experiment=sft/0.5B"])
+
+
+@pytest.mark.parametrize(
+    ("offered", "free", "message"),
+    [
+        ({"GPU": 8, "CPU": 64}, {"GPU": 8, "CPU": 64}, "the run asks for 16 GPUs, the Ray cluster has 8"),
+        ({"GPU": 16, "CPU": 64}, {"GPU": 12, "CPU": 64}, "of which 12 are free"),
+        ({"GPU": 16, "CPU": 16}, {"GPU": 16, "CPU": 16}, "asks for 20 CPUs"),
+    ],
+)
+def test_a_cluster_that_is_too_small_is_told_before_a_placement_group_waits(offered, free, message):
+    with pytest.raises(RuntimeError, match=message):
+        check_cluster(offered, free, 16)
+    check_cluster({"GPU": 16, "CPU": 20}, {"GPU": 16, "CPU": 20}, 16)
+
+
+SECRETS = {"WANDB_API_KEY": "wandb-53cret", "HF_TOKEN": "hf-53cret", "MEDRLVR_REWARD_TOKEN": "reward-53cret"}
+
+
+def test_no_secret_is_written_down(compose_config, monkeypatch, tmp_path):
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["rlvr"])
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}", "openrlhf.logger.wandb.key=environment")
+    assert list(check_secrets(cfg)) == []
+    environment = engine_process.build_environment(cfg, 0)
+    written = [
+        engine_process.format_command(engine_process.build_command("ppo", ["--x"], cfg), environment),
+        OmegaConf.to_yaml(cfg, resolve=True),
+        json.dumps(run_folder.describe_run(cfg, "ppo", {}, 0)),
+        json.dumps(choose_forwarded(SECRETS | environment)),  # Ray's runtime environment, which it logs
+    ]
+    assert not any("53cret" in text for text in written)
+    assert environment["WANDB_MODE"] == "online" and "PYTHONPATH" in choose_forwarded(environment)
+    assert choose_forwarded({"TOKENIZERS_PARALLELISM": "true"})
+
+
+def test_a_key_on_the_command_line_is_refused(compose_config):
+    (problem,) = check_secrets(compose_config("rlvr", "openrlhf.logger.wandb.key=abc123"))
+    assert "WANDB_API_KEY" in problem and "abc123" not in problem
+    (problem,) = check_secrets(compose_config("rlvr", "openrlhf.logger.wandb.key=environment"))
+    assert "is not set" in problem
+
+
+def test_wandb_goes_on_in_the_same_run_after_a_resume():
+    assert engine_process.name_wandb_run(Path("/a")) == engine_process.name_wandb_run(Path("/a"))
+    assert engine_process.name_wandb_run(Path("/a")) != engine_process.name_wandb_run(Path("/b"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "micro_batch_size"),
+        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory", "machine's memory"),
+        ("OSError: [Errno 28] No space left on device", "make room"),
+        ("ValueError: row bank/train/7: label has no answer", "docs/reward.md"),
+        ("ValueError: No available memory for the cache blocks.", "raise hardware.vllm_memory"),
+        ("AssertionError: something else", ""),
+    ],
+)
+def test_a_cause_comes_with_the_next_step(cause, advice):
+    found = engine_process.advise(cause)
+    assert advice in found and bool(found) == bool(advice)
