@@ -122,11 +122,10 @@ DOCS = {
 def fill_in(text: str, name: str) -> str:
     """The document with its tables between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
     for table, render in DOCS[name].items():
-        made = render()
-        pattern = rf"(<!-- table: {table} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda found, made=made: f"{found[1]}{made}\n{found[2]}", text, flags=re.DOTALL)
-        if count != 1:
-            raise ValueError(f"docs/{name} has {count} places for the table {table}, not one")
+        parts = re.split(rf"(?<=<!-- table: {table} -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise ValueError(f"docs/{name} has {len(parts) - 1} places for the table {table}, not one")
+        text = f"{parts[0]}{render()}\n{parts[1]}"
     return text
 
 

@@ -32,10 +32,11 @@ EXPERIMENTS = list_group("experiment")
 HARDWARE = list_group("hardware")
 PAIRS = [(name, place) for name in EXPERIMENTS for place in HARDWARE]
 # Pairs that make no sense, each for its reason; every other pair must do.
-LARGE = [name for name in EXPERIMENTS if not name.endswith("laptop")]
+SMALL = ("laptop", "hacked", "sft/laptop")
+LARGE = [name for name in EXPERIMENTS if name not in SMALL]
 SENSELESS = {
     **{(name, "cpu"): "GiB of memory without a GPU" for name in LARGE},  # told by preflight, see test_plan.py
-    **{("laptop", place): "not a multiple of" for place in ("8x80gb", "2x8x80gb")},  # batches of 64
+    **{(name, place): "not a multiple of" for name in SMALL[:2] for place in ("8x80gb", "2x8x80gb")},  # batches of 64
     **{("sft/laptop", place): "not a multiple of" for place in ("8x80gb", "8x80gb_async")},
     **{(name, "2x8x80gb"): "one machine" for name in EXPERIMENTS if name.startswith("sft/")},
     **{("7B", place): "GiB on each GPU" for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")},
