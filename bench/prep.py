@@ -66,11 +66,13 @@ def run_prep(data_dir: Path, *overrides: str) -> dict[str, float]:
     command = [sys.executable, "-m", "data_prep.run", *settings, *overrides]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
+    print(f"{wall:.1f} s: {' '.join(overrides)}", file=sys.stderr)
     scale = 1e9 if sys.platform == "darwin" else 1e6  # ru_maxrss is in bytes there, in kB on Linux
     return {
-        "wall": time.monotonic() - start,
+        "wall": wall,
         "processor": usage.ru_utime + usage.ru_stime,
         "memory": usage.ru_maxrss / scale,
     }
