@@ -1,11 +1,11 @@
 """How long preparation takes and how much memory it needs.
 
-    python -m bench.prep                                     MedMCQA's shape at 10 k, 50 k and 180 k rows (about 5 min)
-    python -m bench.prep --rows 10000                        one size
-    python -m bench.prep --medqa ../shared/data              all of MedQA against every evaluation set found there
+python bench/prep.py                       all of MedQA against every evaluation set, MedMCQA's shape (3 minutes)
+python bench/prep.py --rows 10000          MedMCQA's shape at one size
+python bench/prep.py --real-data FOLDER    of medqa, mmlu_pro, medmcqa and pubmedqa; ../shared/data if not told
 
-Each run is a process of its own, with wall time, processor time and peak memory. Rows are made up: words drawn by
-Zipf's law, three in ten stems after a common frame, one in a hundred a near copy of an earlier row.
+Each run is a process of its own, with wall time, processor time and peak memory. The rows of MedMCQA's shape are made
+up: words drawn by Zipf's law, three in ten stems after a common frame, one in a hundred a near copy of an earlier row.
 """
 
 import argparse
@@ -66,11 +66,13 @@ def run_prep(data_dir: Path, *overrides: str) -> dict[str, float]:
     command = [sys.executable, "-m", "data_prep.run", *settings, *overrides]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
     if status:
         raise SystemExit(f"{' '.join(command)} failed")
+    print(f"{wall:.1f} s: {' '.join(overrides)}", file=sys.stderr)
     scale = 1e9 if sys.platform == "darwin" else 1e6  # ru_maxrss is in bytes there, in kB on Linux
     return {
-        "wall": time.monotonic() - start,
+        "wall": wall,
         "processor": usage.ru_utime + usage.ru_stime,
         "memory": usage.ru_maxrss / scale,
     }
@@ -89,13 +91,13 @@ def measure_shape(sizes: list[int], work: Path) -> list[tuple[str, int, dict[str
     return results
 
 
-def measure_medqa(shared: Path, work: Path) -> list[tuple[str, int, dict[str, float]]]:
+def measure_medqa(real_data: Path, work: Path) -> list[tuple[str, int, dict[str, float]]]:
     """All of MedQA against the evaluation sets, which are prepared first."""
     data_dir, results = work / "data-medqa", []
     for name, folder in EVALUATION_SETS.items():
         extra = ["data.files.train=null"] if name == "medmcqa" else []
-        run_prep(data_dir, f"data={name}", f"data.source={(shared / folder).resolve()}", *extra)
-    source = (shared / "medqa").resolve()
+        run_prep(data_dir, f"data={name}", f"data.source={(real_data / folder).resolve()}", *extra)
+    source = (real_data / "medqa").resolve()
     rows = sum(len(path.read_bytes().splitlines()) for path in source.glob("*.jsonl"))
     results.append(("MedQA, all", rows, run_prep(data_dir, "data=medqa", f"data.source={source}")))
     return results
@@ -105,11 +107,11 @@ def main() -> None:
     """Measures and prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 50_000, 180_000], help="sizes of training sets")
-    parser.add_argument("--medqa", type=Path, help="a folder with medqa, mmlu_pro, medmcqa and pubmedqa")
+    parser.add_argument("--real-data", type=Path, default=ROOT.parent / "shared/data", help="of MedQA and its like")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        results = measure_medqa(args.medqa, work) if args.medqa else measure_shape(args.rows, work)
+        results = measure_medqa(args.real_data, Path(folder)) if args.real_data.is_dir() else []
+        results += measure_shape(args.rows, Path(folder))
     table = Table(title=f"python -m data_prep.run, {os.cpu_count()} cores")
     for heading in ("data", "rows", "wall s", "processor s", "ms a row", "peak memory GB"):
         table.add_column(heading, justify="left" if heading == "data" else "right")
@@ -117,6 +119,8 @@ def main() -> None:
         per_row = 1000 * figures["processor"] / rows
         cells = (f"{figures['wall']:.1f}", f"{figures['processor']:.1f}", f"{per_row:.2f}", f"{figures['memory']:.2f}")
         table.add_row(name, f"{rows:,}", *cells)
+    if not args.real_data.is_dir():
+        table.caption = f"MedQA n/a: {args.real_data} is not here, see --real-data"
     Console(width=100).print(table)
 
 

@@ -1,8 +1,8 @@
 """How long a verdict takes, and how many requests a reward server answers, each beside what people use instead.
 
-    python -m bench.reward                  # a minute; what is not installed shows as n/a
+    python bench/reward.py                  # a minute; what is not installed shows as n/a
     .venv/bin/python -m pip install --no-deps --target /tmp/peers trl math-verify latex2sympy2_extended
-    PYTHONPATH=/tmp/peers python -m bench.reward
+    PYTHONPATH=/tmp/peers python bench/reward.py
 
 The others are kept out of .venv, and so out of the locks. All are timed in turn on the same strings, the best of many
 rounds counts. The gold answer is the bare letter, which is the fastest case of `accuracy_reward`: it cannot read it and
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for `python bench/reward.py`; `python -m bench.reward` has it already
+sys.path.insert(0, str(ROOT))  # Python puts the folder of this file there, not the root
 CHARACTERS_PER_TOKEN = 4.3  # English prose, Qwen2.5's tokenizer
 TOKENS = (100, 1000, 8000)
 ANSWERS = ("C", "C. Metformin")

@@ -50,7 +50,7 @@ def read_records(cfg: DictConfig) -> Records:
         return Records(splits, {**origin, "source": str(data.source)})
     if data.hub.id is None:
         if data.reader == "bank":
-            raise PrepError("data.parts_of_mixture is empty: name prepared data sets, such as [medqa,medmcqa]")
+            raise PrepError("data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]")
         needed = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
         raise PrepError(f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {needed}")
     revision = resolve_revision(data.hub.id, data.hub.revision)

@@ -60,3 +60,20 @@ def read_benchmark(path: Path, limit: int | None, seed: int, problems: list[str]
     if limit is not None and limit < len(rows):
         rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
     return Benchmark(name, path, sha256, rows)
+
+
+def mark_overlap(benchmarks: list[Benchmark], training_set: Path) -> list[str]:
+    """Sets `meta.overlap_id` of the rows that a prepared training set lists as like one of its training rows.
+
+    Rows of the training set's own folder bear it already. Returns the names of the benchmarks that were prepared only
+    after the training set, and so were not compared with it.
+    """
+    if not (training_set / "manifest.json").is_file():
+        return []
+    overlap = json.loads((training_set / "manifest.json").read_text(encoding="utf-8")).get("overlap", {})
+    for benchmark in benchmarks:
+        for row in benchmark.rows:
+            like = overlap.get("evaluation_rows", {}).get(row["id"])
+            if like and not like["train_row_dropped"]:
+                row["meta"]["overlap_id"] = like["train_id"]
+    return [b.name for b in benchmarks if b.name.split("/")[0] in overlap.get("not_checked_against", [])]

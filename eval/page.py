@@ -17,7 +17,10 @@ from eval.tables import (
 )
 
 STYLE = """
-:root { --ink: #1d2329; --soft: #5c6670; --line: #d9dee3; --paper: #fff; --tint: #f4f6f8; }
+:root { color-scheme: light dark;
+  --ink: #1d2329; --soft: #5c6670; --line: #d9dee3; --paper: #fff; --tint: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e7eb; --soft: #9aa5b0; --line: #39424b; --paper: #14181c; --tint: #1e242a; } }
 body { margin: 0 auto; max-width: 68rem; padding: 1.5rem; color: var(--ink); background: var(--paper);
   font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }

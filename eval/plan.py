@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.prompt import PROMPT_VERSION
-from eval.benchmarks import Benchmark, find_file, read_benchmark
+from eval.benchmarks import Benchmark, find_file, mark_overlap, read_benchmark
 from eval.endpoint import find_endpoint_problems
 from eval.errors import EvalError
 from eval.modes import MODES, STOP
@@ -149,7 +149,13 @@ def find_benchmarks(cfg: DictConfig, problems: list[str], notes: list[str]) -> l
         notes.append(f"{beside} is left out: `make prep data={beside.partition('/')[0]}` prepares it")
     files = dict.fromkeys(find_file(name, data_dir) for name in names)
     read = [read_benchmark(file, cfg.limit, cfg.seed, problems) for file in files]
-    return [benchmark for benchmark in read if benchmark is not None]
+    benchmarks = [benchmark for benchmark in read if benchmark is not None]
+    for name in mark_overlap(benchmarks, data_dir / cfg.data.name):
+        notes.append(
+            f"{name} was not compared with the training rows of {cfg.data.name}, so its clean subset is all of it: "
+            f"`make prep data={cfg.data.name}` compares them"
+        )
+    return benchmarks
 
 
 def find_modes(cfg: DictConfig, models: list[str], problems: list[str]) -> dict[str, list[str]]:

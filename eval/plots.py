@@ -4,13 +4,22 @@ import io
 import re
 from typing import Any
 
-COLOURS = ["#1b6ca8", "#d1495b", "#3c8d53", "#8a5fbf", "#c77d1e", "#4a4a4a", "#12908e", "#a8327f"]
+COLOURS = ["#2a7fc1", "#d1495b", "#3c8d53", "#8a5fbf", "#c77d1e", "#76808a", "#12908e", "#b8468f"]
+"""Of systems; each is told from a white and from a dark page."""
+INK, SOFT, LINE = "#1d2329", "#5c6670", "#d9dee3"
+"""Of text, axes and grid; `finish` makes them the page's own, which differ by light and dark."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#888",
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
     "svg.fonttype": "none",  # text stays text: it can be searched, and the page's fonts are used
 }
 
@@ -24,7 +33,7 @@ def plot_accuracy(results: list[dict[str, Any]]) -> str:
         draw_interval(axes, accuracy, len(names) - 1 - row, COLOURS[row % len(COLOURS)])
         lenient = 100 * result["accuracy_lenient"]["value"]
         axes.plot(lenient, len(names) - 1 - row, "o", ms=9, mfc="none", mec=COLOURS[row % len(COLOURS)], mew=0.8)
-    axes.axvline(100 * results[0]["chance"], color="#999", lw=1, ls=":")
+    axes.axvline(100 * results[0]["chance"], color=SOFT, lw=1, ls=":")
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_ylim(-0.6, len(names) - 0.4)
     return finish(figure)
@@ -43,7 +52,7 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
     for place, part in enumerate(parts):
         chance = 100 * next(r[key][part]["chance"] for r in results if part in r[key])
         y = len(parts) - 1 - place
-        axes.plot([chance, chance], [y - 0.45, y + 0.45], color="#999", lw=1, ls=":")
+        axes.plot([chance, chance], [y - 0.45, y + 0.45], color=SOFT, lw=1, ls=":")
     axes.set_yticks(range(len(parts)), parts[::-1])
     axes.set_ylabel(label)
     axes.set_ylim(-0.6, len(parts) - 0.4)
@@ -53,7 +62,7 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
 
     marks = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", ms=4) for i in range(len(results))]
     names = [f"{result['model']}.{result['mode']}" for result in results]
-    figure.legend(marks, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(marks, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK)
     return finish(figure)
 
 
@@ -66,9 +75,7 @@ def plot_agreement(comparisons: list[dict[str, Any]]) -> str:
             column, row = names.index(x), names.index(y)
             share = comparison["same_choice"]
             axes.add_patch(rectangle(column, row, (0.11, 0.42, 0.66, 0.08 + 0.82 * share)))
-            axes.text(
-                column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if share > 0.55 else "#222"
-            )
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if share > 0.55 else INK)
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -105,7 +112,7 @@ def start(height: float, label: str, width: float = 7.4) -> tuple[Any, Any]:
     if label:
         axes.set_xlabel(label)
         axes.set_xlim(0, 100)
-        axes.grid(axis="x", color="#ddd", lw=0.6)
+        axes.grid(axis="x", color=LINE, lw=0.6)
         axes.set_axisbelow(True)
     return figure, axes
 
@@ -121,6 +128,8 @@ def finish(figure: Any) -> str:
     pyplot.close(figure)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, name in ((INK, "--ink"), (SOFT, "--soft"), (LINE, "--line")):
+        text = text.replace(colour, f"var({name})")
     return re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', re.sub(r' height="[\d.]+pt"', "", text, count=1), count=1
     )

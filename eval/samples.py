@@ -106,10 +106,16 @@ def append_samples(path: Path, samples: list[dict[str, Any]]) -> None:
 
 
 def sort_samples(path: Path, requests: list[Request]) -> list[dict[str, Any]]:
-    """Puts a finished file into the order of its requests (endpoints answer in any) and returns its rows."""
+    """Puts a finished file into the order of its requests (endpoints answer in any) and returns its rows.
+
+    The overlap flag is set anew: it depends on the training set, which may have been prepared again since.
+    """
     samples = read_samples(path)
-    order = {(request.row["id"], request.sample): index for index, request in enumerate(requests)}
-    ordered = sorted(samples, key=lambda sample: order[sample["id"], sample["sample"]])
+    found = {(sample["id"], sample["sample"]): sample for sample in samples}
+    ordered = [
+        {**found[request.row["id"], request.sample], "overlap": bool(request.row["meta"].get("overlap_id"))}
+        for request in requests
+    ]
     if ordered != samples:
         replace_samples(path, ordered)
     return ordered

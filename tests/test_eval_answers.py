@@ -1,18 +1,16 @@
-"""From questions to samples on disk: requests, resuming, settings, known answers; no model is loaded here."""
+"""From questions to samples on disk: requests, resuming, settings; no model is loaded here."""
 
 import errno
 import hashlib
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data_prep.rows import Question, build_row
-from data_prep.sources import medqa, mmlu_pro
 from eval import answer
 from eval.answer import answer_tasks, cut_chunks, lock_folder
 from eval.errors import EvalError
@@ -21,9 +19,6 @@ from eval.plan import make_plan
 from eval.run import evaluate
 from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
 from eval.summary import summarise
-
-ROOT = Path(__file__).resolve().parents[1]
-REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 def write_data(folder: Path, name: str = "toy/test", count: int = 10, options: int = 4, **meta: Any) -> Path:
@@ -284,35 +279,19 @@ def test_a_sample_has_what_the_statistics_need(make_cfg: Callable[..., DictConfi
     assert "scores" in build_sample(request, Answer("D", scores={"A": -1.0}), "loglikelihood")
 
 
-def read_real(path: Path, parse: Any, name: str, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Rows of a real data set in our format."""
-    if not path.is_file():
-        pytest.skip(f"{path} is not here")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    data = OmegaConf.create({"category": "health", "name": name})
-    questions = [parse(record, f"{name}/{i}", data) for i, record in enumerate(records) if keep(record)]
-    return [build_row(question, "test", "<e>") for question in questions]
-
-
-@pytest.mark.parametrize(
-    ("mode", "form"), [("think", "<think>x</think><answer>{}</answer>"), ("direct", "{}"), ("cot", "Answer: {}")]
-)
-def test_always_c_on_medqa(mode: str, form: str) -> None:
-    rows = read_real(REAL_DATA / "medqa" / "test.jsonl", medqa.parse_row, "medqa/test", lambda record: True)
-    requests = [Request(row, 0, 0, render(row, mode)) for row in rows]
-    result = summarise([build_sample(request, Answer(form.format("C")), mode) for request in requests])
-    assert (result["n"], result["accuracy"]["value"]) == (1273, pytest.approx(346 / 1273, abs=1e-6))
-    assert result["accuracy_lenient"]["value"] == result["accuracy"]["value"] and result["chance"] == 0.25
-
-
-def test_uniform_guesses_on_mmlu_pro_health() -> None:
-    def is_health(record: dict[str, Any]) -> bool:
-        return bool(record["category"] == "health")
-
-    rows = read_real(REAL_DATA / "mmlu_pro" / "test.jsonl", mmlu_pro.parse_row, "mmlu_pro_health/test", is_health)
-    rng = random.Random(1)
-    guesses = [(Request(row, 0, 0, ""), Answer(rng.choice("ABCDEFGHIJ"[: len(row["options"])]))) for row in rows]
-    result = summarise([build_sample(request, guess, "direct") for request, guess in guesses])
-    assert result["n"] == 818 and result["chance"] == pytest.approx(0.119, abs=0.0005)
-    assert result["accuracy"]["low"] < result["chance"] < result["accuracy"]["high"]
-    assert set(result["by_num_options"]) == {str(number) for number in range(3, 11)}
+def test_the_training_sets_own_list_flags_rows_of_other_benchmarks(
+    make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Also of answers that are on disk already: the training set may be prepared after they were asked for."""
+    overlapping = "m.toy-test.think"
+    assert not any(sample["overlap"] for sample in run(make_cfg())[0][overlapping])
+    rows = {f"toy/test/{i}": {"train_id": "bank/train/0", "share": 0.9, "train_row_dropped": i == 2} for i in (1, 2)}
+    manifest = tmp_path / "data" / "bank" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"overlap": {"evaluation_rows": rows, "not_checked_against": []}}))
+    samples, asked = run(make_cfg())
+    assert [sample["id"] for sample in samples[overlapping] if sample["overlap"]] == ["toy/test/1"] and asked == 0
+    assert summarise(samples[overlapping])["accuracy_clean"]["n"] == 9
+    manifest.write_text(json.dumps({"overlap": {"evaluation_rows": {}, "not_checked_against": ["toy"]}}))
+    (note,) = make_plan(make_cfg()).notes
+    assert "toy/test was not compared with the training rows of bank" in note and "make prep data=bank" in note

@@ -114,7 +114,7 @@ def test_what_must_be_given_is_named(tmp_path: Path) -> None:
     for overrides, told in (
         (["data=custom"], "give data.source=FOLDER"),
         (["data=custom", "data.name=???", "data.licence=???"], r"data.licence is not set(.|\n)*data.name is not set"),
-        (["data=mix"], "data.parts_of_mixture"),
+        (["data=mix"], "make prep data=\\[medqa,medmcqa\\]"),
     ):
         with pytest.raises(PrepError, match=told):
             run(tmp_path, *overrides)

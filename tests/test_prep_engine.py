@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow  # imports torch and transformers: 15 s
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared/data"
 TOKENIZER = ROOT / "tests/tokenizer"
+REAL = {"medqa": "medqa", "mmlu_pro_health": "mmlu_pro", "pubmedqa": "pubmedqa"}
+LONG = ("openrlhf.data.max_len=8192", "data.overlap.drop=null")  # no row is left out
 HOSTILE = [
     "Ends in a colon:",
     "Line\nbreaks\n\n\nand  spaces  ",
@@ -32,17 +34,16 @@ def prepare_rows(folder: Path, *overrides: str) -> dict[str, Path]:
     return {name: folder / manifest["name"] / name for name in manifest["files"]}
 
 
-@pytest.fixture(scope="module", params=["bank", "hostile", "medqa"])
+@pytest.fixture(scope="module", params=["bank", "hostile", *REAL])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The prepared files of three data sets."""
+    """The prepared files of each data set, real ones with all their rows."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "bank":
         return prepare_rows(folder, "data=bank")
-    if request.param == "medqa":
+    if request.param in REAL:
         if not SHARED.exists():
             pytest.skip(f"{SHARED} is not here")
-        some = ["data.files.train=null", "data.files.test=null", "openrlhf.data.max_len=8192"]
-        return prepare_rows(folder, "data=medqa", f"data.source={SHARED / 'medqa'}", "data.accept=true", *some)
+        return prepare_rows(folder, f"data={request.param}", f"data.source={SHARED / REAL[request.param]}", *LONG)
     rows = [{"question": text, "options": [text, "no", "maybe"], "answer": "A"} for text in HOSTILE]
     source = folder / "rows.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")

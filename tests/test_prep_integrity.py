@@ -67,6 +67,12 @@ def test_the_official_split_passes_and_another_number_of_rows_is_told(data: Dict
     assert remarks == ["train: 3 rows read, officially 5; scores are not comparable"]
 
 
+def test_a_split_left_out_on_purpose_is_no_difference(data: DictConfig, tmp_path: Path) -> None:
+    rows = describe(make_rows())
+    data.official = {"train": {"rows": 5, "sha256": None}, "dev": {"rows": 9, "sha256": "0" * 64}, "test": rows}
+    assert check_rows(data, tmp_path / "none", {"test": rows}, None) == []
+
+
 def test_other_rows_than_last_time_stop_and_every_change_is_told(data: DictConfig, tmp_path: Path) -> None:
     data.official = {}
     same, before, now = describe(make_rows(2)), describe(make_rows(3)), describe(make_rows(4))

@@ -17,6 +17,7 @@ from data_prep.flags import CYRILLIC
 from data_prep.index_base import find_index_base
 from data_prep.records import parse_json, read_records
 from data_prep.rows import Question
+from data_prep.run import name_mixture
 from data_prep.sources.pubmedqa import read_test_ids
 from data_prep.splits import parse_records
 
@@ -182,8 +183,16 @@ def compose_commands(text: str) -> int:
     for command in commands:
         for overrides in command.split(" && make prep"):
             with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-                compose("prep", shlex.split(overrides))
+                compose("prep", name_mixture(shlex.split(overrides)))
     return len(commands)
+
+
+def test_a_list_of_data_sets_is_a_mixture() -> None:
+    """Hydra itself would merge the two configurations, and the last one would win without a word."""
+    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+        cfg = compose("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
+    assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == ("mix", ["medqa", "medmcqa"], [1, 3])
+    assert name_mixture(["data=medqa", "seed=1"]) == ["data=medqa", "seed=1"]
 
 
 def test_the_guides_commands_compose() -> None:
