@@ -1,6 +1,7 @@
 """Shared fixtures: composed configurations, a prepared data folder of the bank, short runs of the real engine."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,14 @@ def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.Complete
         return done, tmp_path / name
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of our packages, for a test that changes the engine's hooks."""
+    for package in ("recipes", "reward_server", "data_prep", "eval"):
+        shutil.copytree(ROOT / package, tmp_path / "project" / package)
+    return tmp_path / "project"
 
 
 @pytest.fixture(scope="session")

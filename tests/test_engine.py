@@ -3,7 +3,6 @@
 `make e2e` runs these (a quarter of an hour on 2 cores); `make test` runs tests/test_e2e.py alone.
 """
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,6 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 MEDQA = Path(__file__).resolve().parents[2] / "shared" / "data" / "medqa"
-
-
-@pytest.fixture
-def project(root: Path, tmp_path: Path) -> Path:
-    """A copy of our packages, for a test that changes the engine's hooks."""
-    for package in ("recipes", "reward_server", "data_prep", "eval"):
-        shutil.copytree(root / package, tmp_path / "project" / package)
-    return tmp_path / "project"
 
 
 def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, project):
