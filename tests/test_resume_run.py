@@ -1,6 +1,6 @@
 """Killed at random moments and resumed: 20 kills (-9) over the driver and its workers on the real engine. Hours.
 
-After the last resume the run has its planned steps, each sample once, and the prompts in the order of an undisturbed run.
+After the last resume the run has its planned steps, each sample once, and the prompts in an undisturbed run's order.
 """
 
 import random
