@@ -24,14 +24,14 @@ async def ask_server(executor: Any, query: str, prompt: str, label: str, patienc
         try:
             (reply,) = await executor._fetch_rewards_via_http([query], [prompt], [label])
             return read_reply(reply)
-        except RuntimeError as error:
+        except RuntimeError:
             reasons = {url: await _find_reason(url, query, prompt, label) for url in executor.reward_endpoints}
             refused = any(reason.startswith("HTTP 4") for reason in reasons.values())
             if refused or time.monotonic() > deadline:
                 raise ConnectionError(
                     "; ".join(f"reward server {url.split('?')[0]}: {reason}" for url, reason in reasons.items())
                     + f". Waited {patience:.0f} s. Start it (`python -m reward_server.server`) and resume the run."
-                ) from error
+                ) from None  # the engine's own error says only that there was one
 
 
 def read_reply(reply: Any) -> dict[str, Any]:

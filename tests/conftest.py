@@ -1,5 +1,7 @@
 """Shared fixtures: composed configurations, a prepared data folder of the bank, short runs of the real engine."""
 
+import copy
+import functools
 import json
 import shutil
 import subprocess
@@ -20,18 +22,20 @@ def root() -> Path:
     return ROOT
 
 
+@functools.cache
+def compose_once(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Hydra takes 0.2 s for a configuration, and hundreds of tests ask for one."""
+    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
+        cfg = compose(name, list(overrides))
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    return cfg
+
+
 @pytest.fixture
 def compose_config() -> Callable[..., DictConfig]:
-    """compose_config(root_name, *overrides): as `python -m recipes.…` composes it."""
-
-    def compose_one(name: str, *overrides: str) -> DictConfig:
-        with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
-            cfg = compose(name, list(overrides))
-        with open_dict(cfg):
-            cfg.pop("hydra", None)
-        return cfg
-
-    return compose_one
+    """compose_config(root_name, *overrides): as `python -m recipes.…` composes it; a copy of the test's own."""
+    return lambda name, *overrides: copy.deepcopy(compose_once(name, overrides))
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,7 @@ def test_make_plan_prints_every_phase(root):
     assert all(phase in done.stdout for phase in (*memory.PHASES, "GPU-hours", "disk:", "planned, not measured"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCS)
 def test_the_tables_in_the_docs_are_those_that_the_command_writes(root, name):
     path = root / "docs" / name
