@@ -41,7 +41,7 @@ card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
 	@$(PY) -m eval.card $(OVERRIDES)
 
 test: setup $(BANK) ## unit tests (a minute), then one end-to-end run (6 minutes)
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 	@$(PY) -m pytest -q -m e2e tests/test_e2e.py
 
 e2e: setup $(BANK) ## every end-to-end test: training, resume, two ranks, real servers (an hour)
