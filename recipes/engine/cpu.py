@@ -44,6 +44,7 @@ def install_hooks() -> None:
     wrapt.register_post_import_hook(stub_flash_attn, "openrlhf")
     wrapt.register_post_import_hook(answer_cuda_calls, "torch")
     wrapt.register_post_import_hook(use_torch_adam, "openrlhf.utils.deepspeed.deepspeed")
+    wrapt.register_post_import_hook(skip_shared_memory_op, "deepspeed.comm.torch")
     wrapt.register_post_import_hook(sync_over_tcp, "openrlhf.utils.distributed_util")
     wrapt.register_post_import_hook(receive_on_cpu, "openrlhf.trainer.ray.vllm_worker_wrap")
     wrapt.register_post_import_hook(keep_plain_weights, "vllm.model_executor.layers.utils")
@@ -107,6 +108,11 @@ def use_torch_adam(deepspeed_module: Any) -> None:
         return config
 
     strategy.get_ds_train_config = get_ds_train_config
+
+
+def skip_shared_memory_op(torch_backend: Any) -> None:
+    """comm/torch.py:191 compiles a C++ op at start-up, which serves inference with tensor parallelism only."""
+    torch_backend.build_shm_op = lambda: None
 
 
 class _TcpBroadcast:
