@@ -5,7 +5,8 @@ python bench/eval.py --harness-python OTHER/bin/python --benchmark medqa/test --
 
 OTHER is a virtual environment of its own with `pip install lm_eval transformers torch` (lm_eval is no dependency of
 ours). Both sides are timed as whole commands, start-up included, one after the other in float32, and answer the same
-prepared questions with the same prompt (`direct_prompt`) and letters.
+prepared questions with the same prompt (`direct_prompt`) and letters. Beside wall time stands processor time, which
+says more on a machine that does other work too.
 
 lm-evaluation-harness moves white space at the end of a prompt into the answer and cuts the tokens of the whole there.
 Where the tokenizer joins `:` and the line break (Qwen's does) the model is then shown a prompt without its line break.
@@ -14,13 +15,14 @@ So two runs are compared: the harness as it is, and with prompt and letter token
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -35,6 +37,13 @@ doc_to_target: "{{{{'{letters}'.index(answer)}}}}"
 target_delimiter: ""
 metric_list: [{{metric: acc}}]
 """
+
+
+class Seconds(NamedTuple):
+    """Of a command and all that it starts: wall time, and processor time of the user and the system."""
+
+    wall: float
+    processor: float
 
 
 def run_harness(args: argparse.Namespace) -> None:
@@ -61,8 +70,8 @@ def run_harness(args: argparse.Namespace) -> None:
     args.out.write_text(json.dumps(choices))
 
 
-def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple[float, dict[str, Any]]:
-    """Seconds of the whole command, and its choices."""
+def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple[Seconds, dict[str, Any]]:
+    """Times the whole command; returns its choices too."""
     tasks, out = folder / "tasks", folder / f"{boundary}.json"
     tasks.mkdir(exist_ok=True)
     for benchmark in args.benchmark:
@@ -74,8 +83,8 @@ def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple
     return time_command([str(part) for part in command]), json.loads(out.read_text())
 
 
-def time_ours(args: argparse.Namespace, folder: Path) -> tuple[float, dict[str, Any]]:
-    """Seconds of `python -m eval.run`, and its choices; a prompt that is too long has none."""
+def time_ours(args: argparse.Namespace, folder: Path) -> tuple[Seconds, dict[str, Any]]:
+    """Times `python -m eval.run`; returns its choices too. A prompt that is too long has none."""
     places = [f"models={{model:{args.model}}}", f"data_dir={args.data_dir.resolve()}", f"results_dir={folder}"]
     command = [sys.executable, "-m", "eval.run", *places, f"benchmarks=[{','.join(args.benchmark)}]"]
     command += ["name=bench", "modes=[loglikelihood]", "max_len=null", "vllm.dtype=float32"]
@@ -88,13 +97,14 @@ def time_ours(args: argparse.Namespace, folder: Path) -> tuple[float, dict[str, 
     return seconds, choices
 
 
-def time_command(command: list[str]) -> float:
-    """Wall seconds of a command that must succeed."""
-    start = time.perf_counter()
+def time_command(command: list[str]) -> Seconds:
+    """Times a command that must succeed."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Seconds(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def explain(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
@@ -111,16 +121,20 @@ def compare(args: argparse.Namespace) -> None:
     """Runs both sides and prints one line for each comparison; without the other environment only ours."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ours_seconds, ours = time_ours(args, folder)
+        own, ours = time_ours(args, folder)
         questions = sum(map(len, ours.values()))
-        print(f"eval.run: {questions:,} questions in {ours_seconds:.1f} s")
+        print(f"eval.run: {questions:,} questions in {own.wall:.1f} s ({own.processor:.1f} s of processor)", flush=True)
         if args.harness_python is None:
             print("lm-evaluation-harness: n/a, give --harness-python (see --help)")
             return
         for boundary in ("ours", "stock"):
             seconds, theirs = time_harness(args, folder, boundary)
-            ratio = seconds / ours_seconds
-            print(f"harness, boundary {boundary}, batch {args.batch_size}: {seconds:.1f} s, {ratio:.1f} times ours")
+            print(
+                f"harness, boundary {boundary}, batch {args.batch_size}: {seconds.wall:.1f} s, "
+                f"{seconds.wall / own.wall:.1f} times ours ({seconds.processor:.1f} s of processor, "
+                f"{seconds.processor / own.processor:.1f} times)",
+                flush=True,
+            )
             for task, samples in ours.items():
                 same = [sample["choice"] == theirs[task][key]["choice"] for key, sample in samples.items()]
                 differing = [key for key, equal in zip(samples, same, strict=True) if not equal]
