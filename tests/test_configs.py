@@ -45,6 +45,8 @@ SENSELESS = {
     ("sft/7B", "1x141gb"): "GiB on each GPU",
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]
+QUICK = ("cpu", "1x80gb", "8x80gb")  # the other presets' pairs take a quarter of a minute: marker slow
+MARKED = [pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in SENSIBLE]
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_there_is_something_to_compose():
     assert len(SENSIBLE) > 40 and set(SENSELESS) <= set(PAIRS)
 
 
-@pytest.mark.parametrize(("experiment", "hardware"), SENSIBLE)
+@pytest.mark.parametrize(("experiment", "hardware"), MARKED)
 def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(compose_pair, experiment, hardware):
     cfg, method = compose_pair(experiment, hardware)
     argv = build_argv(cfg, method)

@@ -18,7 +18,8 @@ from eval.dynamics.simulate import simulate_rollouts, write_run
 from eval.report import make_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH to open the page with")
+SKIP = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH to open the page with")
+pytestmark = [pytest.mark.slow, SKIP]
 HOSTILE = '<think> <img src=x onerror="document.title=1"></script><script>document.title=2</script> </think>'
 
 
