@@ -89,7 +89,7 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
         reason = "text_after"
     elif mode == "strict" and pre_think and not pre_think.isspace():
         reason = "text_before"
-    elif think[:2].lstrip()[:1] not in _LETTERS and is_blank(think):  # the first part settles nearly all, cheaply
+    elif (think[1:2] if think[:1] == "\n" else think[:1]) not in _LETTERS and is_blank(think):  # the first is cheap
         reason = "empty_think"
     else:
         letter, reason = read_choice(body, num_options)
