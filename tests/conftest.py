@@ -6,13 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, open_dict
+
+from tests import browser
 
 yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads its files with it: a third less for each composed configuration
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,3 +92,10 @@ def read_rollouts() -> Callable[[Path], list[dict]]:
 
 def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[str]:
+    """A headless Chromium's address, for browser.drive."""
+    with browser.open_chromium() as address:
+        yield address

@@ -1,25 +1,16 @@
 """The page in a real browser: filter, search, follow a question, two runs; nothing leaves it; nothing is markup."""
 
-import asyncio
 import json
-import os
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from eval.dynamics.simulate import simulate_rollouts, write_run
 from eval.report import make_page
+from tests import browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-SKIP = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH to open the page with")
-pytestmark = [pytest.mark.slow, SKIP]
+pytestmark = [pytest.mark.slow, browser.NEEDED]
 HOSTILE = '<think> <img src=x onerror="document.title=1"></script><script>document.title=2</script> </think>'
 
 
@@ -38,84 +29,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"one": folder / "one.html", "two": folder / "two.html"}
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[str]:
-    """A headless Chromium's address for its DevTools protocol."""
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--disable-gpu", "--no-sandbox", "--no-first-run", "--disable-background-networking"]
-        command = [str(CHROMIUM), *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-        browser = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        port = Path(profile) / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
-        while not port.exists() or len(port.read_text().splitlines()) < 2:
-            assert time.monotonic() < deadline and browser.poll() is None, "Chromium did not start"
-            time.sleep(0.05)
-        try:
-            yield f"http://127.0.0.1:{port.read_text().splitlines()[0]}"
-        finally:
-            os.killpg(browser.pid, 9)
-            browser.wait()
-
-
-def drive(
-    address: str, page: Path, script: str, theme: str = "light", picture: Path | None = None
-) -> tuple[Any, list[str]]:
-    """Open the page, wait until it is drawn, run `script` in it; returns its value and every address asked for.
-
-    An error in the page is an AssertionError.
-    """
-
-    async def run() -> tuple[Any, list[str]]:
-        async with aiohttp.ClientSession() as session:
-            async with session.put(f"{address}/json/new?about:blank") as reply:
-                target = await reply.json()
-            async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                asked: list[str] = []
-                number = 0
-
-                async def call(method: str, **params: Any) -> dict[str, Any]:
-                    nonlocal number
-                    number += 1
-                    await socket.send_json({"id": number, "method": method, "params": params})
-                    while True:
-                        message = json.loads((await socket.receive(timeout=60)).data)
-                        if message.get("method") == "Network.requestWillBeSent":
-                            asked.append(message["params"]["request"]["url"])
-                        assert message.get("method") != "Runtime.exceptionThrown", message["params"]
-                        if message.get("id") == number:
-                            return message["result"]
-
-                async def evaluate(expression: str) -> Any:
-                    result = await call(
-                        "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-                    )
-                    assert "exceptionDetails" not in result, result["exceptionDetails"]
-                    return result["result"].get("value")
-
-                for domain in ("Network", "Runtime", "Page"):
-                    await call(f"{domain}.enable")
-                size = {"width": 1280, "height": 2400, "deviceScaleFactor": 1, "mobile": False}
-                await call("Emulation.setDeviceMetricsOverride", **size)
-                await call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-                await call("Page.navigate", url=page.as_uri())
-                deadline = time.monotonic() + 60
-                while await evaluate("document.body && document.body.dataset.drawn") != "all":
-                    assert time.monotonic() < deadline, "the page was never drawn"
-                    await asyncio.sleep(0.05)
-                value = await evaluate(f"(async () => {{ {HELPERS} {script} }})()")
-                if picture:
-                    import base64
-
-                    shot = await call("Page.captureScreenshot", format="png")
-                    picture.write_bytes(base64.b64decode(shot["data"]))
-                await call("Page.close")
-                return value, asked
-
-    return asyncio.run(run())
-
-
 HELPERS = """
 const set = async (id, value) => { document.getElementById(id).value = value; await applyFilters(); };
 const count = () => document.getElementById("count").textContent;
@@ -123,6 +36,11 @@ const texts = () => Promise.all(hits.map(([r, i]) => readText(r, i)));
 const steps = () => hits.map(([r, i]) => report.runs[r].columns.step[i]);
 const rest = () => new Promise((done) => setTimeout(done, 300));
 """
+
+
+def drive(address: str, page: Path, script: str, theme: str = "light") -> tuple[Any, list[str]]:
+    """browser.drive with HELPERS, once every rollout is listed."""
+    return browser.drive(address, page, HELPERS + script, theme, "document.body.dataset.drawn === 'all'")
 
 
 def test_nothing_leaves_the_page_and_model_output_is_text(chromium: str, pages: dict[str, Path]) -> None:

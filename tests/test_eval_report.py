@@ -16,6 +16,7 @@ from eval.power import describe, find_difference, find_questions, mcnemar_power,
 from eval.results import find_differing, render_text
 from eval.summary import summarise
 from eval.tables import list_comparisons, list_readme_rows, list_results, render_markdown
+from tests import browser
 
 CLAIMS = {
     "of": "rlvr.think",
@@ -284,3 +285,21 @@ def test_power_finds_what_it_says() -> None:
 def test_power_takes_the_measured_disagreement(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"comparisons": [{"only_a": 30, "only_b": 10, "n": 200}]}')
     assert "20.0 % of the questions" in describe(parse_args(["--results", str(tmp_path)]))[0]
+
+
+@pytest.mark.slow
+@browser.NEEDED
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_in_a_browser_asks_for_nothing_and_shows_text_as_text(
+    chromium: str, page: str, tmp_path: Path, theme: str
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    script = """for (const part of document.querySelectorAll("details")) part.open = true;
+    return {colour: getComputedStyle(document.body).backgroundColor, plots: document.querySelectorAll("svg").length,
+      foreign: document.querySelectorAll("script, img, link, iframe").length,
+      shown: document.body.innerText.includes("fetch("), wide: document.documentElement.scrollWidth - innerWidth}"""
+    found, asked = browser.drive(chromium, path, script, theme)
+    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+    assert found["foreign"] == 0 and found["shown"] and found["plots"] >= 4 and found["wide"] <= 0
+    assert (sum(map(int, re.findall(r"\d+", found["colour"])[:3])) > 380) == (theme == "light")
