@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.monitors import check_monitors
+from recipes.monitors import PAUSE, check_monitors
 from recipes.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
@@ -19,10 +19,11 @@ class LiveView:
         self.tracker = PhaseTracker(question_words)
         self.steps: list[int] = []
         self.rows: list[Mapping[str, Any]] = []
-        self.tripped: set[str] = set()
+        self.tripped: dict[str, int] = {}  # the step at which each last was
 
     def take(self, row: Mapping[str, Any]) -> list[str]:
-        """The lines to print after this step: a new phase, and each monitor when it trips, not while it stays so.
+        """The lines to print after this step: a new phase, and each monitor when it trips, not while it stays so
+        (pauses of up to PAUSE steps do not count).
 
         A step without what the rules read (a reward hook of one's own) has no phase.
         """
@@ -33,11 +34,10 @@ class LiveView:
             if self.tracker.update(row):
                 since = self.steps[self.tracker.since]
                 lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
-        alarms = {alarm.monitor: alarm for alarm in check_monitors(self.rows)}
-        for name, alarm in alarms.items():
-            if name not in self.tripped:
-                lines.append(f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{name})[/]")
-        self.tripped = set(alarms)
+        for alarm in check_monitors(self.rows):
+            if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
+                lines.append(f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]")
+            self.tripped[alarm.monitor] = row["step"]
         return lines
 
     def describe_phase(self) -> str:

@@ -87,6 +87,14 @@ def test_the_docs_say_what_to_do_about_each(name):
     assert re.search(rf"^### {name}$", (ROOT / "docs" / "dynamics.md").read_text(), re.MULTILINE)
 
 
+def test_a_monitor_that_flickers_is_one_span_and_one_warning():
+    steps = [row | {"leak": 0.9 if row["step"] % 16 < 8 else 0.0} for row in make_steps(120)]
+    spans = check_run(steps)
+    assert [span.alarm.monitor for span in spans] == ["leak"] and spans[0].last - spans[0].first > 80
+    live = LiveView(question_words=20)
+    assert sum("warning" in line for row in steps for line in live.take(row)) == 1
+
+
 def test_the_terminal_says_a_phase_and_a_warning_once():
     live = LiveView(question_words=20)
     lines = [line for row in make_steps(90, leak=0.7, think_words=4.0) for line in live.take(row)]
