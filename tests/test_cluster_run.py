@@ -1,0 +1,221 @@
+"""Runs on clusters that are there already: two Ray nodes, `ray job submit`, and a real Slurm. All on this machine.
+
+Each takes 2 to 4 minutes on 2 idle cores. The run is the laptop's, its trainer and its vLLM engine on a node each.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+LAYOUT = ["hardware.gpus_per_node=2", "hardware.training_gpus_per_node=1", "hardware.vllm_engines=1"]
+LAYOUT += ["hardware.async=true", "openrlhf.data.max_samples=192", "openrlhf.train.num_episodes=1"]
+LAYOUT += ["openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"]
+SLURM = [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(program) is None]
+
+
+class Cluster(NamedTuple):
+    """Addresses of a Ray cluster's GCS and dashboard."""
+
+    gcs: str
+    dashboard: str
+
+
+def find_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+
+
+@contextmanager
+def run_daemon(command: list[str], log: Path, root: Path, **environment: str) -> Iterator[subprocess.Popen]:
+    """A process that stays in the foreground, and is ended with all that it started."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=root, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        yield process
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=10)
+        for member in alive:
+            member.kill()
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two raylets, one logical GPU each, started as docs/hardware.md says."""
+    folder = tmp_path_factory.mktemp("ray")
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--num-gpus=1", "--num-cpus=16", "--block"]
+    ray += ["--object-store-memory=300000000", "--disable-usage-stats"]
+    gcs, dashboard = find_port(), find_port()
+    path = f"{root / 'recipes' / 'engine' / 'startup'}{os.pathsep}{root}"
+    with ExitStack() as daemons:
+        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
+        head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        daemons.enter_context(run_daemon([*ray, *head], folder / "head.log", root, PYTHONPATH=path))
+        wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 1, 90, "the head's start")
+        join = [*ray, f"--address=127.0.0.1:{gcs}"]
+        daemons.enter_context(run_daemon(join, folder / "worker.log", root, PYTHONPATH=path))
+        wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 2, 90, "the second node")
+        yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
+
+
+def ask_cluster(address: str, expression: str) -> str:
+    """An expression, in a process of its own, since a driver here would hold on to the cluster; "" where it fails."""
+    connect = f"ray.init('{address}', logging_level='ERROR', log_to_driver=False)"
+    code = f"import ray; from ray.util.state import list_actors; {connect}; print({expression})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip().split("\n")[-1] if done.returncode == 0 else ""
+
+
+def count_nodes(address: str) -> int:
+    return int(ask_cluster(address, "sum(node['Alive'] for node in ray.nodes())") or 0)
+
+
+def check_run(folder: Path, read_metrics: Callable, read_rollouts: Callable) -> None:
+    assert [row["step"] for row in read_metrics(folder) if row["kind"] == "train"] == [1, 2, 3]
+    rollouts = [row for row in read_rollouts(folder) if row["split"] == "train"]
+    assert len(rollouts) == len({row["id"] for row in rollouts}) == 192
+    assert json.loads((folder / "run.json").read_text())["exit"] == 0
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+def check_left_alone(cluster: Cluster) -> None:
+    """Both nodes are up, and all their GPUs are free again."""
+    assert count_nodes(cluster.gcs) == 2
+    wait_until(lambda: ask_cluster(cluster.gcs, "ray.available_resources().get('GPU')") == "2.0", 30, "free GPUs")
+
+
+def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_path, read_metrics, read_rollouts):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+    environment = os.environ | {"RAY_ADDRESS": cluster.gcs}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    places = set()
+    while process.poll() is None:
+        alive = "list_actors(filters=[('state', '=', 'ALIVE')], detail=True)"
+        places.add(ask_cluster(cluster.gcs, f"len({{actor.node_id for actor in {alive}}})"))
+        time.sleep(5)
+    assert process.returncode == 0, process.stdout.read()
+    assert "2" in places, "the run's actors were never on both nodes"
+    check_run(folder, read_metrics, read_rollouts)
+    check_left_alone(cluster)
+
+
+def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+    process = subprocess.Popen(command, cwd=root, env=os.environ | {"RAY_ADDRESS": cluster.gcs})
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 0, 300, "the first step")
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    wait_until(lambda: not list_processes(str(folder)), 15, "the end of the run's processes")
+    assert time.monotonic() - started < 15
+    check_left_alone(cluster)
+
+
+def list_processes(folder: str) -> list[psutil.Process]:
+    """Processes that belong to the run in `folder`, by the environment that the launcher gave them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MEDRLVR_RUN") == folder:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollouts):
+    folder = tmp_path / "run"
+    words = " ".join([f"data_dir={bank}", f"run_dir={folder}", *LAYOUT])
+    inner = f"cd {root} && {sys.executable} -m recipes.rlvr {words}"
+    ray = str(Path(sys.executable).parent / "ray")
+    command = [ray, "job", "submit", "--address", cluster.dashboard, "--", "bash", "-c", f"'{inner}'"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_run(folder, read_metrics, read_rollouts)
+    check_left_alone(cluster)
+
+
+@pytest.mark.skipif(bool(SLURM) or os.geteuid() != 0, reason=f"no Slurm to start as root, missing: {SLURM}")
+def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts):
+    folder = tmp_path / "run"
+    with start_slurm(tmp_path, root) as environment:
+        words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+        command = ["sbatch", "--wait", f"--output={tmp_path}/job.log", "recipes/launch/train.sbatch", *words]
+        resources = {"RAY_GPUS": "2", "RAY_CPUS": "24", "RAY_PORT": str(find_port())}
+        done = subprocess.run(command, cwd=root, env=os.environ | environment | resources, timeout=900)
+        assert done.returncode == 0, (tmp_path / "job.log").read_text()
+        check_run(folder, read_metrics, read_rollouts)
+        wait_until(lambda: not list_processes(str(folder)), 15, "the end of the run's processes")
+
+
+@contextmanager
+def start_slurm(folder: Path, root: Path) -> Iterator[dict[str, str]]:
+    """A Slurm of one node; yields the environment that its commands need."""
+    host = socket.gethostname()
+    described = subprocess.run(["slurmd", "-C"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    node = " ".join(word for word in described.split() if word.split("=")[0] in ("CPUs", "RealMemory"))
+    config = folder / "slurm.conf"
+    config.write_text(f"""ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={find_port()}
+SlurmdPort={find_port()}
+AuthType=auth/munge
+SlurmUser=root
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+NodeName={host} NodeAddr=127.0.0.1 {node} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+""")
+    environment = {"SLURM_CONF": str(config)}
+    with ExitStack() as daemons:
+        if subprocess.run("munge -n | unmunge", shell=True, capture_output=True).returncode:
+            Path("/run/munge").mkdir(exist_ok=True)
+            shutil.chown("/run/munge", "munge", "munge")
+            munged = ["runuser", "-u", "munge", "--", "munged", "--foreground"]
+            daemons.enter_context(run_daemon(munged, folder / "munged.log", root))
+        for command in (["slurmctld", "-D"], ["slurmd", "-D"]):
+            daemons.enter_context(run_daemon(command, folder / f"{command[0]}.out", root, **environment))
+        ask = {"env": os.environ | environment, "capture_output": True, "text": True}
+        wait_until(lambda: "idle" in subprocess.run(["sinfo"], **ask).stdout, 60, "an idle Slurm node")
+        yield environment
