@@ -15,8 +15,15 @@ def add_environment_choices(argv: list[str], prefix: str = "") -> None:
     """Complete argv in place. prefix: `sft/`, the folder of the SFT experiments, for recipes.sft.
 
     With prefix, experiment=paper means experiment=sft/paper, and so does experiment=sft. Where hardware is not said,
-    or is `auto`, the preset that fits this machine is put in and printed. Exits with 2 where there is none.
+    or is `auto`, the preset that fits this machine is put in and printed. Exits with 2 where there is none, and for
+    `data=[a,b]`, of which Hydra would make one data set with the settings of both.
     """
+    for word in argv:
+        if word.startswith("data=["):
+            print(
+                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix", file=sys.stderr
+            )
+            sys.exit(2)
     experiment = take(argv, "experiment") or os.environ.get("EXPERIMENT")
     if experiment:
         if prefix:

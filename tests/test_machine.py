@@ -94,6 +94,12 @@ def test_rlvr_does_not_take_an_sft_experiment():
         choices.add_environment_choices(["experiment=sft/0.5B"])
 
 
+def test_a_mixture_is_not_taken_as_a_merge_of_two_configurations(capsys):
+    with pytest.raises(SystemExit):
+        choices.add_environment_choices(["data=[medqa,medmcqa]"])
+    assert "make prep data=[medqa,medmcqa]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("offered", "free", "message"),
     [
