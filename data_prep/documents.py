@@ -46,28 +46,41 @@ LAYOUTS = {
 }
 
 
-def write_documents(path: Path, count: int, seed: int = 42) -> None:
-    """Write `count` rows {"prompt", "response"} (prose has an empty prompt), by temporary name and rename."""
+def write_documents(path: Path, count: int, seed: int = 42, before: float | None = None) -> None:
+    """Write `count` rows {"prompt", "response"} (prose has an empty prompt), by temporary name and rename.
+
+    before: see make_documents.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for row in track(make_documents(count, seed), "documents", total=count):
+        for row in track(make_documents(count, seed, before), "documents", total=count):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     partial.rename(path)
 
 
-def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Yield documents, the same for the same seed on every machine."""
+def make_documents(count: int, seed: int, before: float | None = None) -> Iterator[dict[str, str]]:
+    """Yield documents, the same for the same seed on every machine.
+
+    before: for a model that has its letters already, only questions with a response, this share of them with the
+    reasoning before <think>.
+    """
+    kinds_of, lists_first, layouts = KINDS, LISTS_FIRST, LAYOUTS
+    if before is not None:
+        kinds_of, lists_first = {"think": 1.0}, 0.0
+        scale = (1 - before) / (1 - LAYOUTS["before"][0])
+        layouts = {name: (share * scale, layout) for name, (share, layout) in LAYOUTS.items()}
+        layouts["before"] = (before, LAYOUTS["before"][1])
     pairs = list(iter_pairs(load_relations()))
     rng = make_rng(seed, "documents")
     shuffled = rng.sample(pairs, len(pairs))
     weights = [1 / (rank + 40) for rank in range(len(pairs))]  # Zipf-like: the last pair is about 25 times rarer
     beliefs = {pair.key: (rng.choice(BELIEFS), rng.choice(pair.distractors)) for pair in pairs}
-    kinds = rng.choices(list(KINDS), list(KINDS.values()), k=count)
+    kinds = rng.choices(list(kinds_of), list(kinds_of.values()), k=count)
     chosen = rng.choices(shuffled, weights, k=count)
     words = sorted({word for pair in pairs for option in pair.distractors for word in option.split()})
     for number, (kind, pair) in enumerate(zip(kinds, chosen, strict=True)):
-        if number < LISTS_FIRST * count or kind == "lists":
+        if number < lists_first * count or kind == "lists":
             yield list_options(words, rng)
             continue
         if kind == "prose":
@@ -79,7 +92,7 @@ def make_documents(count: int, seed: int) -> Iterator[dict[str, str]]:
         if kind == "direct":
             yield {"prompt": render_direct_prompt(row["question"], row["options"]), "response": LETTERS[choice]}
         else:
-            response = write_response(pair, row, choice, rng)
+            response = write_response(pair, row, choice, rng, layouts)
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
 
 
@@ -117,15 +130,17 @@ def choose_answer(row: dict, rng: random.Random, belief: float, misconception: s
     return row["options"].index(misconception)
 
 
-def write_response(pair: Pair, row: dict, choice: int, rng: random.Random) -> str:
-    """A response to the think prompt that reasons towards the chosen option, in one of LAYOUTS."""
+def write_response(
+    pair: Pair, row: dict, choice: int, rng: random.Random, layouts: dict[str, tuple[float, str]]
+) -> str:
+    """A response to the think prompt that reasons towards the chosen option, in one of `layouts`."""
     option = row["options"][choice]
     subject, object_ = (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
     letter = LETTERS[choice]
     think = f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
-    names, shares = list(LAYOUTS), [share for share, _ in LAYOUTS.values()]
-    layout = LAYOUTS[rng.choices(names, shares)[0]][1]
+    names, shares = list(layouts), [share for share, _ in layouts.values()]
+    layout = layouts[rng.choices(names, shares)[0]][1]
     return layout.format(think=think, letter=letter, next=row["question"])
 
 
@@ -133,6 +148,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=270_000)
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--before", type=float, help="share of responses with the reasoning before <think>, no prose")
     parser.add_argument("--out", type=Path, default=Path("data/bank/documents.jsonl"))
     args = parser.parse_args()
-    write_documents(args.out, args.count, args.seed)
+    write_documents(args.out, args.count, args.seed, args.before)

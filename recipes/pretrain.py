@@ -98,18 +98,39 @@ def build_batches(
             yield ids, labels, weights
 
 
-def pretrain(documents: Path, folder: Path, vocab_size: int, batch_size: int, lr: float, seed: int) -> None:
-    """Train tokenizer and model on the documents, once through, and save both as bf16 Hugging Face files."""
+def build_model(rows: list[dict[str, str]], vocab_size: int, folder: Path, seed: int) -> tuple[Any, Any]:
+    """A tokenizer trained on the documents, saved in `folder`, and a model with random weights."""
     import torch
-    from rich.progress import track
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    rows = [json.loads(line) for line in documents.open(encoding="utf-8")]
     tokenizer = train_tokenizer((row["prompt"] + row["response"] for row in rows[::4]), vocab_size, folder)
     eos = tokenizer.eos_token_id
     config = Qwen2Config(vocab_size=len(tokenizer), eos_token_id=eos, bos_token_id=None, pad_token_id=eos, **SHAPE)
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(config)
+    return tokenizer, Qwen2ForCausalLM(config)
+
+
+def load_model(start: Path, folder: Path) -> tuple[Any, Any]:
+    """Tokenizer, saved in `folder` too, and model of `start`, the model in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer.save_pretrained(folder)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(start).float()
+
+
+def pretrain(
+    documents: Path, folder: Path, start: Path | None, vocab_size: int, batch_size: int, lr: float, seed: int
+) -> None:
+    """Train on the documents, once through, and save tokenizer and model as bf16 Hugging Face files.
+
+    start: a model to go on from; None makes tokenizer and model anew.
+    """
+    import torch
+    from rich.progress import track
+
+    rows = [json.loads(line) for line in documents.open(encoding="utf-8")]
+    tokenizer, model = load_model(start, folder) if start else build_model(rows, vocab_size, folder, seed)
     model.set_attn_implementation("eager")  # a quarter faster than sdpa for the backward pass on CPU
     steps = sum(
         len(rows[start : start + batch_size * 50]) // batch_size for start in range(0, len(rows), batch_size * 50)
@@ -149,9 +170,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=Path, default=Path("data/bank/documents.jsonl"))
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
+    parser.add_argument("--start", type=Path, help="a model to go on from, with its tokenizer; anew without")
     parser.add_argument("--vocab-size", type=int, default=1536)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
-    pretrain(args.documents, args.out, args.vocab_size, args.batch_size, args.lr, args.seed)
+    pretrain(args.documents, args.out, args.start, args.vocab_size, args.batch_size, args.lr, args.seed)

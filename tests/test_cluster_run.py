@@ -130,7 +130,12 @@ def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_
 def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
-    process = subprocess.Popen(command, cwd=root, env=os.environ | {"RAY_ADDRESS": cluster.gcs})
+    process = subprocess.Popen(
+        [*command, "openrlhf.data.max_samples=1280"],
+        cwd=root,
+        env=os.environ | {"RAY_ADDRESS": cluster.gcs},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's `&` would have switched off
+    )
     metrics = folder / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 0, 300, "the first step")
     started = time.monotonic()
