@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,15 @@ def build_model(rows: list[dict[str, str]], vocab_size: int, folder: Path, seed:
 
 
 def load_model(start: Path, folder: Path) -> tuple[Any, Any]:
-    """Tokenizer, saved in `folder` too, and model of `start`, the model in float32."""
+    """Tokenizer and model of `start`, the model in float32. The tokenizer's files are copied to `folder` as they are:
+    prepared data knows them by their hash.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    tokenizer.save_pretrained(folder)
-    return tokenizer, AutoModelForCausalLM.from_pretrained(start).float()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in start.glob("tokenizer*.json"):
+        shutil.copyfile(path, folder / path.name)
+    return AutoTokenizer.from_pretrained(start), AutoModelForCausalLM.from_pretrained(start).float()
 
 
 def pretrain(
