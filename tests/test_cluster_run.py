@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -75,6 +76,8 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     with ExitStack() as daemons:
         head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+        # A short path, for sockets; /tmp/ray would tell later drivers on this machine of this cluster.
+        head += [f"--temp-dir={daemons.enter_context(tempfile.TemporaryDirectory(prefix='ray-'))}"]
         daemons.enter_context(run_daemon([*ray, *head], folder / "head.log", root, PYTHONPATH=path))
         wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 1, 90, "the head's start")
         join = [*ray, f"--address=127.0.0.1:{gcs}"]

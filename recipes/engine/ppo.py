@@ -26,10 +26,12 @@ def init_ray() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime_env)
         check_cluster(ray.cluster_resources(), ray.available_resources(), int(os.environ.get("MEDRLVR_GPUS", "0")))
+    # "local": without it Ray joins whatever Ray was last started on this machine, running or not.
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
         gpus = int(os.environ["MEDRLVR_LOGICAL_GPUS"])
         # Logical, both: bundles reserve a CPU and a GPU each, and the trainer needs one CPU more.
         ray.init(
+            address="local",
             num_gpus=gpus,
             num_cpus=8 * gpus + 8,
             object_store_memory=512 * 1024**2,
@@ -37,7 +39,7 @@ def init_ray() -> None:
             runtime_env=runtime_env,
         )
     else:
-        ray.init(dashboard_host="127.0.0.1", runtime_env=runtime_env)
+        ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=runtime_env)
 
 
 def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:
