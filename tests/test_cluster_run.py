@@ -28,10 +28,11 @@ SLURM = [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if s
 
 
 class Cluster(NamedTuple):
-    """Addresses of a Ray cluster's GCS and dashboard."""
+    """Addresses of a Ray cluster's GCS and dashboard, and its folder of temporary files."""
 
     gcs: str
     dashboard: str
+    folder: str
 
 
 def find_port() -> int:
@@ -77,13 +78,14 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         # A short path, for sockets; /tmp/ray would tell later drivers on this machine of this cluster.
-        head += [f"--temp-dir={daemons.enter_context(tempfile.TemporaryDirectory(prefix='ray-'))}"]
+        temporary = daemons.enter_context(tempfile.TemporaryDirectory(prefix="ray-"))
+        head += [f"--temp-dir={temporary}"]
         daemons.enter_context(run_daemon([*ray, *head], folder / "head.log", root, PYTHONPATH=path))
         wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 1, 90, "the head's start")
         join = [*ray, f"--address=127.0.0.1:{gcs}"]
         daemons.enter_context(run_daemon(join, folder / "worker.log", root, PYTHONPATH=path))
         wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 2, 90, "the second node")
-        yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}")
+        yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", temporary)
 
 
 def ask_cluster(address: str, expression: str) -> str:
@@ -127,6 +129,18 @@ def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_
     assert process.returncode == 0, process.stdout.read()
     assert "2" in places, "the run's actors were never on both nodes"
     check_run(folder, read_metrics, read_rollouts)
+    check_left_alone(cluster)
+
+
+def test_without_an_address_a_run_starts_a_ray_of_its_own(cluster, root):
+    """`ray.init()` alone would join the cluster that the folder of temporary files tells of."""
+    code = "import ray; from recipes.engine import ppo; ppo.init_ray(); print(ray.get_runtime_context().gcs_address)"
+    environment = {"RAY_TMPDIR": cluster.folder, "MEDRLVR_CPU_ENGINE": "1", "MEDRLVR_LOGICAL_GPUS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().split("\n")[-1] != cluster.gcs
     check_left_alone(cluster)
 
 
