@@ -44,6 +44,11 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
         f"* Prompt version {manifest['prompt_version']}, seed {manifest['seed']}, "
         f"tokenizer `{manifest['tokenizer']['path']}` (sha256 {manifest['tokenizer']['sha256'][:16]}…)",
     ]
+    if chat := manifest["chat"]:
+        lines.append(
+            "* Prompts are a user's message in the tokenizer's chat template "
+            f"(sha256 {chat['template_sha256'][:16]}…), whose turns end in `{chat['end_of_turn']}`"
+        )
     lines += [f"* Note: {remark}" for remark in manifest["remarks"]]
     if "index_base" in origin:
         lines.append(f"* The answer index counts from {origin['index_base']['base']} (found out from the rows)")

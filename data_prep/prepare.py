@@ -16,7 +16,7 @@ from data_prep.index_base import find_index_base
 from data_prep.integrity import check_rows, hash_rows
 from data_prep.lengths import ModelTokenizer, load_tokenizer
 from data_prep.manifest import FORMAT, replace_folder, write_jsonl, write_manifest
-from data_prep.prompt import PROMPT_VERSION, render_prompt
+from data_prep.prompt import PROMPT_VERSION, render_prompt, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import build_row, unify_meta
 from data_prep.shuffle import shuffle_options
@@ -67,7 +67,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     with replace_folder(folder) as partial:
         files = {}
         for name, split in splits.items():
-            rows = report_rows(split, tokenizer.eos_token, progress)
+            rows = report_rows(split, tokenizer, progress)
             files[f"{name}.jsonl"] = write_jsonl(partial / f"{name}.jsonl", rows)
         manifest = {
             "format": FORMAT,
@@ -80,6 +80,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "shuffled_options": shuffled,
             "max_prompt_tokens": {"limit": limit, "found": max(max(split.tokens) for split in splits.values())},
             "tokenizer": {"path": tokenizer.path, "sha256": tokenizer.sha256, "eos_token": tokenizer.eos_token},
+            "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
             "prompt_version": PROMPT_VERSION,
             "seed": cfg.seed,
             "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "datasets", "numpy")},
@@ -100,8 +101,13 @@ def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
         )
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", cfg.data.name):
         problems.append(f"data.name={cfg.data.name!r} becomes a folder's name: use letters, digits, _ . -")
+    if not isinstance(cfg.data.chat, bool):
+        problems.append(f"data.chat={cfg.data.chat} must be true or false")
     found: list[Any] = []
-    for read in (lambda: load_tokenizer(cfg.model.path, cfg.model.get("revision")), lambda: read_records(cfg)):
+    for read in (
+        lambda: load_tokenizer(cfg.model.path, cfg.model.get("revision"), cfg.data.chat is True),
+        lambda: read_records(cfg),
+    ):
         try:
             found.append(read())
         except PrepError as error:
@@ -141,12 +147,13 @@ def drop_long_prompts(split: Split, tokenizer: ModelTokenizer, limit: int, progr
     reasons: dict[str, str] = {}
     for start in range(0, len(split.questions), STEP):
         batch = split.questions[start : start + STEP]
-        prompts = [render_prompt(question.question, question.options) for question in batch]
+        prompts = [render_prompt(question.question, question.options, tokenizer.frame) for question in batch]
         split.tokens.extend(tokenizer.count_tokens(prompts))
         progress(f"{split.name}: counting tokens", start + len(batch), len(split.questions))
-        for question, prompt in zip(batch, prompts, strict=True):
-            # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
-            if tokenizer.special_tokens.search(prompt):
+        for question in batch:
+            # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it. Only the question is
+            # looked at: the frame of a chat is made of such tokens.
+            if tokenizer.special_tokens.search(render_question(question.question, question.options)):
                 reasons[question.id] = "special_token_in_text"
     for question, tokens in zip(split.questions, split.tokens, strict=True):
         if tokens > limit:
@@ -154,9 +161,9 @@ def drop_long_prompts(split: Split, tokenizer: ModelTokenizer, limit: int, progr
     split.keep_only(reasons)
 
 
-def report_rows(split: Split, eos_token: str, progress: Progress) -> Iterator[dict[str, Any]]:
+def report_rows(split: Split, tokenizer: ModelTokenizer, progress: Progress) -> Iterator[dict[str, Any]]:
     """The rows to write, with progress."""
     for done, question in enumerate(split.questions, 1):
-        yield build_row(question, split.name, eos_token)
+        yield build_row(question, split.name, tokenizer.eos_token, tokenizer.frame)
         if done % STEP == 0 or done == len(split.questions):
             progress(f"{split.name}: writing", done, len(split.questions))

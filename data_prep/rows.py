@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.errors import BadRow
-from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
+from data_prep.prompt import LETTERS, ChatFrame, render_direct_prompt, render_prompt
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def build_row(question: Question, split: str, eos_token: str) -> dict[str, Any]:
+def build_row(question: Question, split: str, eos_token: str, frame: ChatFrame | None = None) -> dict[str, Any]:
     """The row as it is written, its fields in the order of the row format.
 
     `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys of a struct.
@@ -119,8 +119,8 @@ def build_row(question: Question, split: str, eos_token: str) -> dict[str, Any]:
         "question": question.question,
         "options": question.options,
         "answer": question.answer,
-        "prompt": render_prompt(question.question, question.options),
-        "direct_prompt": render_direct_prompt(question.question, question.options),
+        "prompt": render_prompt(question.question, question.options, frame),
+        "direct_prompt": render_direct_prompt(question.question, question.options, frame),
         "response": question.answer + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
         "datasource": question.id.split("/", 1)[0],

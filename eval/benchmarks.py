@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.prompt import ChatFrame
+
 FIELDS = ("id", "question", "options", "answer", "prompt", "direct_prompt", "meta")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows of one prepared file. name: `<data set>/<split>`, sha256: of the whole file."""
+    """Rows of one prepared file. name: `<data set>/<split>`, sha256: of the whole file, frame: of its prompts."""
 
     name: str
     path: Path
     sha256: str
     rows: list[dict[str, Any]]
+    frame: ChatFrame | None
 
 
 def find_file(name: str, data_dir: Path) -> Path:
@@ -25,13 +28,14 @@ def find_file(name: str, data_dir: Path) -> Path:
     return Path(name) if name.endswith(".jsonl") else data_dir / f"{name}.jsonl"
 
 
-def read_benchmark(path: Path, limit: int | None, seed: int, problems: list[str]) -> Benchmark | None:
+def read_benchmark(path: Path, limit: int | None, seed: int, words: str, problems: list[str]) -> Benchmark | None:
     """The rows of a prepared file, or None after adding what is wrong with it to `problems`.
 
     limit: that many rows, drawn with `seed` (a file may be sorted by subject) and kept in the file's order.
+    words: of the command that prepares it, after the data set.
     """
     folder, name = path.parent, f"{path.parent.name}/{path.stem}"
-    prepare = f"make prep data={folder.name}"
+    prepare = f"make prep data={folder.name}{words}"
     if not (folder / "manifest.json").is_file():
         problems.append(f"{path}: {folder} holds no prepared data: run `{prepare}`")
         return None
@@ -40,7 +44,9 @@ def read_benchmark(path: Path, limit: int | None, seed: int, problems: list[str]
         problems.append(f"{path} not found: {folder} has {found}")
         return None
     try:
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files, chat = manifest["files"], manifest.get("chat")  # data from before there was the key has plain prompts
+        frame = ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
     except (ValueError, KeyError) as error:
         problems.append(f"{folder}/manifest.json cannot be read ({error!r}): run `{prepare}` again")
         return None
@@ -59,7 +65,7 @@ def read_benchmark(path: Path, limit: int | None, seed: int, problems: list[str]
         return None
     if limit is not None and limit < len(rows):
         rows = [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
-    return Benchmark(name, path, sha256, rows)
+    return Benchmark(name, path, sha256, rows, frame)
 
 
 def mark_overlap(benchmarks: list[Benchmark], training_set: Path) -> list[str]:

@@ -24,6 +24,11 @@ CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 PICTURE = "training_dynamics.png"
 LICENCES = {
     "Qwen/Qwen2.5-3B": ("other", "qwen-research", "https://huggingface.co/Qwen/Qwen2.5-3B/blob/main/LICENSE"),
+    "Qwen/Qwen2.5-3B-Instruct": (
+        "other",
+        "qwen-research",
+        "https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE",
+    ),
     "recipes/laptop_model": ("apache-2.0", None, None),
 }
 """Base model -> licence for the hub's header, its name, its text. A fine-tuned model stays under its base's licence."""

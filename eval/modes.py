@@ -13,15 +13,17 @@ lenient        in the first three: the last choice clearly stated anywhere in th
 import re
 from typing import Any, NamedTuple
 
-from data_prep.prompt import render_question
+from data_prep.prompt import ChatFrame, Instruction, render_instruction
 from reward_server.verifier import lenient_choice, read_choice, verify
 
 MODES = ("think", "direct", "cot", "loglikelihood")
 
-COT_INSTRUCTION = (
-    "A conversation between User and Assistant. The User asks a multiple-choice medical question. "
+COT = Instruction(
+    plain="A conversation between User and Assistant. The User asks a multiple-choice medical question. "
     "The Assistant first thinks step by step, then writes on a last line of its own: "
-    "Answer: the letter of the one best option."
+    "Answer: the letter of the one best option.",
+    chat="Answer the multiple-choice medical question below. First think step by step, "
+    "then write on a last line of its own: Answer: the letter of the one best option.",
 )
 
 STOP: dict[str, list[str]] = {
@@ -46,12 +48,12 @@ class Judgement(NamedTuple):
     choice_lenient: str | None
 
 
-def render(row: dict[str, Any], mode: str) -> str:
-    """The prompt of a prepared row in this mode, exactly as the model sees it."""
+def render(row: dict[str, Any], mode: str, frame: ChatFrame | None = None) -> str:
+    """The prompt of a prepared row in this mode, exactly as the model sees it. frame: that of the row's own prompts."""
     if mode == "think":
         return str(row["prompt"])
     if mode == "cot":
-        return f"{COT_INSTRUCTION}\n\nUser: {render_question(row['question'], row['options'])}\nAssistant:\n"
+        return render_instruction(COT, row["question"], row["options"], frame)
     return str(row["direct_prompt"])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.prompt import PROMPT_VERSION
@@ -57,6 +58,11 @@ def make_plan(cfg: DictConfig) -> Plan:
     models, notes = find_models(cfg, problems)
     benchmarks = find_benchmarks(cfg, problems, notes)
     modes = find_modes(cfg, list(models), problems)
+    if cfg.endpoint is not None and cfg.endpoint_options.api == "chat" and cfg.data.chat:
+        problems.append(
+            "endpoint_options.api=chat lets the server put its chat template around prompts that stand in one "
+            "(data.chat=true): endpoint_options.api=completions"
+        )
     if cfg.endpoint is not None and not problems:
         problems.extend(find_endpoint_problems(cfg, list(models.values())))
     if problems:
@@ -73,6 +79,7 @@ def make_plan(cfg: DictConfig) -> Plan:
                     "benchmark": {"name": benchmark.name, "sha256": benchmark.sha256, "limit": cfg.limit},
                     "mode": mode,
                     "prompt_version": PROMPT_VERSION,
+                    "chat": benchmark.frame._asdict() if benchmark.frame else None,
                     "seed": cfg.seed,
                     "sampling": get_sampling(cfg, mode),
                     "engine": OmegaConf.to_container(cfg.vllm, resolve=True) if cfg.endpoint is None else get_api(cfg),
@@ -140,22 +147,38 @@ def find_fault(folder: Path) -> str | None:
 
 def find_benchmarks(cfg: DictConfig, problems: list[str], notes: list[str]) -> list[Benchmark]:
     """The benchmarks named, or the default ones; of these one that is not prepared is noted and left out."""
-    data_dir = Path(cfg.data_dir)
+    data_dir, words = Path(cfg.data_dir), name_settings(cfg)
     names = list(cfg.benchmarks or [f"{cfg.data.name}/test"])
     beside = OUT_OF_DISTRIBUTION.get(cfg.data.name) if cfg.benchmarks is None else None
     if beside and find_file(beside, data_dir).is_file():
         names.append(beside)
     elif beside:
-        notes.append(f"{beside} is left out: `make prep data={beside.partition('/')[0]}` prepares it")
+        notes.append(f"{beside} is left out: `make prep data={beside.partition('/')[0]}{words}` prepares it")
     files = dict.fromkeys(find_file(name, data_dir) for name in names)
-    read = [read_benchmark(file, cfg.limit, cfg.seed, problems) for file in files]
+    read = [read_benchmark(file, cfg.limit, cfg.seed, words, problems) for file in files]
     benchmarks = [benchmark for benchmark in read if benchmark is not None]
+    for benchmark in benchmarks:
+        if (benchmark.frame is not None) != cfg.data.chat:
+            prepare = f"make prep data={benchmark.path.parent.name}{words}{'' if cfg.data.chat else ' data.chat=false'}"
+            problems.append(
+                f"{benchmark.path} holds {'plain' if benchmark.frame is None else 'chat'} prompts, but data.chat="
+                f"{str(cfg.data.chat).lower()}: run `{prepare}`, or ask with data.chat={str(not cfg.data.chat).lower()}"
+            )
     for name in mark_overlap(benchmarks, data_dir / cfg.data.name):
         notes.append(
             f"{name} was not compared with the training rows of {cfg.data.name}, so its clean subset is all of it: "
-            f"`make prep data={cfg.data.name}` compares them"
+            f"`make prep data={cfg.data.name}{words}` compares them"
         )
     return benchmarks
+
+
+def name_settings(cfg: DictConfig) -> str:
+    """What `make prep` has to be told beside the data set, so that it prepares what this evaluation reads."""
+    choice = HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
+    words = [f"experiment={choice}"] if choice != "laptop" else []
+    words += [f"data_dir={cfg.data_dir}"] if str(cfg.data_dir) != "data" else []
+    words += ["data.chat=true"] if cfg.data.chat else []
+    return "".join(f" {word}" for word in words)
 
 
 def find_modes(cfg: DictConfig, models: list[str], problems: list[str]) -> dict[str, list[str]]:

@@ -48,7 +48,7 @@ def make_seed(seed: int, row_id: str, sample: int) -> int:
 def list_requests(benchmark: Benchmark, mode: str, samples: int, seed: int) -> list[Request]:
     """All answers of a task in the order in which they are asked."""
     return [
-        Request(row, sample, make_seed(seed, row["id"], sample), render(row, mode))
+        Request(row, sample, make_seed(seed, row["id"], sample), render(row, mode, benchmark.frame))
         for row in benchmark.rows
         for sample in range(samples)
     ]

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from recipes import disk, engine_process, engine_rules, machine, memory, reward_service
+from recipes import chat, disk, engine_process, engine_rules, machine, memory, reward_service
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, find_folder, read_shape
 from recipes.plan import count_rows
@@ -72,7 +72,8 @@ def check_data(cfg: Any, method: str) -> Iterator[str]:
     """The prepared files are there, unchanged, tokenised as the model does, short enough, and labelled."""
     folder = Path(cfg.data_dir) / cfg.data.name
     elsewhere = "" if str(cfg.data_dir) == "data" else f" data_dir={cfg.data_dir}"
-    prepare = f"make prep data={cfg.data.name}{name_experiment()}{elsewhere}"
+    in_chat = " data.chat=true" if cfg.data.chat else ""
+    prepare = f"make prep data={cfg.data.name}{name_experiment()}{elsewhere}{in_chat}"
     if not (folder / "manifest.json").is_file():
         yield f"{folder}/manifest.json not found: run `{prepare}`"
         return
@@ -96,6 +97,7 @@ def check_data(cfg: Any, method: str) -> Iterator[str]:
             f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the model is "
             f"{cfg.model.path}: run `{prepare} model.path={cfg.model.path}`"
         )
+    yield from chat.find_problems(cfg, method, manifest, prepare)
     limit, longest = find_prompt_limit(cfg, method), manifest["max_prompt_tokens"]["found"]
     if longest > limit:
         yield (

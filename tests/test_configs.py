@@ -64,7 +64,7 @@ def compose_pair(compose_config):
 
 def test_there_is_something_to_compose():
     asked = {"paper", "grpo", "reinforce_baseline", "dr_grpo", "paper_strict", "paper_shaped", "0.5B", "7B", "lora"}
-    assert asked | {"mixture", "laptop", "sft/paper", "sft/laptop"} <= set(EXPERIMENTS)
+    assert asked | {"mixture", "laptop", "instruct", "sft/paper", "sft/laptop", "sft/instruct"} <= set(EXPERIMENTS)
     assert {"cpu", "1x80gb", "1x141gb", "2x80gb", "4x80gb", "8x80gb", "2x8x80gb", "8x80gb_async"} == set(HARDWARE)
     assert len(SENSIBLE) > 40 and set(SENSELESS) <= set(PAIRS)
 
@@ -131,6 +131,18 @@ def test_each_data_set_composes_with_each_root(compose_config, data):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_data_preparation_takes_each_experiment(compose_config, experiment):
     assert compose_config("prep", f"experiment={experiment}").model.path
+
+
+@pytest.mark.parametrize("root_name", ["prep", "rlvr", "sft", "eval"])
+def test_an_instruct_model_keeps_its_data_in_a_folder_of_its_own(compose_config, root_name):
+    folder = "sft/" if root_name == "sft" else ""
+    cfg = compose_config(root_name, f"experiment={folder}instruct")
+    assert (cfg.data_dir, cfg.data.name, cfg.data.chat) == ("data/chat", "medqa", True)
+    assert cfg.model.path.endswith("-Instruct")
+    assert not cfg.openrlhf.data.get("apply_chat_template")  # rows hold the whole prompt
+    assert compose_config(root_name, f"experiment={folder}instruct", "data_dir=x").data_dir == "x"
+    cfg = compose_config(root_name, f"experiment={folder}paper")
+    assert (cfg.data_dir, cfg.data.chat) == ("data", False)
 
 
 def test_an_override_reaches_the_engine(compose_config):

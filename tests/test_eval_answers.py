@@ -103,7 +103,7 @@ def test_all_problems_are_told_at_once(make_cfg: Callable[..., DictConfig], tmp_
         "models.a=/nope is no folder",
         "has no config.json",
         "toy has test",
-        "run `make prep data=no`",
+        f"run `make prep data=no data_dir={tmp_path}/data`",
     ):
         assert part in told, told
 
@@ -113,7 +113,8 @@ def test_data_that_differs_from_its_manifest_is_refused(make_cfg: Callable[..., 
     path.write_text(path.read_text().replace("option 2", "option two"))
     assert "is not what its manifest says" in problems_of(make_cfg())
     (path.parent / "manifest.json").unlink()
-    assert "holds no prepared data: run `make prep data=toy`" in problems_of(make_cfg())
+    mend = f"run `make prep data=toy data_dir={tmp_path}/data`"
+    assert f"holds no prepared data: {mend}" in problems_of(make_cfg())
 
 
 def test_default_models_that_are_missing_are_noted_and_named_ones_are_errors(

@@ -12,9 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.chatml import END, TEMPLATE
+
 PINNED, OTHER = "a" * 40, "b" * 40
+EOS = json.dumps({"eos_token": END}).encode()
 FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "tokenizer.json": b"{}"}
-REPOS = {"lab/tiny": FILES, "lab/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"}}
+TOKENIZER = {"tokenizer.json": (Path(__file__).with_name("tokenizer") / "tokenizer.json").read_bytes()}
+CHATTING = json.dumps({"eos_token": END, "chat_template": TEMPLATE}).encode()
+REPOS = {
+    "lab/tiny": FILES,
+    "lab/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
+    "lab/instruct": {**TOKENIZER, "tokenizer_config.json": CHATTING},
+    "lab/newer": {**TOKENIZER, "tokenizer_config.json": EOS, "chat_template.jinja": TEMPLATE.encode()},
+    "lab/base": {**TOKENIZER, "tokenizer_config.json": EOS},
+}
 CHILD = """
 import sys
 from omegaconf import OmegaConf
@@ -24,6 +35,16 @@ for argument in sys.argv[1:]:
     try:
         print(fetch_model(OmegaConf.create({"model": {"path": path, "revision": revision}})))
     except ModelFetchError as error:
+        print("refused:", error)
+"""
+PREPARING_CHILD = """
+import sys
+from data_prep.errors import PrepError
+from data_prep.lengths import load_tokenizer
+for argument in sys.argv[1:]:
+    try:
+        print(load_tokenizer(*argument.split("@"), chat=True).chat.end_of_turn)
+    except PrepError as error:
         print("refused:", error)
 """
 
@@ -53,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
         if not name:
             siblings = [{"rfilename": file} for file in REPOS[repo]]
             return self.answer(200, json.dumps({"id": repo, "sha": PINNED, "siblings": siblings}).encode(), {})
+        if name not in REPOS[repo]:
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": PINNED})
         etag = hashlib.sha256(REPOS[repo][name]).hexdigest()
         return self.answer(200, REPOS[repo][name], {"X-Repo-Commit": PINNED, "ETag": f'"{etag}"'})
 
@@ -74,12 +97,12 @@ def hub() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def fetch(root: Path, cache: Path, port: int, *models: str) -> list[str]:
+def fetch(root: Path, cache: Path, port: int, *models: str, child: str = CHILD) -> list[str]:
     """What fetch_model says of each ID@COMMIT, in a process of its own, since HF_ENDPOINT is read at import."""
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(cache)}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(root)}
-    child = [sys.executable, "-c", CHILD, *models]
-    done = subprocess.run(child, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", child, *models]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -106,3 +129,12 @@ def test_a_cached_model_needs_no_hub_and_an_absent_one_says_so(hub, root, tmp_pa
     again, refused = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}", f"lab/other@{PINNED}")
     assert again == folder
     assert "the hub cannot be reached; give a local copy, model.path=FOLDER" in refused
+
+
+def test_preparation_finds_the_chat_template_of_a_hub_model(hub, root, tmp_path):
+    models = [f"lab/{name}@{PINNED}" for name in ("instruct", "newer", "base")]
+    found = fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD)
+    assert found[:2] == [END, END] and "model.path=lab/base has no chat template" in found[2]
+    hub.shutdown()
+    hub.server_close()  # that a commit has no chat_template.jinja is known from the cache
+    assert fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD) == found
