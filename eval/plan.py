@@ -185,7 +185,8 @@ def find_modes(cfg: DictConfig, models: list[str], problems: list[str]) -> dict[
     """The modes of each model: a list applies to all, an object names models, null means DEFAULT_MODES."""
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
     if isinstance(given, dict):
-        problems.extend(f"modes.{name}: no model of that name" for name in given if name not in models)
+        known = ", ".join(models) or "none"
+        problems.extend(f"modes.{name}: no such model, there is {known}" for name in given if name not in models)
     modes = {}
     for model in models:
         chosen = given if isinstance(given, list) else (given or DEFAULT_MODES).get(model, ["think"])
