@@ -82,17 +82,19 @@ def draw_dynamics(analyses: list[Analysis], labels: list[str]) -> Any:
         axis.set_title(title)
         if single:
             shade(axis, analyses[0])
-    for index, one in enumerate(analyses):
+    sets = {f"{row['name']}, n = {row['n']}" for one in analyses for row in one.evals}
+    for index, (one, of) in enumerate(zip(analyses, labels, strict=True)):
         for name in dict.fromkeys(found["name"] for found in one.evals):
             found = [row for row in one.evals if row["name"] == name]
             value = np.array([row["value"] for row in found])
             errors = [value - [row["low"] for row in found], [row["high"] for row in found] - value]
             steps, style = [row["step"] for row in found], {"fmt": "o-", "ms": 3.5, "lw": 1, "elinewidth": 1.2}
-            label = f"{name}, n = {found[0]['n']}"
-            rest[2].errorbar(steps, value, yerr=errors, color=RUNS[index % len(RUNS)], label=label, **style)
-    rest[2].set_title("accuracy of the checkpoints, 95 % intervals")
-    if rest[2].has_data():
-        rest[2].legend(loc="lower right")
+            told = f"{'' if single else of + ': '}{name}, n = {found[0]['n']}" if len(sets) > 1 else None
+            rest[2].errorbar(steps, value, yerr=errors, color=RUNS[index % len(RUNS)], label=told, **style)
+    which = f" on {sets.copy().pop()}" if len(sets) == 1 else ""
+    rest[2].set_title(f"accuracy of the checkpoints{which}, 95 % intervals")
+    if len(sets) > 1:
+        rest[2].legend(loc="best")
     if single:
         shade(rest[2], analyses[0])
     else:
