@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from recipes import engine_process, hub_model, model, reward_service, run_folder, terminal
 from recipes.engine import checkpoints
+from recipes.engine_parts import PartsWatch
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.live import LiveView, count_question_words
 from recipes.preflight import find_problems
@@ -144,7 +145,10 @@ def supervise_engine(
     start_step: int,
     total_steps: int,
 ) -> int:
-    """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C."""
+    """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C.
+
+    An engine that waits for a part that has died is stopped, with exit code 1.
+    """
     reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
     live = LiveView(count_question_words(run_dir / "train.jsonl")) if method == "ppo" else None
     if live:
@@ -153,14 +157,24 @@ def supervise_engine(
                 live.take(row)
     engine = engine_process.start_engine(command, environment, run_dir / "engine.log", lock)
     family: list[Any] = []
+    parts = PartsWatch()
+    dead: list[str] = []
 
     def is_running() -> bool:
         family[:] = engine_process.find_family(engine) or family
-        return engine.poll() is None
+        if engine.poll() is None and (part := parts.look(family)):
+            dead.append(part)
+        return engine.poll() is None and not dead
 
     try:
         terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep, live)
-        return engine.returncode
+        if dead:
+            print(
+                f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: it is stopped",
+                file=sys.stderr,
+            )
+            return 1
+        return int(engine.returncode)
     except KeyboardInterrupt:
         return 130
     finally:
