@@ -218,7 +218,10 @@ def report_end(cfg: DictConfig, method: str, code: int, total_steps: int, second
             f"\nstopped; every process of the run is ended. To go on from its last checkpoint: {again}", file=sys.stderr
         )
         return
-    cause = engine_process.find_cause(run_dir / "engine.log")
+    if code < 0:
+        cause = f"killed by {signal.Signals(-code).name}, by somebody or by a system that was out of memory"
+    else:
+        cause = engine_process.find_cause(run_dir / "engine.log")
     print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
     if advice := engine_process.advise(cause):
         print(f"  {advice}", file=sys.stderr)
