@@ -85,6 +85,15 @@ def render_page(
         packed[f"columns{number}"] = pack_columns(one, place, reasons)
     texts = {f"r{r}c{c}": chunk for r, one in enumerate(analyses) for c, chunk in enumerate(one.chunks)}
     packed["vocabulary"] = pack_json(vocabulary)
+    labels = name_runs(analyses, groups)
+    report = {
+        "runs": [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)],
+        **{"names": NAMES, "panels": PANELS, "questions": questions, "reasons": reasons, "chunk": CHUNK},
+        "gold": [known.get(key, {}).get("answer", "") for key in questions],
+        "range": [min(one.steps[0]["step"] for one in analyses), max(one.steps[-1]["step"] for one in analyses)],
+        **{"monitors": len(MONITORS), "left_out": ""},
+    }
+    packed["report"] = pack_json(report)
     kept = choose_texts(texts, max_mb * 1e6 - sum(len(data) for data in packed.values()) * 4 / 3 - 2e5)
     left_out = ""
     if len(kept) < len(texts):
@@ -94,15 +103,7 @@ def render_page(
             f"The texts of {total - shown:,} of {total:,} rollouts are not on this page, which would be larger than "
             f"{max_mb:g} MB (max_mb=…): those of whole questions. They are in the run folder, and count in every curve."
         )
-    labels = name_runs(analyses, groups)
-    report = {
-        "runs": [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)],
-        **{"names": NAMES, "panels": PANELS, "questions": questions, "reasons": reasons, "chunk": CHUNK},
-        "gold": [known.get(key, {}).get("answer", "") for key in questions],
-        "range": [min(one.steps[0]["step"] for one in analyses), max(one.steps[-1]["step"] for one in analyses)],
-        **{"monitors": len(MONITORS), "left_out": left_out},
-    }
-    packed["report"] = pack_json(report)
+    packed["report"] = pack_json(report | {"left_out": left_out})
     packed |= kept
     data = "\n".join(f'<script type="text/plain" id="{key}">{to_base64(raw)}</script>' for key, raw in packed.items())
     missing = [
