@@ -171,14 +171,14 @@ def advise(cause: str) -> str:
     return ""
 
 
-def find_cause(log: Path, tail_bytes: int = 2_000_000) -> str:
-    """The line of engine.log that says why the engine failed.
+def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
+    """The line of engine.log, from byte `begin`, that says why the engine failed.
 
     Ray repeats an exception in each process that waits for it; the cause is the exception of the first traceback
     whose line is not Ray's own wrapping.
     """
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - tail_bytes))
+        file.seek(max(begin, log.stat().st_size - tail_bytes))
         text = file.read().decode(errors="replace")
     lines = [LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip() for line in text.replace("\r", "\n").splitlines()]
     found = [line for line in lines if EXCEPTION.match(line)]

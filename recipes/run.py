@@ -127,12 +127,14 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], run_dir: Path, loc
         run_folder.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         run_folder.write_text(run_dir / "command.txt", engine_process.format_command(command, environment) + "\n")
         run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
+        earlier = run_dir / "engine.log"
+        begin = earlier.stat().st_size if earlier.exists() else 0  # what stands there is of earlier lives of this run
         started = time.monotonic()
         code = supervise_engine(command, environment, run_dir, lock, method, start_step, total_steps)
         seconds = time.monotonic() - started
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
     run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
-    report_end(cfg, method, code, total_steps, seconds)
+    report_end(cfg, method, code, seconds, begin)
     return 0 if code == 0 else code if code == 130 else 1
 
 
@@ -203,8 +205,11 @@ def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str,
     return {"name": cfg.data.name, "files": files, "train_rows": rows - left_out, "left_out": left_out}, steps
 
 
-def report_end(cfg: DictConfig, method: str, code: int, total_steps: int, seconds: float) -> None:
-    """A summary where the run ended well; the cause and the next command where it did not."""
+def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:
+    """A summary where the run ended well; the cause and the next command where it did not.
+
+    begin: the byte of engine.log at which this life of the run begins.
+    """
     run_dir = Path(cfg.run_dir)
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     again = f"python -m recipes.{'rlvr' if method == 'ppo' else 'sft'} {shlex.join([*words, 'resume=true'])}"
@@ -221,7 +226,7 @@ def report_end(cfg: DictConfig, method: str, code: int, total_steps: int, second
     if code < 0:
         cause = f"killed by {signal.Signals(-code).name}, by somebody or by a system that was out of memory"
     else:
-        cause = engine_process.find_cause(run_dir / "engine.log")
+        cause = engine_process.find_cause(run_dir / "engine.log", begin)
     print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
     if advice := engine_process.advise(cause):
         print(f"  {advice}", file=sys.stderr)

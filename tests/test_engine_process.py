@@ -37,6 +37,14 @@ def test_the_cause_is_found_in_the_log(tmp_path, log, cause):
     assert cause in find_cause(tmp_path / "engine.log")
 
 
+def test_the_cause_is_of_this_life_of_the_run(tmp_path):
+    log = tmp_path / "engine.log"
+    log.write_text("EngineDeadError: the first life\n")
+    begin = log.stat().st_size
+    log.write_text(log.read_text() + "OSError: No space left on device\n")
+    assert find_cause(log, begin).startswith("OSError") and find_cause(log).startswith("EngineDeadError")
+
+
 def test_a_whole_family_is_stopped_even_what_ignores_sigterm(monkeypatch):
     monkeypatch.setattr("recipes.engine_process.STOP_SECONDS", 0.5)
     child = (

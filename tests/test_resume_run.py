@@ -62,7 +62,7 @@ def test_twenty_kills_lose_nothing_and_double_nothing(train, read_metrics, read_
         resume = ["resume=true"] if (folder / "run.json").exists() else []
         log = (tmp_path / "launcher.log").open("a")
         launcher = subprocess.Popen([*command, *resume], cwd=root, stdout=log, stderr=subprocess.STDOUT)
-        if killed.total() < KILLS:
+        if to_kill := killed.total() < KILLS:
             time.sleep(draw.uniform(*MOMENTS))
             while launcher.poll() is None and not (victims := list_victims(launcher.pid)):
                 time.sleep(0.5)
@@ -73,10 +73,10 @@ def test_twenty_kills_lose_nothing_and_double_nothing(train, read_metrics, read_
             steps_at.append(count_steps(folder))
             print(f"kill {killed.total()}: {kind} after step {steps_at[-1]}", flush=True)
         code = launcher.wait(timeout=1800)
-        assert (code == 0) == (killed.total() == KILLS), f"exit {code} after {dict(killed)}, see {log.name}"
-        if code == 0:
+        assert (code != 0) == to_kill, f"exit {code} after {dict(killed)}, see {log.name}"
+        if not to_kill:
             break
-    assert len(killed) >= 3 and max(steps_at) > 6, (killed, steps_at)  # of several kinds, and well into the run
+    assert len(killed) >= 3 and max(steps_at) >= 4, (killed, steps_at)  # of several kinds, and past a checkpoint
     assert [row["step"] for row in read_metrics(folder) if row["kind"] == "train"] == list(range(1, STEPS + 1))
     rows = [(row["id"], row["step"]) for row in read_rollouts(folder) if row["split"] == "train"]
     assert len(rows) == len(set(rows)) == STEPS * BATCH
