@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +131,27 @@ def start_engine(command: list[str], environment: dict[str, str], log: Path, loc
         )
 
 
-def find_family(process: subprocess.Popen) -> list[psutil.Process]:
-    """The engine's process and all that descend from it: Ray's daemons, workers, vLLM's children."""
+def find_family(process: subprocess.Popen, known: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
+    """The engine's process and all that descend from it: Ray's daemons, workers, vLLM's children.
+
+    known: what was found before. Those that still run are in the answer too, since the orphans of a parent that was
+    killed are no longer anybody's children.
+    """
+    members = {member for member in known if member.is_running()}
     try:
         parent = psutil.Process(process.pid)
-        return [parent, *parent.children(recursive=True)]
+        members |= {parent, *parent.children(recursive=True)}
     except psutil.NoSuchProcess:
-        return []
+        pass
+    return list(members)
 
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
     """End the engine and every process it started: SIGTERM, then SIGKILL to what is left after 10 seconds.
 
-    family: what find_family saw before, since the orphans of a dead parent are no longer its children.
+    family: what find_family found before.
     """
-    everyone = {member.pid: member for member in [*family, *find_family(process)]}
-    running = [member for member in everyone.values() if member.is_running()]
+    running = find_family(process, family)
     for member in running:
         _signal(member, "terminate")
     _, alive = psutil.wait_procs(running, timeout=STOP_SECONDS)

@@ -163,7 +163,7 @@ def supervise_engine(
     dead: list[str] = []
 
     def is_running() -> bool:
-        family[:] = engine_process.find_family(engine) or family
+        family[:] = engine_process.find_family(engine, family)
         if engine.poll() is None and (part := parts.look(family)):
             dead.append(part)
         return engine.poll() is None and not dead

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -68,6 +70,21 @@ def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.Complete
         return done, tmp_path / name
 
     return run
+
+
+@pytest.fixture(scope="session")
+def list_processes() -> Callable[[Path], list[psutil.Process]]:
+    """list_processes(run folder): all that belong to the run, by the environment that the launcher gave them."""
+
+    def find(folder: Path) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get("MEDRLVR_RUN") == str(folder):
+                    found.append(process)
+        return found
+
+    return find
 
 
 @pytest.fixture

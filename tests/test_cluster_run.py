@@ -144,7 +144,7 @@ def test_without_an_address_a_run_starts_a_ray_of_its_own(cluster, root):
     check_left_alone(cluster)
 
 
-def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path):
+def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path, list_processes):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
     process = subprocess.Popen(
@@ -158,21 +158,9 @@ def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path):
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
-    wait_until(lambda: not list_processes(str(folder)), 15, "the end of the run's processes")
+    wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
     assert time.monotonic() - started < 15
     check_left_alone(cluster)
-
-
-def list_processes(folder: str) -> list[psutil.Process]:
-    """Processes that belong to the run in `folder`, by the environment that the launcher gave them."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("MEDRLVR_RUN") == folder:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
 
 
 def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollouts):
@@ -188,7 +176,7 @@ def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollou
 
 
 @pytest.mark.skipif(bool(SLURM) or os.geteuid() != 0, reason=f"no Slurm to start as root, missing: {SLURM}")
-def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts):
+def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts, list_processes):
     folder = tmp_path / "run"
     with start_slurm(tmp_path, root) as environment:
         words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
@@ -197,7 +185,7 @@ def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts):
         done = subprocess.run(command, cwd=root, env=os.environ | environment | resources, timeout=900)
         assert done.returncode == 0, (tmp_path / "job.log").read_text()
         check_run(folder, read_metrics, read_rollouts)
-        wait_until(lambda: not list_processes(str(folder)), 15, "the end of the run's processes")
+        wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -57,6 +58,23 @@ def test_a_whole_family_is_stopped_even_what_ignores_sigterm(monkeypatch):
     assert len(family) == 2
     stop_engine(process, family)
     assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
+
+
+def test_the_orphans_of_a_killed_parent_are_stopped_too():
+    """A vLLM whose actor was killed -9 would go on holding its memory."""
+    middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).wait()"
+    top = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {middle!r}]).wait(); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", top], start_new_session=True)
+    while len(family := find_family(process)) < 3:
+        time.sleep(0.05)
+    orphan = psutil.Process(process.pid).children()[0].children()[0]
+    orphan.parent().kill()
+    while orphan.ppid() != 1:
+        time.sleep(0.05)
+    family = find_family(process, family)
+    assert orphan in family
+    stop_engine(process, family)
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_command_reads_as_a_shell_takes_it():

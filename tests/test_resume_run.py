@@ -49,7 +49,9 @@ def count_steps(folder: Path) -> int:
     return max((row["step"] for row in map(json.loads, lines) if row["kind"] == "train"), default=0)
 
 
-def test_twenty_kills_lose_nothing_and_double_nothing(train, read_metrics, read_rollouts, root, bank, tmp_path):
+def test_twenty_kills_lose_nothing_and_double_nothing(
+    train, read_metrics, read_rollouts, list_processes, root, bank, tmp_path
+):
     size = [f"openrlhf.data.max_samples={STEPS // 2 * BATCH}", "openrlhf.train.num_episodes=2"]
     size += ["openrlhf.ckpt.save_steps=2", "openrlhf.eval.steps=-1"]
     done, undisturbed = train(*size, name="undisturbed")
@@ -74,6 +76,7 @@ def test_twenty_kills_lose_nothing_and_double_nothing(train, read_metrics, read_
             print(f"kill {killed.total()}: {kind} after step {steps_at[-1]}", flush=True)
         code = launcher.wait(timeout=1800)
         assert (code != 0) == to_kill, f"exit {code} after {dict(killed)}, see {log.name}"
+        assert not list_processes(folder), "what the run started is still there"
         if not to_kill:
             break
     assert len(killed) >= 3 and max(steps_at) >= 4, (killed, steps_at)  # of several kinds, and past a checkpoint
