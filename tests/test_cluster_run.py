@@ -75,14 +75,20 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     gcs, dashboard = find_port(), find_port()
     path = f"{root / 'recipes' / 'engine' / 'startup'}{os.pathsep}{root}"
     with ExitStack() as daemons:
-        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={gcs}"]
+        # Ports of their own, since both nodes are this machine.
+        head = [
+            "--head",
+            "--node-ip-address=127.0.0.1",
+            f"--port={gcs}",
+            f"--dashboard-agent-listen-port={find_port()}",
+        ]
         head += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         # A short path, for sockets; /tmp/ray would tell later drivers on this machine of this cluster.
         temporary = daemons.enter_context(tempfile.TemporaryDirectory(prefix="ray-"))
         head += [f"--temp-dir={temporary}"]
         daemons.enter_context(run_daemon([*ray, *head], folder / "head.log", root, PYTHONPATH=path))
         wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 1, 90, "the head's start")
-        join = [*ray, f"--address=127.0.0.1:{gcs}"]
+        join = [*ray, f"--address=127.0.0.1:{gcs}", f"--dashboard-agent-listen-port={find_port()}"]
         daemons.enter_context(run_daemon(join, folder / "worker.log", root, PYTHONPATH=path))
         wait_until(lambda: count_nodes(f"127.0.0.1:{gcs}") == 2, 90, "the second node")
         yield Cluster(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", temporary)
@@ -123,7 +129,7 @@ def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_
     )
     places = set()
     while process.poll() is None:
-        alive = "list_actors(filters=[('state', '=', 'ALIVE')], detail=True)"
+        alive = f"list_actors('{cluster.dashboard}', filters=[('state', '=', 'ALIVE')], detail=True)"
         places.add(ask_cluster(cluster.gcs, f"len({{actor.node_id for actor in {alive}}})"))
         time.sleep(5)
     assert process.returncode == 0, process.stdout.read()
@@ -168,7 +174,7 @@ def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollou
     words = " ".join([f"data_dir={bank}", f"run_dir={folder}", *LAYOUT])
     inner = f"cd {root} && {sys.executable} -m recipes.rlvr {words}"
     ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "job", "submit", "--address", cluster.dashboard, "--", "bash", "-c", f"'{inner}'"]
+    command = [ray, "job", "submit", "--address", cluster.dashboard, "--", "bash", "-c", inner]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     check_run(folder, read_metrics, read_rollouts)
