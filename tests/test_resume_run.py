@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
-KILLS, STEPS, BATCH = 20, 48, 64
+KILLS, STEPS, BATCH = 20, 32, 64
 VICTIMS = ("recipes.engine.ppo", "ray::PolicyModelActor", "ray::CriticModelActor", "ray::RolloutRayActor", "VLLM::")
-MOMENTS = (5, 75)
-"""Seconds from the start, of which the engine's own start takes about 30: a third strike before its first step."""
+MOMENTS = (15, 75)
+"""Seconds from the start, of which the engine's own start takes about 30: a quarter strike before its first step."""
 
 
 def list_prompts(rollouts: list[dict]) -> list[tuple[int, list[str]]]:
@@ -76,7 +76,10 @@ def test_twenty_kills_lose_nothing_and_double_nothing(
             print(f"kill {killed.total()}: {kind} after step {steps_at[-1]}", flush=True)
         code = launcher.wait(timeout=1800)
         assert (code != 0) == to_kill, f"exit {code} after {dict(killed)}, see {log.name}"
-        assert not list_processes(folder), "what the run started is still there"
+        deadline = time.monotonic() + 15
+        while left := list_processes(folder):
+            assert time.monotonic() < deadline, f"still there: {[process.cmdline() for process in left]}"
+            time.sleep(0.5)
         if not to_kill:
             break
     assert len(killed) >= 3 and max(steps_at) >= 4, (killed, steps_at)  # of several kinds, and past a checkpoint
