@@ -196,7 +196,7 @@ def test_a_list_of_data_sets_is_a_mixture() -> None:
 
 
 def test_the_guides_commands_compose() -> None:
-    assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 5
+    assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 7
 
 
 # --- any JSON -----------------------------------------------------------------------------------------------------
