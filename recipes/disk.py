@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from recipes.cost import count_evaluations, count_steps
 from recipes.model import Shape
 
 LOGS = 50e6  # bytes: engine.log, metrics, tensorboard
@@ -21,16 +22,14 @@ def plan_disk(cfg: Any, method: str, shape: Shape, rows: dict[str, int]) -> dict
     one = STATES * count if trained == count else 2 * count + STATES * trained
     sizes = {"model": 2.0 * count + (2 * trained if trained != count else 0), "logs": LOGS}
     saves = ckpt.save_steps > 0
+    steps = count_steps(flags, method, rows["train"])
     if method == "sft":
-        steps = min(rows["train"], flags.data.max_samples) * flags.train.max_epochs // flags.train.batch_size
         models, best, responses = 1, 0, 0.0
     else:
-        steps = min(rows["train"], flags.data.max_samples) // flags.rollout.batch_size * flags.train.num_episodes
         models = 2 if flags.algo.advantage.estimator == "gae" else 1
         best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
         per_step = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
-        evaluations = steps // flags.eval.steps if flags.eval.steps > 0 else 0
-        samples = steps * per_step + evaluations * rows["dev"] * flags.eval.n_samples_per_prompt
+        samples = steps * per_step + count_evaluations(flags, steps) * rows["dev"] * flags.eval.n_samples_per_prompt
         responses = float(samples * min(cfg.plan.response_tokens, flags.rollout.max_new_tokens or math.inf))
     if not ckpt.disable_ds:
         regular = min(ckpt.max_num, steps // ckpt.save_steps) if saves else 0

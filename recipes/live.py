@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.monitors import PAUSE, check_monitors
+from recipes.monitors import KEPT, PAUSE, check_monitors
 from recipes.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
-KEPT = 200  # steps that the monitors may look back
 
 
 class LiveView:

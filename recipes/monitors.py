@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 Row = Mapping[str, Any]
 RECENT = 5  # steps whose mean is judged: one odd step trips nothing
 FLAT = 30  # steps beside the 30 before them
+KEPT = 200  # steps that they look back at most
 PAUSE = 20  # steps without it after which a monitor that trips again begins a new span
 
 LEAK, PRE_THINK, TRUNCATED, REPETITION = 0.5, 0.3, 0.2, 0.25  # shares
@@ -167,7 +168,7 @@ def check_run(rows: Sequence[Row]) -> list[Span]:
     running: dict[str, Span] = {}
     for end in range(1, len(rows) + 1):
         step = int(rows[end - 1]["step"])
-        alarms = {alarm.monitor: alarm for alarm in check_monitors(rows[max(0, end - 200) : end])}
+        alarms = {alarm.monitor: alarm for alarm in check_monitors(rows[max(0, end - KEPT) : end])}
         for name in [name for name, span in running.items() if name not in alarms and step - span.last > PAUSE]:
             spans.append(running.pop(name))
         for name, alarm in alarms.items():

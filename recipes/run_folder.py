@@ -94,7 +94,7 @@ def lock_run(folder: Path) -> Iterator[int]:
 
 
 def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -> dict[str, Any]:
-    """What run.json says at the start; `finish_run` adds the end."""
+    """What run.json says at the start; `wall_seconds` and `exit` are filled in at its end."""
     return {
         "method": method,
         "name": cfg.name,

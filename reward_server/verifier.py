@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from reward_server.choice import MAX_BODY, MAX_OPTIONS, Choice, lenient_choice, read_choice
 from reward_server.tags import FORMAT, SPECIAL_TOKENS, TAG, drop_special_tokens, is_blank
 
-__all__ = ["REASONS", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "read_choice", "verify"]
+__all__ = ["REASONS", "TAG", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "read_choice", "verify"]
 
 Mode = Literal["paper", "strict"]
 MODES = ("paper", "strict")

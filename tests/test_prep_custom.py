@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from data_prep.errors import PrepError
 from data_prep.prepare import prepare
+from data_prep.run import name_mixture
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -190,3 +191,11 @@ def test_shuffled_rows_are_consistent_through_and_through(tmp_path: Path) -> Non
         assert row["options"]["AB".index(letter)] == source_row["gold"]
         assert f"\n{letter}. {source_row['gold']}\n" in row["prompt"]
         assert json.loads(row["label"])["answer"] == letter == row["response"][0]
+
+
+def test_a_list_of_data_sets_is_a_mixture() -> None:
+    """Hydra itself would merge the two configurations, and the last one would win without a word."""
+    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+        cfg = compose("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
+    assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == ("mix", ["medqa", "medmcqa"], [1, 3])
+    assert name_mixture(["data=medqa", "seed=1"]) == ["data=medqa", "seed=1"]

@@ -187,14 +187,6 @@ def compose_commands(text: str) -> int:
     return len(commands)
 
 
-def test_a_list_of_data_sets_is_a_mixture() -> None:
-    """Hydra itself would merge the two configurations, and the last one would win without a word."""
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        cfg = compose("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
-    assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == ("mix", ["medqa", "medmcqa"], [1, 3])
-    assert name_mixture(["data=medqa", "seed=1"]) == ["data=medqa", "seed=1"]
-
-
 def test_the_guides_commands_compose() -> None:
     assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 7
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,17 +84,12 @@ def measure_rollouts(
             asked.append((question.get("answer", "A"), question.get("options", []), terms.get(row["id"], frozenset())))
         work.append(([row["response"] for row in group], asked, codes))
     measured, chunks = [], []
-    if len(record.rollouts) < PARALLEL:
-        for done in map(measure_chunk, work):
-            measured.append(done[0])
-            chunks.append(done[1])
-            progress(len(done[0]))
-    else:
-        with ProcessPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-            for done in pool.map(measure_chunk, work):
-                measured.append(done[0])
-                chunks.append(done[1])
-                progress(len(done[0]))
+    many = len(record.rollouts) >= PARALLEL
+    with ProcessPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) if many else nullcontext() as pool:
+        for features, packed in (pool.map if pool else map)(measure_chunk, work):
+            measured.append(features)
+            chunks.append(packed)
+            progress(len(features))
     return np.concatenate(measured), chunks
 
 

@@ -8,9 +8,8 @@ import re
 from typing import NamedTuple
 
 from reward_server.repetition import measure_repetition
-from reward_server.verifier import Verdict, leak, lenient_choice, verify
+from reward_server.verifier import TAG, Verdict, leak, lenient_choice, verify
 
-TAG = re.compile(r"(</?(?:think|answer)>)")
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
 LETTERS = {chr(code): re.compile(rf"(?<![\w-]){chr(code)}(?![\w-])") for code in range(65, 91)}
