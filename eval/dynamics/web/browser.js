@@ -42,6 +42,7 @@ function passes(run, i, f) {
 }
 
 async function applyFilters() {
+  if (!report.runs.every((run) => run.order)) return; // main() comes back once they are unpacked
   const f = readFilters(), token = ++searching;
   hits = [];
   selected = -1;
