@@ -7,7 +7,6 @@ laptop's model, questions and lengths in place of the large ones.
 import json
 
 import pytest
-from safetensors.torch import load_file
 
 pytestmark = pytest.mark.e2e
 SMALL = [
@@ -44,6 +43,8 @@ def test_grpo(train, read_metrics, read_rollouts):
 
 def test_lora_trains_what_vllm_samples_from(train, read_metrics, read_rollouts, root):
     """A high learning rate, so that base weights alone would show in `vllm_kl`; the saved model is whole."""
+    from safetensors.torch import load_file  # torch, 2 s: this file is collected in every unit run
+
     done, folder = train(
         "experiment=lora", *SMALL, *GROUPS, "openrlhf.actor.adam.lr=3e-3", "openrlhf.ckpt.save_hf=false"
     )

@@ -1,5 +1,6 @@
 """Every source: each layout it is published in, what it refuses, and that no JSON value at all breaks it."""
 
+import functools
 import importlib
 import json
 import re
@@ -26,17 +27,15 @@ SHARED = ROOT.parent / "shared/data"
 NAMES = sorted(path.stem for path in (ROOT / "recipes/configs/data").glob("*.yaml") if path.stem != "base")
 
 
+@functools.cache
 def compose_data(name: str, *overrides: str) -> DictConfig:
     required = {"custom": ["data.source=x.jsonl"], "mix": ["data.parts_of_mixture=[a]"]}.get(name, [])
     with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
         return compose("prep", [f"data={name}", *required, *overrides])
 
 
-CONFIGS = {name: compose_data(name).data for name in NAMES}
-
-
 def parse(name: str, record: object, split: str = "test", *overrides: str) -> Question:
-    data = compose_data(name, *overrides).data if overrides else CONFIGS[name]
+    data = compose_data(name, *overrides).data
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
     return parse_row(record, f"{data.name}/{split}/7", data)
 
@@ -168,7 +167,7 @@ def test_custom_columns(record: dict, overrides: list[str], answer: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_data_set_names_its_licence_and_a_commit(name: str) -> None:
-    data = CONFIGS[name]
+    data = compose_data(name).data
     assert data.licence
     assert data.name == name
     assert data.hub.id is None or re.fullmatch(r"[0-9a-f]{40}", data.hub.revision)
@@ -219,7 +218,7 @@ def hostile_records(draw: st.DrawFn) -> object:
 @settings(max_examples=25, deadline=None)
 @given(records=st.lists(hostile_records(), max_size=6))
 def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> None:
-    data = CONFIGS[name].copy()
+    data = compose_data(name).data.copy()
     data.index_base = 0
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
     numbered = [(str(number), record) for number, record in enumerate(records)]
