@@ -51,7 +51,10 @@ def check_model(cfg: Any) -> Iterator[str]:
     path = find_folder(cfg)
     if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
-            yield f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give model.path=FOLDER"
+            yield (
+                f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give model.path=FOLDER, or "
+                "make it as the head of the experiment's YAML says (recipes/configs/experiment/)"
+            )
         elif not REVISION.fullmatch(str(cfg.model.revision)):
             yield (
                 f"model.path={cfg.model.path} is no folder here; as a hub id it needs its commit of 40 hex digits: "
