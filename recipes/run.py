@@ -1,7 +1,9 @@
 """Compose → preflight → run OpenRLHF → summary: what `python -m recipes.rlvr` and `python -m recipes.sft` share."""
 
+import errno
 import json
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -23,6 +25,7 @@ PATH_FLAGS = {
     "sft": ["data.dataset", "eval.dataset", "model.model_name_or_path"],
 }
 OUTPUT_FLAGS = ["ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"]
+FULL = 1_000_000  # bytes that are free on a disk that is called full
 
 
 def run_recipe(cfg: DictConfig, method: str) -> None:
@@ -58,6 +61,10 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         sys.exit(run_engine(cfg, method, argv))
     except (reward_service.RewardServerError, run_folder.RunLockedError) as error:
         sys.exit(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(f"cannot write {error.filename or cfg.run_dir}: {error.strerror}")
 
 
 def check(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
@@ -132,9 +139,9 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], run_dir: Path, loc
         started = time.monotonic()
         code = supervise_engine(command, environment, run_dir, lock, method, start_step, total_steps)
         seconds = time.monotonic() - started
-    record |= {"wall_seconds": round(seconds, 1), "exit": code}
-    run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
     report_end(cfg, method, code, seconds, begin)
+    record |= {"wall_seconds": round(seconds, 1), "exit": code}
+    run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")  # last: the disk may be full
     return 0 if code == 0 else code if code == 130 else 1
 
 
@@ -198,9 +205,9 @@ def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str,
         )
         steps = kept // flags.rollout.batch_size * train.num_episodes
     if left_out:
-        print(
-            f"{left_out} of {rows} training rows are left out: rollouts are whole batches of {flags.rollout.batch_size}"
-        )
+        most = f"data.max_samples={flags.data.max_samples}, and " if flags.data.max_samples < rows else ""
+        size = flags.rollout.batch_size
+        print(f"{left_out} of {rows} training rows are left out: {most}rollouts are whole batches of {size}")
     files = {name: file["sha256"] for name, file in manifest["files"].items()}
     return {"name": cfg.data.name, "files": files, "train_rows": rows - left_out, "left_out": left_out}, steps
 
@@ -225,6 +232,8 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
         return
     if code < 0:
         cause = f"killed by {signal.Signals(-code).name}, by somebody or by a system that was out of memory"
+    elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on the same disk, could not say so
+        cause = f"No space left on device: {run_dir}"
     else:
         cause = engine_process.find_cause(run_dir / "engine.log", begin)
     print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)

@@ -1,21 +1,25 @@
-"""Killed at random moments and resumed: 20 kills (-9) over the driver and its workers on the real engine. 20 minutes.
+"""Stopped and resumed on the real engine: by kills (-9) at random moments (25 minutes), Ctrl-C and a full disk (6).
 
 After the last resume the run has its planned steps, each sample once, and the prompts in an undisturbed run's order.
 """
 
 import json
+import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
-KILLS, STEPS, BATCH = 20, 48, 64
+KILLS, BATCH = 20, 64
 VICTIMS = ("recipes.engine.ppo", "ray::PolicyModelActor", "ray::CriticModelActor", "ray::RolloutRayActor", "VLLM::")
 
 
@@ -40,6 +44,26 @@ def list_victims(launcher: int) -> dict[str, list[psutil.Process]]:
     return found
 
 
+def size_run(steps: int) -> list[str]:
+    """Overrides for a run of `steps` steps in two episodes, with a checkpoint every second step."""
+    size = [f"openrlhf.data.max_samples={steps // 2 * BATCH}", "openrlhf.train.num_episodes=2"]
+    return [*size, "openrlhf.ckpt.save_steps=2", "openrlhf.eval.steps=-1"]
+
+
+@pytest.fixture
+def check_whole(read_metrics, read_rollouts):
+    """check_whole(folder, undisturbed, steps): nothing is lost, nothing is there twice, the prompts are the same."""
+
+    def check(folder: Path, undisturbed: Path, steps: int) -> None:
+        metrics = read_metrics(folder)
+        assert [row["step"] for row in metrics if row["kind"] == "train"] == list(range(1, steps + 1))
+        rows = [(row["id"], row["step"]) for row in read_rollouts(folder) if row["split"] == "train"]
+        assert len(rows) == len(set(rows)) == steps * BATCH
+        assert list_prompts(read_rollouts(folder)) == list_prompts(read_rollouts(undisturbed))
+
+    return check
+
+
 def count_steps(folder: Path) -> int:
     """The last step in metrics.jsonl, whose last line may be on its way."""
     path = folder / "metrics.jsonl"
@@ -60,15 +84,12 @@ def await_moment(launcher: subprocess.Popen, folder: Path, draw: random.Random) 
     assert launcher.poll() is None, "ended before its kill"
 
 
-def test_twenty_kills_lose_nothing_and_double_nothing(
-    train, read_metrics, read_rollouts, list_processes, root, bank, tmp_path
-):
-    size = [f"openrlhf.data.max_samples={STEPS // 2 * BATCH}", "openrlhf.train.num_episodes=2"]
-    size += ["openrlhf.ckpt.save_steps=2", "openrlhf.eval.steps=-1"]
-    done, undisturbed = train(*size, name="undisturbed")
+def test_twenty_kills_lose_nothing_and_double_nothing(train, check_whole, list_processes, root, bank, tmp_path):
+    steps = 48
+    done, undisturbed = train(*size_run(steps), name="undisturbed")
     assert done.returncode == 0, done.stderr
     folder, draw = tmp_path / "killed", random.Random(7)
-    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *size]
+    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *size_run(steps)]
     killed: Counter[str] = Counter()
     steps_at: list[int] = []
     while True:
@@ -92,7 +113,49 @@ def test_twenty_kills_lose_nothing_and_double_nothing(
         if not to_kill:
             break
     assert len(killed) >= 3 and max(steps_at) >= 4, (killed, steps_at)  # of several kinds, and past a checkpoint
-    assert [row["step"] for row in read_metrics(folder) if row["kind"] == "train"] == list(range(1, STEPS + 1))
-    rows = [(row["id"], row["step"]) for row in read_rollouts(folder) if row["split"] == "train"]
-    assert len(rows) == len(set(rows)) == STEPS * BATCH
-    assert list_prompts(read_rollouts(folder)) == list_prompts(read_rollouts(undisturbed))
+    check_whole(folder, undisturbed, steps)
+
+
+def fill_disk(filler: Path) -> None:
+    """Leave 100 kB on the file's disk."""
+    free = shutil.disk_usage(filler.parent).free
+    subprocess.run(["fallocate", "--length", str(free - 100_000), filler], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own is mounted, which needs root")
+def test_ctrl_c_and_a_full_disk_lose_nothing(train, check_whole, list_processes, root, bank, tmp_path):
+    """Ctrl-C after step 3; then the disk is full after step 7, and what is printed says so; then to the end."""
+    steps, disk = 12, tmp_path / "disk"
+    done, undisturbed = train(*size_run(steps), name="undisturbed")
+    assert done.returncode == 0, done.stderr
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", disk], check=True)
+    try:
+        folder, filler = disk / "run", disk / "filler"
+        command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *size_run(steps)]
+
+        def run_until(step: int, act: Callable[[subprocess.Popen], None], *words: str) -> tuple[int, str]:
+            launcher = subprocess.Popen(
+                [*command, *words],
+                cwd=root,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's `&` switches off
+            )
+            while launcher.poll() is None and count_steps(folder) < step:
+                time.sleep(0.2)
+            act(launcher)
+            said = launcher.communicate(timeout=300)[1]
+            assert not list_processes(folder)
+            return launcher.returncode, said
+
+        code, said = run_until(3, lambda launcher: launcher.send_signal(signal.SIGINT))
+        assert code == 130 and "resume=true" in said
+        code, said = run_until(7, lambda _: fill_disk(filler), "resume=true")
+        assert code == 1 and "No space left on device" in said and "resume=true" in said
+        filler.unlink()
+        code, said = run_until(steps, lambda _: None, "resume=true")
+        assert code == 0, said
+        check_whole(folder, undisturbed, steps)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
