@@ -34,7 +34,7 @@ ADVICE = [
         re.compile(r"ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory|^Killed"),
         "the machine's memory ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
     ),
-    (re.compile(r"No space left on device|Disk quota"), "make room, or set run_dir=FOLDER elsewhere, then resume"),
+    (re.compile(r"No space left on device|Disk quota"), "make room on that disk, then resume"),
     (re.compile(r"RewardFailure|row \S+: |reward server|ConnectionError"), "the reward: docs/reward.md"),
     (re.compile(r"No available memory for the cache blocks"), "raise hardware.vllm_memory"),
     (re.compile(r"Free memory on device"), "lower hardware.vllm_memory, or end what else is on the GPU"),
