@@ -32,6 +32,18 @@ def prepare_bank(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A base model's folder: it has a chat template and stops at <|endoftext|> alone."""
+    return write_base_model(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def prepared_for_base(base, tmp_path_factory) -> Path:
+    """The same data for the base model, whose tokenizer has another EOS."""
+    return prepare_bank(base, tmp_path_factory.mktemp("base"))
+
+
 @pytest.fixture
 def problems_of(compose_config, tmp_path):
     """problems_of(data folder, model, *overrides, method="ppo"): of the laptop recipe with data.chat=true."""
@@ -67,9 +79,8 @@ def test_plain_data_for_a_chat_and_chat_data_for_none_are_refused(problems_of, b
 
 
 @pytest.mark.parametrize("method", ["ppo", "sft"])
-def test_a_base_model_with_a_chat_template_never_ends_its_turn(problems_of, tmp_path, method):
-    model = write_base_model(tmp_path / "base")
-    told = problems_of(prepare_bank(model, tmp_path / "data"), model, method=method)
+def test_a_base_model_with_a_chat_template_never_ends_its_turn(problems_of, prepared_for_base, base, method):
+    told = problems_of(prepared_for_base, base, method=method)
     parts = (
         f"ends a turn in {END} (token 2)",
         "eos_token_id [0] in generation_config.json",
@@ -91,11 +102,10 @@ def test_the_tokenizers_own_eos_stops_too(problems_of, prepared, tmp_path):
     assert problems_of(prepared, write_model(tmp_path / "model", stops=0)) == []  # vLLM takes both
 
 
-def test_sft_ends_in_the_tokenizers_eos_so_that_must_end_the_turn(problems_of, tmp_path):
+def test_sft_ends_in_the_tokenizers_eos_so_that_must_end_the_turn(problems_of, prepared_for_base, tmp_path):
     model = write_model(tmp_path / "model", eos_token="<|endoftext|>", stops=[0, 2])
-    data = prepare_bank(model, tmp_path / "data")
-    assert problems_of(data, model) == []
-    told = problems_of(data, model, method="sft")
+    assert problems_of(prepared_for_base, model) == []
+    told = problems_of(prepared_for_base, model, method="sft")
     assert_told(told, f"set eos_token to {END} in a copy's tokenizer_config.json")
 
 
@@ -108,15 +118,14 @@ def test_data_in_another_models_template_is_refused(problems_of, prepared, tmp_p
     assert problems_of(prepared, none) == []
 
 
-def test_a_hub_model_is_looked_at_once_it_is_in_the_cache(problems_of, prepared, tmp_path, monkeypatch):
-    model = write_base_model(tmp_path / "base")
+def test_a_hub_model_is_looked_at_once_it_is_in_the_cache(problems_of, prepared, base, tmp_path, monkeypatch):
     hub_id, revision = "Qwen/Qwen2.5-0.5B", "060db6499f32faf8b98477b0a26969ef7d8b9987"
     asked = (prepared, Path(hub_id), f"model.revision={revision}")
     assert not [line for line in problems_of(*asked) if "chat template" in line]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     snapshot = tmp_path / "cache" / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / revision
     snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(model)
+    snapshot.symlink_to(base)
     assert_told(problems_of(*asked), f"the chat template of {hub_id} ends a turn in {END}")
 
 
