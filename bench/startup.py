@@ -8,13 +8,15 @@ run's own `command.txt`. Limit: 2 s more.
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # Python puts the folder of this file there, not the root
+from recipes.engine_process import stop_engine  # noqa: E402
 
 
 def time_first_byte(command: list[str], log: Path, output: Path) -> float:
@@ -22,19 +24,13 @@ def time_first_byte(command: list[str], log: Path, output: Path) -> float:
     before = log.stat().st_size if log.exists() else 0
     with output.open("ab") as sink:
         started = time.perf_counter()
-        process = psutil.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
         while not log.exists() or log.stat().st_size <= before:
             if process.poll() is not None:
                 raise SystemExit(f"{' '.join(command)} ended before the engine's first line:\n{output.read_text()}")
             time.sleep(0.005)
         seconds = time.perf_counter() - started
-    family = [process, *process.children(recursive=True)]
-    for member in family:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(family, timeout=30)
+    stop_engine(process, [])
     return seconds
 
 

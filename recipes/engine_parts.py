@@ -33,14 +33,13 @@ class PartsWatch:
         alive = set()
         for member in family:
             try:
-                found = PART.match(" ".join(member.cmdline()))
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
+                if member.pid not in self.names and (found := PART.match(" ".join(member.cmdline()))):
+                    self.names[member.pid] = found[0]
             except psutil.NoSuchProcess:
                 continue
             alive.add(member.pid)
-            if found and member.pid not in self.names:
-                self.names[member.pid] = found[0]
         now = time.monotonic()
         for pid in self.names:
             if pid in alive:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipes import engine_process, hub_model, model, reward_service, run_folder, terminal
+from recipes.cost import count_steps
 from recipes.engine import checkpoints
 from recipes.engine_parts import PartsWatch
 from recipes.flags import FlagError, build_parser, to_argv, validate
@@ -195,21 +196,21 @@ def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str,
     source = Path(cfg.data_dir) / cfg.data.name
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
     rows = manifest["files"]["train.jsonl"]["rows"]
-    train, flags = cfg.openrlhf.train, cfg.openrlhf
+    flags = cfg.openrlhf
     if method == "sft":
-        left_out, total = 0, min(rows, flags.data.max_samples) // train.micro_batch_size * train.micro_batch_size
-        steps = total * train.max_epochs // train.batch_size
+        left_out, total = 0, min(rows, flags.data.max_samples)
+        total -= total % flags.train.micro_batch_size
     else:
-        kept, left_out = run_folder.trim_rows(
+        total, left_out = run_folder.trim_rows(
             source / "train.jsonl", run_dir / "train.jsonl", flags.rollout.batch_size, flags.data.max_samples
         )
-        steps = kept // flags.rollout.batch_size * train.num_episodes
     if left_out:
         most = f"data.max_samples={flags.data.max_samples}, and " if flags.data.max_samples < rows else ""
         size = flags.rollout.batch_size
         print(f"{left_out} of {rows} training rows are left out: {most}rollouts are whole batches of {size}")
     files = {name: file["sha256"] for name, file in manifest["files"].items()}
-    return {"name": cfg.data.name, "files": files, "train_rows": rows - left_out, "left_out": left_out}, steps
+    record = {"name": cfg.data.name, "files": files, "train_rows": rows - left_out, "left_out": left_out}
+    return record, count_steps(flags, method, total)
 
 
 def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:

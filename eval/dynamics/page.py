@@ -103,7 +103,7 @@ def render_page(
             f"The texts of {total - shown:,} of {total:,} rollouts are not on this page, which would be larger than "
             f"{max_mb:g} MB (max_mb=…): those of whole questions. They are in the run folder, and count in every curve."
         )
-    packed["report"] = pack_json(report | {"left_out": left_out})
+        packed["report"] = pack_json(report | {"left_out": left_out})
     packed |= kept
     data = "\n".join(f'<script type="text/plain" id="{key}">{to_base64(raw)}</script>' for key, raw in packed.items())
     missing = [

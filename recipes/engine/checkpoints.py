@@ -21,6 +21,8 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.run_folder import write_text
+
 
 class Checkpoint(NamedTuple):
     """One that is whole. roles: the folders that hold it, `_actor` and `_critic`, or `_model` for SFT."""
@@ -34,9 +36,7 @@ def mark_complete(folder: Path, tag: str, step: int, roles: list[str]) -> None:
     """Write that `tag` is whole in each role's folder; drop the marks of folders that rotation has deleted."""
     marks = folder / "complete"
     marks.mkdir(parents=True, exist_ok=True)
-    partial = marks / f"{tag}.partial"
-    partial.write_text(json.dumps({"step": step, "roles": roles}) + "\n", encoding="utf-8")
-    os.replace(partial, marks / f"{tag}.json")
+    write_text(marks / f"{tag}.json", json.dumps({"step": step, "roles": roles}) + "\n")
     for mark in marks.glob("*.json"):
         if not all((folder / role / mark.stem).is_dir() for role in roles):
             mark.unlink()
@@ -87,9 +87,7 @@ def point_to(folder: Path, checkpoint: Checkpoint) -> list[Path]:
     whole = {known.tag for known in list_complete(folder)}
     deleted = []
     for role in checkpoint.roles:
-        partial = folder / role / "latest.partial"
-        partial.write_text(checkpoint.tag, encoding="utf-8")
-        os.replace(partial, folder / role / "latest")
+        write_text(folder / role / "latest", checkpoint.tag)
         deleted += [path for path in (folder / role).glob("*global_step*") if path.is_dir() and path.name not in whole]
     deleted += [path for path in folder.glob("*global_step*_hf") if path.name.removesuffix("_hf") not in whole]
     # A copy outlives its DeepSpeed checkpoint, which is rotated: only copies later than `checkpoint` are half written.
