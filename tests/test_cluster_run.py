@@ -20,6 +20,8 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 pytestmark = pytest.mark.slow
 LAYOUT = ["hardware.gpus_per_node=2", "hardware.training_gpus_per_node=1", "hardware.vllm_engines=1"]
 LAYOUT += ["hardware.async=true", "openrlhf.data.max_samples=192", "openrlhf.train.num_episodes=1"]
@@ -39,13 +41,6 @@ def find_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
 
 
 @contextmanager

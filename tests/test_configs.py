@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from recipes.engine_rules import find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.memory import find_shortages
-from recipes.model import read_shape
+from recipes.model import Shape, read_shape
 from recipes.run import build_argv
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
@@ -45,7 +45,7 @@ SENSELESS = {
     ("sft/7B", "1x141gb"): "GiB on each GPU",
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]
-QUICK = ("cpu", "8x80gb")  # the other presets' pairs take a third of a minute: marker slow
+QUICK = ("cpu", "1x80gb", "8x80gb")  # the other presets' pairs take a quarter of a minute: marker slow
 MARKED = [pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in SENSIBLE]
 
 
@@ -124,8 +124,14 @@ def test_the_engines_own_cli_accepts_every_sensible_pair(compose_pair, root):
 
 @pytest.mark.parametrize("data", [name for name in list_group("data") if name != "base"])
 def test_each_data_set_composes_with_each_root(compose_config, data):
-    for root_name in ("rlvr", "sft"):  # with prep: tests/test_sources.py
+    for root_name in ("prep", "rlvr", "sft"):
         assert compose_config(root_name, f"data={data}").data.name
+
+
+def test_the_hacked_experiment_has_the_laptops_shape(compose_config):
+    """Its base is made from the laptop's model, by commands that a new machine has not run yet."""
+    hacked, laptop = (compose_config("rlvr", f"experiment={name}") for name in ("hacked", "laptop"))
+    assert Shape(**hacked.model.shape) == read_shape(laptop)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 pytestmark = pytest.mark.slow
 KILLS, BATCH = 20, 64
 VICTIMS = ("recipes.engine.ppo", "ray::PolicyModelActor", "ray::CriticModelActor", "ray::RolloutRayActor", "VLLM::")
@@ -106,13 +108,10 @@ def test_twenty_kills_lose_nothing_and_double_nothing(train, check_whole, list_p
             print(f"kill {killed.total()}: {kind} after step {steps_at[-1]}", flush=True)
         code = launcher.wait(timeout=1800)
         assert (code != 0) == to_kill, f"exit {code} after {dict(killed)}, see {log.name}"
-        deadline = time.monotonic() + 15
-        while left := list_processes(folder):
-            assert time.monotonic() < deadline, f"still there: {[process.cmdline() for process in left]}"
-            time.sleep(0.5)
+        wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
         if not to_kill:
             break
-    assert len(killed) >= 3 and max(steps_at) >= 4, (killed, steps_at)  # of several kinds, and past a checkpoint
+    assert len(killed) >= 3 and max(steps_at) > 6, (killed, steps_at)  # of several kinds, and well into the run
     check_whole(folder, undisturbed, steps)
 
 
