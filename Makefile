@@ -18,7 +18,7 @@ setup: .venv/ready ## create .venv and install the lock for this machine (about 
 .venv/ready: requirements/install.py requirements/cpu.lock requirements/gpu.lock
 	@$(PYTHON) requirements/install.py
 
-$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/facts/*.yaml) recipes/laptop_model/tokenizer.json
+$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py dev/laptop/facts/*.yaml) recipes/laptop_model/tokenizer.json
 	@$(PY) -m data_prep.run data=bank experiment=laptop
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
@@ -36,7 +36,7 @@ sft: setup $(BANK) ## train the SFT baseline
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(OVERRIDES)
 report: setup ## training dynamics of a run: make report run=runs/rlvr/NAME (several: run=[A,B])
-	@$(PY) -m eval.report $(OVERRIDES)
+	@$(PY) -m eval.dynamics.report $(OVERRIDES)
 card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
 	@$(PY) -m eval.card $(OVERRIDES)
 
@@ -57,7 +57,7 @@ lock: setup ## resolve requirements/*.in anew
 	@$(PY) requirements/lock.py
 
 laptop-model: setup ## make recipes/laptop_model again (half an hour)
-	@$(PY) -m data_prep.documents && $(PY) -m recipes.pretrain
+	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain
 
 clean: ## remove prepared data and caches; runs/ and .venv stay
 	@rm -rf data .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -47,14 +47,20 @@ def main() -> None:
     """Simulates, reports, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1563)
-    parser.add_argument("--words", type=int, default=360, help="of a question, the unit of the responses' lengths")
+    parser.add_argument(
+        "--words", type=int, default=360, help="of a question, the unit of the responses' lengths"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         sizes = ["--steps", str(args.steps), "--words", str(args.words)]
-        subprocess.run([sys.executable, "-m", "eval.dynamics.simulate", "--out", run, *sizes], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "dev.simulate_run", "--out", run, *sizes], cwd=ROOT, check=True
+        )
         started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "eval.report", f"run={run}"], cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "eval.dynamics.report", f"run={run}"], cwd=ROOT, check=True
+        )
         seconds = time.monotonic() - started
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         page = run / "report" / "report.html"

@@ -57,20 +57,29 @@ def run_harness(args: argparse.Namespace) -> None:
             return self.tok_encode(context), self.tok_encode(continuation, add_special_tokens=False)
 
     kind = HFLM if args.boundary == "stock" else OwnBoundary
-    model = kind(pretrained=args.model, dtype="float32", batch_size=args.batch_size, device=args.device)
+    model = kind(
+        pretrained=args.model, dtype="float32", batch_size=args.batch_size, device=args.device
+    )
     names = sorted(path.stem for path in args.tasks.glob("*.yaml"))
     manager = TaskManager(include_path=str(args.tasks), include_defaults=False)
-    found = simple_evaluate(model=model, tasks=names, task_manager=manager, log_samples=True, bootstrap_iters=0)
+    found = simple_evaluate(
+        model=model, tasks=names, task_manager=manager, log_samples=True, bootstrap_iters=0
+    )
     choices: dict[str, dict[str, Any]] = {}
     for name in names:
         choices[name] = {}
         for sample in found["samples"][name]:
             scores = [float(resp[0]) for resp in sample["filtered_resps"]]
-            choices[name][sample["doc"]["id"]] = {"choice": LETTERS[scores.index(max(scores))], "scores": scores}
+            choices[name][sample["doc"]["id"]] = {
+                "choice": LETTERS[scores.index(max(scores))],
+                "scores": scores,
+            }
     args.out.write_text(json.dumps(choices))
 
 
-def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple[Seconds, dict[str, Any]]:
+def time_harness(
+    args: argparse.Namespace, folder: Path, boundary: str
+) -> tuple[Seconds, dict[str, Any]]:
     """Times the whole command; returns its choices too."""
     tasks, out = folder / "tasks", folder / f"{boundary}.json"
     tasks.mkdir(exist_ok=True)
@@ -78,22 +87,55 @@ def time_harness(args: argparse.Namespace, folder: Path, boundary: str) -> tuple
         path = (args.data_dir / f"{benchmark}.jsonl").resolve()
         name = benchmark.replace("/", "-")
         (tasks / f"{name}.yaml").write_text(TASK.format(name=name, path=path, letters=LETTERS))
-    command = [args.harness_python, __file__, "harness", "--model", args.model, "--tasks", tasks, "--out", out]
-    command += ["--boundary", boundary, "--batch-size", str(args.batch_size), "--device", args.device]
+    command = [
+        args.harness_python,
+        __file__,
+        "harness",
+        "--model",
+        args.model,
+        "--tasks",
+        tasks,
+        "--out",
+        out,
+    ]
+    command += [
+        "--boundary",
+        boundary,
+        "--batch-size",
+        str(args.batch_size),
+        "--device",
+        args.device,
+    ]
     return time_command([str(part) for part in command]), json.loads(out.read_text())
 
 
 def time_ours(args: argparse.Namespace, folder: Path) -> tuple[Seconds, dict[str, Any]]:
     """Times `python -m eval.run`; returns its choices too. A prompt that is too long has none."""
-    places = [f"models={{model:{args.model}}}", f"data_dir={args.data_dir.resolve()}", f"results_dir={folder}"]
-    command = [sys.executable, "-m", "eval.run", *places, f"benchmarks=[{','.join(args.benchmark)}]"]
+    places = [
+        f"models={{model:{args.model}}}",
+        f"data_dir={args.data_dir.resolve()}",
+        f"results_dir={folder}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "eval.run",
+        *places,
+        f"benchmarks=[{','.join(args.benchmark)}]",
+    ]
     command += ["name=bench", "modes=[loglikelihood]", "max_len=null", "vllm.dtype=float32"]
     seconds = time_command(command)
     choices = {}
     for benchmark in args.benchmark:
         name = benchmark.replace("/", "-")
-        lines = (folder / "bench" / "samples" / f"model.{name}.loglikelihood.jsonl").read_text().split("\n")
-        choices[name] = {sample["id"]: sample for sample in (json.loads(line) for line in lines if line)}
+        lines = (
+            (folder / "bench" / "samples" / f"model.{name}.loglikelihood.jsonl")
+            .read_text()
+            .split("\n")
+        )
+        choices[name] = {
+            sample["id"]: sample for sample in (json.loads(line) for line in lines if line)
+        }
     return seconds, choices
 
 
@@ -123,7 +165,10 @@ def compare(args: argparse.Namespace) -> None:
         folder = Path(name)
         own, ours = time_ours(args, folder)
         questions = sum(map(len, ours.values()))
-        print(f"eval.run: {questions:,} questions in {own.wall:.1f} s ({own.processor:.1f} s of processor)", flush=True)
+        print(
+            f"eval.run: {questions:,} questions in {own.wall:.1f} s ({own.processor:.1f} s of processor)",
+            flush=True,
+        )
         if args.harness_python is None:
             print("lm-evaluation-harness: n/a, give --harness-python (see --help)")
             return
@@ -136,7 +181,10 @@ def compare(args: argparse.Namespace) -> None:
                 flush=True,
             )
             for task, samples in ours.items():
-                same = [sample["choice"] == theirs[task][key]["choice"] for key, sample in samples.items()]
+                same = [
+                    sample["choice"] == theirs[task][key]["choice"]
+                    for key, sample in samples.items()
+                ]
                 differing = [key for key, equal in zip(samples, same, strict=True) if not equal]
                 reasons = Counter(explain(samples[key], theirs[task][key]) for key in differing)
                 print(
@@ -147,13 +195,19 @@ def compare(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", nargs="?", default="compare", choices=["compare", "harness"])
     parser.add_argument("--harness-python", help="Python of the environment with lm_eval")
     parser.add_argument("--model", default=str(ROOT / "recipes" / "laptop_model"))
-    parser.add_argument("--benchmark", action="append", help="data set/split, prepared; may be given again")
+    parser.add_argument(
+        "--benchmark", action="append", help="data set/split, prepared; may be given again"
+    )
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data")
-    parser.add_argument("--batch-size", type=int, default=1, help="of the harness; 1 is its default")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="of the harness; 1 is its default"
+    )
     parser.add_argument("--device", default="cpu", help="of the harness")
     parser.add_argument("--boundary", choices=["stock", "ours"], default="stock")
     parser.add_argument("--tasks", type=Path)

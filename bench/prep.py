@@ -24,14 +24,20 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZERS = (ROOT / "recipes/laptop_model", ROOT / "tests/tokenizer")
-FRAMES = ("Which of the following is not true about", "All of the following are true about", "Most common cause of")
+FRAMES = (
+    "Which of the following is not true about",
+    "All of the following are true about",
+    "Most common cause of",
+)
 EVALUATION_SETS = {"mmlu_pro_health": "mmlu_pro", "pubmedqa": "pubmedqa", "medmcqa": "medmcqa"}
 
 
 def write_rows(path: Path, count: int, seed: int, first: int = 0) -> None:
     """Writes made-up records in MedMCQA's layout: stems of about 15 words, four options of about 4."""
     draw = random.Random(seed)
-    words = ["".join(draw.choices("abcdefghilmnoprstu", k=draw.randint(3, 11))) for _ in range(40_000)]
+    words = [
+        "".join(draw.choices("abcdefghilmnoprstu", k=draw.randint(3, 11))) for _ in range(40_000)
+    ]
     weights = list(accumulate(1 / (rank + 10) for rank in range(len(words))))
 
     def write_text(low: int, high: int) -> str:
@@ -54,14 +60,25 @@ def write_rows(path: Path, count: int, seed: int, first: int = 0) -> None:
                 "subject_name": "Anatomy",
                 "topic_name": None,
             }
-            record = {"question": stem, **options, "cop": draw.randint(1, 4), "choice_type": "single", **rest}
+            record = {
+                "question": stem,
+                **options,
+                "cop": draw.randint(1, 4),
+                "choice_type": "single",
+                **rest,
+            }
             file.write(json.dumps(record) + "\n")
 
 
 def run_prep(data_dir: Path, *overrides: str) -> dict[str, float]:
     """Runs `python -m data_prep.run` once. Returns seconds of wall time and processor, and peak memory in GB."""
     model = next(folder for folder in TOKENIZERS if (folder / "tokenizer.json").is_file())
-    settings = [f"model.path={model}", f"data_dir={data_dir}", "openrlhf.data.max_len=8192", "data.accept=true"]
+    settings = [
+        f"model.path={model}",
+        f"data_dir={data_dir}",
+        "openrlhf.data.max_len=8192",
+        "data.accept=true",
+    ]
     start = time.monotonic()
     command = [sys.executable, "-m", "data_prep.run", *settings, *overrides]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -105,9 +122,19 @@ def measure_medqa(real_data: Path, work: Path) -> list[tuple[str, int, dict[str,
 
 def main() -> None:
     """Measures and prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 50_000, 180_000], help="sizes of training sets")
-    parser.add_argument("--real-data", type=Path, default=ROOT.parent / "shared/data", help="of MedQA and its like")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="*",
+        default=[10_000, 50_000, 180_000],
+        help="sizes of training sets",
+    )
+    parser.add_argument(
+        "--real-data", type=Path, default=ROOT.parent / "shared/data", help="of MedQA and its like"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = measure_medqa(args.real_data, Path(folder)) if args.real_data.is_dir() else []
@@ -117,7 +144,12 @@ def main() -> None:
         table.add_column(heading, justify="left" if heading == "data" else "right")
     for name, rows, figures in results:
         per_row = 1000 * figures["processor"] / rows
-        cells = (f"{figures['wall']:.1f}", f"{figures['processor']:.1f}", f"{per_row:.2f}", f"{figures['memory']:.2f}")
+        cells = (
+            f"{figures['wall']:.1f}",
+            f"{figures['processor']:.1f}",
+            f"{per_row:.2f}",
+            f"{figures['memory']:.2f}",
+        )
         table.add_row(name, f"{rows:,}", *cells)
     if not args.real_data.is_dir():
         table.caption = f"MedQA n/a: {args.real_data} is not here, see --real-data"

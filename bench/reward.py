@@ -84,15 +84,21 @@ def list_judges() -> dict[str, Callable[[str], object] | None]:
     try:
         import math_verify
 
-        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs every response that it cannot parse
+        logging.getLogger("math_verify").setLevel(
+            logging.CRITICAL
+        )  # it logs every response that it cannot parse
         gold = math_verify.parse("$C$")
-        judges["math-verify"] = lambda response: math_verify.verify(gold, math_verify.parse(response))
+        judges["math-verify"] = lambda response: math_verify.verify(
+            gold, math_verify.parse(response)
+        )
     except ImportError:
         pass
     return judges
 
 
-def time_judges(judges: dict[str, Callable[[str], object] | None], response: str) -> dict[str, float]:
+def time_judges(
+    judges: dict[str, Callable[[str], object] | None], response: str
+) -> dict[str, float]:
     """Microseconds a call, by name: the best of 40 rounds, in which all take turns."""
     best: dict[str, float] = {}
     for judge in judges.values():
@@ -115,7 +121,9 @@ def show_verdicts(console: Console) -> None:
     for tokens in TOKENS:
         for answer in ANSWERS:
             best = time_judges(judges, make_response(tokens, answer))
-            others = [best[name] for name in judges if name in best and name not in (FLOOR, OURS, UNSEEN)]
+            others = [
+                best[name] for name in judges if name in best and name not in (FLOOR, OURS, UNSEEN)
+            ]
             table.add_row(
                 f"{tokens:,}",
                 answer,
@@ -187,23 +195,37 @@ def show_servers(console: Console, requests: int, rounds: int) -> None:
         "a constant": start([str(Path(__file__)), "--constant"]),
         "reward server": start(["-m", "reward_server.server", "--port"]),
     }
-    table = Table(title=f"Requests a second and p99 at {CONNECTIONS} connections, median of {rounds} rounds in turn")
+    table = Table(
+        title=f"Requests a second and p99 at {CONNECTIONS} connections, median of {rounds} rounds in turn"
+    )
     for column in ("connections", "tokens", *servers, "share"):
         table.add_column(column, justify="right")
     try:
         for keep in (False, True):
             for tokens in TOKENS[:2]:
-                request = {"query": [PROMPT + make_response(tokens, "C")], "prompts": [PROMPT], "labels": [LABEL]}
+                request = {
+                    "query": [PROMPT + make_response(tokens, "C")],
+                    "prompts": [PROMPT],
+                    "labels": [LABEL],
+                }
                 body = json.dumps(request).encode()
                 results: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
                 for _ in range(rounds):
                     for name, (_, url) in servers.items():
                         results[name].append(asyncio.run(run_clients(url, body, requests, keep)))
-                rates = {name: statistics.median(rate for rate, _ in result) for name, result in results.items()}
-                tails = {name: statistics.median(tail for _, tail in result) for name, result in results.items()}
+                rates = {
+                    name: statistics.median(rate for rate, _ in result)
+                    for name, result in results.items()
+                }
+                tails = {
+                    name: statistics.median(tail for _, tail in result)
+                    for name, result in results.items()
+                }
                 share = statistics.median(
                     ours[0] / floor[0]
-                    for floor, ours in zip(results["a constant"], results["reward server"], strict=True)
+                    for floor, ours in zip(
+                        results["a constant"], results["reward server"], strict=True
+                    )
                 )
                 table.add_row(
                     "kept" if keep else "one a request, as the engine's client",
@@ -222,7 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--requests", type=int, default=2000, help="requests a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds a server")
-    parser.add_argument("--constant", type=int, metavar="PORT", help="only serve the constant, for the comparison")
+    parser.add_argument(
+        "--constant", type=int, metavar="PORT", help="only serve the constant, for the comparison"
+    )
     args = parser.parse_args()
     if args.constant is not None:
         serve_constant(args.constant)

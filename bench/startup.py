@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python puts the folder of this file there, not the root
-from recipes.engine_process import stop_engine  # noqa: E402
+from recipes.process import stop_engine  # noqa: E402
 
 
 def time_first_byte(command: list[str], log: Path, output: Path) -> float:
@@ -24,10 +24,14 @@ def time_first_byte(command: list[str], log: Path, output: Path) -> float:
     before = log.stat().st_size if log.exists() else 0
     with output.open("ab") as sink:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=sink, stderr=sink, start_new_session=True
+        )
         while not log.exists() or log.stat().st_size <= before:
             if process.poll() is not None:
-                raise SystemExit(f"{' '.join(command)} ended before the engine's first line:\n{output.read_text()}")
+                raise SystemExit(
+                    f"{' '.join(command)} ended before the engine's first line:\n{output.read_text()}"
+                )
             time.sleep(0.005)
         seconds = time.perf_counter() - started
     stop_engine(process, [])
@@ -43,7 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for number in range(rounds):
             run, output = Path(name) / f"run{number}", Path(name) / f"{number}.txt"
-            recipe.append(time_first_byte(["make", "rlvr", f"run_dir={run}"], run / "engine.log", output))
+            recipe.append(
+                time_first_byte(["make", "rlvr", f"run_dir={run}"], run / "engine.log", output)
+            )
             output = output.with_suffix(".bare.txt")
             bare.append(time_first_byte(["bash", str(run / "command.txt")], output, output))
             print(f"make rlvr {recipe[-1]:.2f} s, bare engine {bare[-1]:.2f} s", flush=True)

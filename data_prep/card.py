@@ -20,7 +20,9 @@ def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
         median = sorted(counts)[len(counts) // 2]
         axis.axvline(median, color="#222222", linewidth=1)
         axis.set_title(
-            f"{split}: {len(counts):,} rows, median {median:,}, longest {max(counts):,}", fontsize=9, loc="left"
+            f"{split}: {len(counts):,} rows, median {median:,}, longest {max(counts):,}",
+            fontsize=9,
+            loc="left",
         )
         axis.set_ylabel("rows", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -33,13 +35,16 @@ def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
 def write_card(path: Path, manifest: dict[str, Any]) -> None:
     """Writes the card from the manifest."""
     origin, overlap = manifest["origin"], manifest["overlap"]
-    where = next((f"{kind}: `{origin[key]}`" for key, kind in ORIGINS.items() if key in origin), "mixture")
+    where = next(
+        (f"{kind}: `{origin[key]}`" for key, kind in ORIGINS.items() if key in origin), "mixture"
+    )
     lines = [
         f"# {manifest['name']}",
         "",
         "Prepared by `make prep`; all row ids are in [manifest.json](manifest.json).",
         "",
-        f"* Source: {where}" + (f", revision `{origin['revision']}`" if "revision" in origin else ""),
+        f"* Source: {where}"
+        + (f", revision `{origin['revision']}`" if "revision" in origin else ""),
         f"* Licence: {origin['licence']}",
         f"* Prompt version {manifest['prompt_version']}, seed {manifest['seed']}, "
         f"tokenizer `{manifest['tokenizer']['path']}` (sha256 {manifest['tokenizer']['sha256'][:16]}…)",
@@ -51,8 +56,16 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
         )
     lines += [f"* Note: {remark}" for remark in manifest["remarks"]]
     if "index_base" in origin:
-        lines.append(f"* The answer index counts from {origin['index_base']['base']} (found out from the rows)")
-    lines += ["", "## Rows", "", "| split | read | kept | dropped | mended | flagged |", "|---|---:|---:|---|---|---|"]
+        lines.append(
+            f"* The answer index counts from {origin['index_base']['base']} (found out from the rows)"
+        )
+    lines += [
+        "",
+        "## Rows",
+        "",
+        "| split | read | kept | dropped | mended | flagged |",
+        "|---|---:|---:|---|---|---|",
+    ]
     for split, facts in manifest["splits"].items():
         cells = [count_reasons(facts[key]) for key in ("dropped", "mended", "flagged")]
         lines.append(f"| {split} | {facts['read']:,} | {facts['kept']:,} | {' | '.join(cells)} |")
@@ -62,14 +75,20 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
             f"{split}: options of {facts['rows']:,} rows shuffled, {len(facts['left_in_order']):,} left in order.",
         ]
     lines += ["", "## Duplicates and overlap", ""]
-    lines += ["| split | rows | different stems | stem and gold (clusters) | stem and option set | near copies |"]
+    lines += [
+        "| split | rows | different stems | stem and gold (clusters) | stem and option set | near copies |"
+    ]
     lines += ["|---|---:|---:|---:|---:|---:|"]
     for split, facts in overlap["within_splits"].items():
         counts = [value for key, value in facts.items() if key != "near_copies"]
-        lines.append(f"| {split} | {' | '.join(f'{n:,}' for n in counts)} | {len(facts['near_copies']):,} |")
+        lines.append(
+            f"| {split} | {' | '.join(f'{n:,}' for n in counts)} | {len(facts['near_copies']):,} |"
+        )
     policy = overlap["policy"]
     if "evaluation_rows" in overlap:
-        dropped = "none are dropped" if policy["drop"] is None else f"dropped from {policy['drop']:.0%}"
+        dropped = (
+            "none are dropped" if policy["drop"] is None else f"dropped from {policy['drop']:.0%}"
+        )
         lines += [
             "",
             f"Training rows that share 8-grams with an evaluation row ({dropped}, flagged from {policy['flag']:.0%}): "
@@ -87,8 +106,16 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for split, facts in manifest["splits"].items():
-        lines.append(f"| {split} | {' | '.join(f'{n:,}' for n in facts['prompt_tokens'].values())} |")
-    lines += ["", f"Limit {manifest['max_prompt_tokens']['limit']:,} tokens.", "", "![Prompt lengths](lengths.png)", ""]
+        lines.append(
+            f"| {split} | {' | '.join(f'{n:,}' for n in facts['prompt_tokens'].values())} |"
+        )
+    lines += [
+        "",
+        f"Limit {manifest['max_prompt_tokens']['limit']:,} tokens.",
+        "",
+        "![Prompt lengths](lengths.png)",
+        "",
+    ]
     lines += ["Research only, not medical advice.", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
 

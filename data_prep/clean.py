@@ -14,11 +14,15 @@ from data_prep.flags import CYRILLIC, find_flags
 from data_prep.prompt import MAX_OPTIONS
 from data_prep.rows import Question, check_answer
 
-LOOK_ALIKES = dict(zip("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw", strict=True))
+LOOK_ALIKES = dict(
+    zip("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw", strict=True)
+)
 """Cyrillic letters that print like Latin ones, found in MedQA ("55-уеаr-old") and the rest of that alphabet."""
 WORD = re.compile(r"[^\W\d_]+")
 # Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay, some scripts need them.
-INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+INVISIBLE = re.compile(
+    "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+)
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -30,7 +34,9 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     mixed = has_mixed_words(texts)
     rules: dict[str, Callable[[str], str]] = {
         "unicode_nfc": lambda text: unicodedata.normalize("NFC", text),
-        "control_characters": lambda text: CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text))),
+        "control_characters": lambda text: CONTROL.sub(
+            "", INVISIBLE.sub("", LINE_BREAK.sub("\n", text))
+        ),
         "unicode_spaces": lambda text: SPACE.sub(" ", text),
         "look_alikes": lambda text: "".join(LOOK_ALIKES.get(c, c) for c in text) if mixed else text,
         "outer_blanks": str.strip,
@@ -67,7 +73,9 @@ def has_mixed_words(texts: list[str]) -> bool:
         for word in WORD.findall(text)
         if CYRILLIC.search(word)
     ]
-    foreign = any(CYRILLIC.match(letter) and letter not in LOOK_ALIKES for word in words for letter in word)
+    foreign = any(
+        CYRILLIC.match(letter) and letter not in LOOK_ALIKES for word in words for letter in word
+    )
     return not foreign and any(not CYRILLIC.match(letter) for word in words for letter in word)
 
 
@@ -75,15 +83,24 @@ def check_question(question: Question) -> None:
     """Raises BadRow where the cleaned question cannot be asked or marked."""
     options = question.options
     try:
-        "".join([question.id, question.question, *options, *map(str, question.meta.values())]).encode()
+        "".join(
+            [question.id, question.question, *options, *map(str, question.meta.values())]
+        ).encode()
     except UnicodeEncodeError as error:
-        raise BadRow("invalid_unicode", f"a lone surrogate cannot be written as UTF-8 ({error.reason})") from None
+        raise BadRow(
+            "invalid_unicode", f"a lone surrogate cannot be written as UTF-8 ({error.reason})"
+        ) from None
     if not question.question:
         raise BadRow("empty_question", "the stem has no text")
     if not 2 <= len(options) <= MAX_OPTIONS:
-        raise BadRow("number_of_options", f"{len(options)} options, 2 to {MAX_OPTIONS} are possible")
+        raise BadRow(
+            "number_of_options", f"{len(options)} options, 2 to {MAX_OPTIONS} are possible"
+        )
     if not all(options):
         raise BadRow("empty_option", f"option {options.index('') + 1} has no text")
     check_answer(question)
     if options.count(question.gold) > 1:
-        raise BadRow("duplicate_gold", "a second option has the text of the gold option: two letters are right")
+        raise BadRow(
+            "duplicate_gold",
+            "a second option has the text of the gold option: two letters are right",
+        )

@@ -13,10 +13,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.errors import PrepError
-from data_prep.manifest import MANIFEST, read_manifest
+from data_prep.errors import UserError
 from data_prep.mixture import read_rows
 from data_prep.overlap import NGRAM, WORD, Grams, find_pairs, hash_grams, split_words
+from data_prep.prepared import MANIFEST, read_manifest
 from data_prep.rows import Question
 from data_prep.splits import Progress, Split
 
@@ -50,11 +50,16 @@ def make_key(question: Question) -> Key:
     The stem alone would not do: "Which of the following statements is correct?" is many questions. Nor would stem and
     option set: MMLU-Pro repeats questions with other distractors.
     """
-    stem, gold = (" ".join(WORD.findall(text.casefold())) or text for text in (question.question, question.gold))
+    stem, gold = (
+        " ".join(WORD.findall(text.casefold())) or text
+        for text in (question.question, question.gold)
+    )
     return stem, gold
 
 
-def read_evaluation_sets(data_dir: Path, data: DictConfig) -> tuple[list[Question], dict[str, Any], list[str]]:
+def read_evaluation_sets(
+    data_dir: Path, data: DictConfig
+) -> tuple[list[Question], dict[str, Any], list[str]]:
     """Evaluation rows of the other prepared sets, what they are for the manifest, and the sets not prepared yet."""
     questions: list[Question] = []
     checked: dict[str, Any] = {}
@@ -68,7 +73,10 @@ def read_evaluation_sets(data_dir: Path, data: DictConfig) -> tuple[list[Questio
         for file, facts in read_manifest(data_dir / name)["files"].items():
             if file != "train.jsonl":
                 rows = read_rows(data_dir / name / file, facts["sha256"])
-                questions.extend(Question(row["id"], row["question"], row["options"], row["answer"]) for row in rows)
+                questions.extend(
+                    Question(row["id"], row["question"], row["options"], row["answer"])
+                    for row in rows
+                )
                 checked[f"{name}/{file}"] = facts
     return questions, checked, absent
 
@@ -82,12 +90,16 @@ def find_clusters(rows: Measured) -> dict[str, str]:
 
 def count_duplicates(rows: Measured) -> dict[str, int]:
     """How many different questions a split has, by four ways to count; papers differ in which they mean."""
-    sets = [frozenset(option.casefold() for option in question.options) for question in rows.questions]
+    sets = [
+        frozenset(option.casefold() for option in question.options) for question in rows.questions
+    ]
     return {
         "rows": len(rows.questions),
         "different_stems": len({stem for stem, _ in rows.keys}),
         "clusters_same_stem_and_gold": len(set(rows.keys)),
-        "different_stems_and_option_sets": len({(key[0], texts) for key, texts in zip(rows.keys, sets, strict=True)}),
+        "different_stems_and_option_sets": len(
+            {(key[0], texts) for key, texts in zip(rows.keys, sets, strict=True)}
+        ),
     }
 
 
@@ -97,14 +109,18 @@ def find_near_copies(rows: Measured, threshold: float) -> Best:
     The share is that of the row with fewer 8-grams.
     """
     best: Best = {}
-    for a, b, share in zip(*find_pairs(rows.grams, rows.grams, threshold, within=True), strict=True):
+    for a, b, share in zip(
+        *find_pairs(rows.grams, rows.grams, threshold, within=True), strict=True
+    ):
         earlier, later = (rows.questions[index].id for index in sorted((a, b)))
         if share > best.get(later, ("", 0.0))[1]:
             best[later] = (earlier, round(float(share), 3))
     return best
 
 
-def find_contamination(train: Measured, evaluation: list[Measured], overlap: DictConfig) -> tuple[Best, Best, Best]:
+def find_contamination(
+    train: Measured, evaluation: list[Measured], overlap: DictConfig
+) -> tuple[Best, Best, Best]:
     """Compares training rows with evaluation rows. Returns (drop, flagged, evaluation rows) as `Best` each.
 
     drop        training rows at or above `overlap.drop` (none where that is null): their evaluation row
@@ -114,7 +130,10 @@ def find_contamination(train: Measured, evaluation: list[Measured], overlap: Dic
     pairs: list[tuple[str, str, float]] = []
     for rows in evaluation:
         found = zip(*find_pairs(rows.grams, train.grams, overlap.flag), strict=True)
-        pairs.extend((rows.questions[e].id, train.questions[t].id, round(float(share), 3)) for e, t, share in found)
+        pairs.extend(
+            (rows.questions[e].id, train.questions[t].id, round(float(share), 3))
+            for e, t, share in found
+        )
         copies: dict[Key, list[str]] = {}
         for question, key in zip(rows.questions, rows.keys, strict=True):
             copies.setdefault(key, []).append(question.id)
@@ -152,7 +171,9 @@ def compare_splits(cfg: DictConfig, splits: dict[str, Split], progress: Progress
         for question in split.questions:
             question.meta.update(cluster=clusters[question.id], overlap_id="", overlap_share=0.0)
         if cfg.data.duplicates == "first":
-            split.keep_only({row_id: "duplicate" for row_id, first in clusters.items() if row_id != first})
+            split.keep_only(
+                {row_id: "duplicate" for row_id, first in clusters.items() if row_id != first}
+            )
             rows = measure_rows(split.questions, vocabulary)
         measured[name] = rows
     result: dict[str, Any] = {"policy": {"ngram": NGRAM, "drop": policy.drop, "flag": policy.flag}}
@@ -184,7 +205,13 @@ def name_copies(best: Best, name: str) -> dict[str, dict[str, Any]]:
 
 
 def check_ids(questions: Iterable[Question]) -> None:
-    """Raises PrepError where two rows have one id: rewards and rollouts are told apart by it."""
-    double = [row_id for row_id, count in Counter(question.id for question in questions).items() if count > 1]
+    """Raises UserError where two rows have one id: rewards and rollouts are told apart by it."""
+    double = [
+        row_id
+        for row_id, count in Counter(question.id for question in questions).items()
+        if count > 1
+    ]
     if double:
-        raise PrepError(f"{len(double)} ids occur twice, such as {double[0]}: the source numbers rows twice")
+        raise UserError(
+            f"{len(double)} ids occur twice, such as {double[0]}: the source numbers rows twice"
+        )

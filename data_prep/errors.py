@@ -1,10 +1,10 @@
-"""How preparation says no: to the user (PrepError) and to a single row (BadRow, NotSelected)."""
+"""Errors of all four packages: UserError stops a command, BadRow drops one row."""
 
 
-class PrepError(ValueError):
-    """Something the user must mend before any data is written; `run.py` prints the problems and exits with 2.
+class UserError(ValueError):
+    """Report what the user must fix before work starts; commands print the problems and exit with 2.
 
-    `problems` holds one line each: what is wrong, which value, and the command or change that mends it.
+    problems: one line each, saying what is wrong, which value, and the command or change that fixes it.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -13,7 +13,7 @@ class PrepError(ValueError):
 
 
 class BadRow(ValueError):
-    """One row that cannot be used. `reason` is the name under which the manifest counts and lists it."""
+    """Drop one row. reason: the name under which the manifest counts and lists it; detail: field and value."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -22,4 +22,4 @@ class BadRow(ValueError):
 
 
 class NotSelected(Exception):
-    """A sound row of the upstream file that is not part of the configured data set, such as another subject."""
+    """Leave out a sound row that is not part of the configured data set, such as another subject's."""

@@ -21,9 +21,7 @@ PICTURE = (
 SCAN = r"(?:x-rays?|radiographs?|ecgs?|ekgs?|electrocardiograms?|tracings?|(?:ct )?scans?|mris?)"
 SHOWN = r"(?:shown|depicted|presented|given|provided|displayed|illustrated|marked)"
 SEEN = r"(?:see|seen|findings|pictured|labell?ed|indicated|refer to|based on|demonstrated|similar to that)"
-THE = (
-    r"(?:in |on |by |from |as )*(?:the |an? |this |these )?(?:accompanying |attached |given |adjoining |above |below )*"
-)
+THE = r"(?:in |on |by |from |as )*(?:the |an? |this |these )?(?:accompanying |attached |given |adjoining |above |below )*"
 ABSENT_FIGURE = re.compile(
     rf"\b(?:{SHOWN} {THE}(?:following )?(?:{PICTURE}|{SCAN})"
     rf"|{SEEN} {THE}{PICTURE}"

@@ -8,13 +8,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 
 
 def resolve_revision(hub_id: str, revision: str | None) -> str:
     """The commit (40 hex digits) that a revision names now. Asks the hub only for a branch or a tag."""
     if revision is None:
-        raise PrepError(
+        raise UserError(
             f"data.hub.revision of {hub_id} is not set: take the commit from the data set's page (Files, History)"
         )
     if re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -37,15 +37,20 @@ def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, An
             loaded = datasets.load_dataset(data.hub.id, part or data.hub.config, revision=revision)
         for split, hub_split in data.hub.splits.items():
             if hub_split not in loaded:
-                raise PrepError(f"{data.hub.id} at {revision} has no split {hub_split!r}, only {', '.join(loaded)}")
-            named = ((f"{part}-{number}" if part else str(number)) for number in range(len(loaded[hub_split])))
+                raise UserError(
+                    f"{data.hub.id} at {revision} has no split {hub_split!r}, only {', '.join(loaded)}"
+                )
+            named = (
+                (f"{part}-{number}" if part else str(number))
+                for number in range(len(loaded[hub_split]))
+            )
             records[split].extend(zip(named, loaded[hub_split], strict=True))
     return records
 
 
 @contextmanager
 def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
-    """Turns what `datasets` and `huggingface_hub` raise into a PrepError with the cause and the mend."""
+    """Turns what `datasets` and `huggingface_hub` raise into a UserError with the cause and the mend."""
     try:
         yield
     except Exception as error:  # they let httpx, pyarrow, OS and own errors through alike
@@ -56,14 +61,26 @@ def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
             mend = "it is gated or private: accept its terms on its page and run `hf auth login`"
         elif "RevisionNotFoundError" in names:
             mend = "that revision does not exist (any more): take a commit from the data set's page (Files, History)"
-        elif status == 404 or names & {"DatasetNotFoundError", "RepositoryNotFoundError", "EntryNotFoundError"}:
+        elif status == 404 or names & {
+            "DatasetNotFoundError",
+            "RepositoryNotFoundError",
+            "EntryNotFoundError",
+        }:
             mend = "it or one of its files is not there, or is private: check data.hub.id, or run `hf auth login`"
-        elif names & {"LocalEntryNotFoundError", "ConnectionError", "ConnectError", "ConnectTimeout", "ReadTimeout"}:
+        elif names & {
+            "LocalEntryNotFoundError",
+            "ConnectionError",
+            "ConnectError",
+            "ConnectTimeout",
+            "ReadTimeout",
+        }:
             mend = "the hub could not be reached: check the network, or read a local copy with data.source=FOLDER"
         else:
             mend = "what arrived is broken or cut off: run it again (a download resumes), or use data.source=FOLDER"
         detail = " ".join(str(error).split())[:300]
-        raise PrepError(f"{hub_id} at {revision}: {mend} [{type(error).__name__}: {detail}]") from error
+        raise UserError(
+            f"{hub_id} at {revision}: {mend} [{type(error).__name__}: {detail}]"
+        ) from error
 
 
 def list_causes(error: BaseException | None) -> list[BaseException]:

@@ -9,20 +9,25 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prompt import LETTERS
 
-EXPLAINED = re.compile(r"\bans(?:wer)?[\s.:,=-]*(?:is[\s.:,=-]+)?[\"'‘“(\[]{0,2}([a-d])[\"'’”)\].:,\s]", re.IGNORECASE)
+EXPLAINED = re.compile(
+    r"\bans(?:wer)?[\s.:,=-]*(?:is[\s.:,=-]+)?[\"'‘“(\[]{0,2}([a-d])[\"'’”)\].:,\s]", re.IGNORECASE
+)
 """The letter that an explanation of MedMCQA opens with: `Ans. (c)`, `Ans is 'b'`, `Answer: A.`"""
 
 
 def find_index_base(
-    records: Iterable[Any], column: str, count_options: Callable[[dict[str, Any]], int], explanation: str | None
+    records: Iterable[Any],
+    column: str,
+    count_options: Callable[[dict[str, Any]], int],
+    explanation: str | None,
 ) -> dict[str, Any]:
     """The base (0 or 1) and the evidence for it, for the manifest.
 
     `count_options` gives the number of options of a row; `explanation` names a column whose text may open with
-    the answer's letter, as a second witness. Raises PrepError where the rows do not settle it.
+    the answer's letter, as a second witness. Raises UserError where the rows do not settle it.
     """
     lowest = highest = rows = 0
     witnesses = {0: 0, 1: 0}
@@ -47,11 +52,17 @@ def find_index_base(
     mend = f"say which with data.index_base=0 or data.index_base=1 after looking at some rows (column {column})"
     if bool(lowest) == bool(highest):
         shown = f"{lowest} have index 0 and {highest} have the number of options as index"
-        raise PrepError(f"cannot tell whether {column} counts from 0 or from 1: of {rows} rows, {shown}; {mend}")
+        raise UserError(
+            f"cannot tell whether {column} counts from 0 or from 1: of {rows} rows, {shown}; {mend}"
+        )
     base = 0 if lowest else 1
     if witnesses[1 - base] > witnesses[base]:
-        raise PrepError(
+        raise UserError(
             f"{column} seems to count from {base}, but {witnesses[1 - base]} explanations name the letter that base "
             f"{1 - base} gives, and only {witnesses[base]} that of base {base}; {mend}"
         )
-    return {"base": base, "explanations_that_agree": witnesses[base], "that_say_the_other": witnesses[1 - base]}
+    return {
+        "base": base,
+        "explanations_that_agree": witnesses[base],
+        "that_say_the_other": witnesses[1 - base],
+    }

@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.errors import BadRow, PrepError
-from data_prep.manifest import FORMAT, MANIFEST, read_manifest
+from data_prep.errors import BadRow, UserError
+from data_prep.prepared import FORMAT, MANIFEST, read_manifest
 from data_prep.rows import Question
 
 
@@ -27,10 +27,14 @@ def hash_rows(rows: Iterable[Question | BadRow]) -> str:
     """
     digest = hashlib.sha256()
     for row in rows:
-        content = [row.reason] if isinstance(row, BadRow) else [row.question, *row.options, row.answer]
+        content = (
+            [row.reason] if isinstance(row, BadRow) else [row.question, *row.options, row.answer]
+        )
         # surrogatepass: a lone surrogate in a hostile row must be hashed too
         digest.update(
-            json.dumps([canonicalise(text) for text in content], ensure_ascii=False).encode("utf-8", "surrogatepass")
+            json.dumps([canonicalise(text) for text in content], ensure_ascii=False).encode(
+                "utf-8", "surrogatepass"
+            )
         )
         digest.update(b"\n")
     return digest.hexdigest()
@@ -41,11 +45,13 @@ def canonicalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def check_rows(data: DictConfig, folder: Path, read: dict[str, dict[str, Any]], revision: str | None) -> list[str]:
+def check_rows(
+    data: DictConfig, folder: Path, read: dict[str, dict[str, Any]], revision: str | None
+) -> list[str]:
     """Compares what was read (rows and sha256 by split) with the pins and with the last preparation.
 
     Returns remarks for the summary: an official split that has other rows than read is told even where it is accepted.
-    Raises PrepError with every difference, unless `data.accept` is true.
+    Raises UserError with every difference, unless `data.accept` is true.
     """
     differences: list[str] = []
     remarks: list[str] = []
@@ -59,20 +65,31 @@ def check_rows(data: DictConfig, folder: Path, read: dict[str, dict[str, Any]], 
                 f"{official.rows:,} (sha256 {official.sha256}): a cut, altered or older copy"
             )
         elif rows != official.rows:
-            remarks.append(f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not comparable")
+            remarks.append(
+                f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not comparable"
+            )
     if (folder / MANIFEST).is_file() and not data.parts_of_mixture and not data.generated:
         manifest = read_manifest(folder)
         before: dict[str, Any] = (
-            manifest["origin"] if manifest.get("format") == FORMAT else {"rows": read, "revision": revision}
+            manifest["origin"]
+            if manifest.get("format") == FORMAT
+            else {"rows": read, "revision": revision}
         )
         for split in {**before["rows"], **read}:
             was, now = before["rows"].get(split), read.get(split)
             if was != now:
-                differences.append(f"{data.name}/{split}: {describe_rows(was)} before, {describe_rows(now)} now")
+                differences.append(
+                    f"{data.name}/{split}: {describe_rows(was)} before, {describe_rows(now)} now"
+                )
         if differences and before.get("revision") != revision:
-            differences.append(f"{data.name}: revision {before.get('revision')} before, {revision} now")
+            differences.append(
+                f"{data.name}: revision {before.get('revision')} before, {revision} now"
+            )
     if differences and not data.accept:
-        raise PrepError(*differences, f"to take these rows as they are: make prep data={data.name} data.accept=true")
+        raise UserError(
+            *differences,
+            f"to take these rows as they are: make prep data={data.name} data.accept=true",
+        )
     return [*remarks, *(f"accepted: {line}" for line in differences)]
 
 

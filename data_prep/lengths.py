@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from data_prep.chat import Chat, find_chat
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.hub import explain_errors
 from data_prep.prompt import ChatFrame
 
@@ -43,19 +43,22 @@ class ModelTokenizer:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without any that the tokenizer would add of itself (OpenRLHF adds none either)."""
-        return [len(encoding) for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [
+            len(encoding)
+            for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        ]
 
 
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
     """The tokenizer of a model folder, or of a hub model where `revision` names its commit (40 hex digits).
 
-    Raises PrepError where the folder or the tokenizer's files are missing or do not name an EOS token, and with `chat`
+    Raises UserError where the folder or the tokenizer's files are missing or do not name an EOS token, and with `chat`
     where prompts cannot be rendered in its chat template.
     """
     if Path(path).is_dir():
         folder = Path(path)
     elif revision is None:
-        raise PrepError(
+        raise UserError(
             f"model.path={path} is not a folder: give a model's folder, or a hub id together with "
             "model.revision=<its commit, 40 hex digits>"
         )
@@ -68,7 +71,7 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
         if not needed.is_file()
     ]
     if missing:
-        raise PrepError(*missing)
+        raise UserError(*missing)
     config = json.loads(config_file.read_text(encoding="utf-8"))
     names = read_named_tokens(config)
     eos_token = names.get("eos_token")
@@ -76,11 +79,17 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if eos_token is None or tokenizer.token_to_id(eos_token) is None:
-        raise PrepError(f"{config_file}: eos_token {eos_token!r} is not a token of {file.name}; SFT targets need one")
-    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+        raise UserError(
+            f"{config_file}: eos_token {eos_token!r} is not a token of {file.name}; SFT targets need one"
+        )
+    special = [
+        token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special
+    ]
     pattern = re.compile("|".join(map(re.escape, {*special, eos_token})))
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    found = find_chat(path, read_template(folder, config), names, tokenizer, pattern) if chat else None
+    found = (
+        find_chat(path, read_template(folder, config), names, tokenizer, pattern) if chat else None
+    )
     return ModelTokenizer(path, tokenizer, eos_token, pattern, sha256, found)
 
 
@@ -88,7 +97,10 @@ def read_named_tokens(config: dict[str, Any]) -> dict[str, str]:
     """The tokens that tokenizer_config.json names: eos_token, bos_token and their like."""
     named = {key: value for key, value in config.items() if key.endswith("_token")}
     # older files give a token with its flags
-    texts = {key: value.get("content") if isinstance(value, dict) else value for key, value in named.items()}
+    texts = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in named.items()
+    }
     return {key: text for key, text in texts.items() if isinstance(text, str)}
 
 
@@ -103,9 +115,11 @@ def read_template(folder: Path, config: dict[str, Any]) -> str | None:
 
 
 def download_tokenizer(hub_id: str, revision: str, chat: bool) -> Path:
-    """Fetches the tokenizer's files of a hub model, nothing else of it; returns their folder. Raises PrepError."""
+    """Fetches the tokenizer's files of a hub model, nothing else of it; returns their folder. Raises UserError."""
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise PrepError(f"model.revision={revision} is not a commit: give the 40 hex digits, a branch may move")
+        raise UserError(
+            f"model.revision={revision} is not a commit: give the 40 hex digits, a branch may move"
+        )
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -114,7 +128,9 @@ def download_tokenizer(hub_id: str, revision: str, chat: bool) -> Path:
             file = Path(hf_hub_download(hub_id, name, revision=revision))
         # None: not known yet; else its path, or the mark that this commit has none, which needs no network again
         if chat and try_to_load_from_cache(hub_id, TEMPLATE, revision=revision) is None:
-            with suppress(RemoteEntryNotFoundError):  # most older models keep it in tokenizer_config.json
+            with suppress(
+                RemoteEntryNotFoundError
+            ):  # most older models keep it in tokenizer_config.json
                 hf_hub_download(hub_id, TEMPLATE, revision=revision)
     return file.parent
 

@@ -11,15 +11,20 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.errors import PrepError
-from data_prep.manifest import hash_file, read_manifest
+from data_prep.errors import UserError
+from data_prep.files import hash_file
+from data_prep.prepared import read_manifest
 
 
-def read_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[dict[str, list[tuple[str, Any]]], dict[str, Any]]:
-    """Records by split, and for the manifest what each part gave. Raises PrepError with every problem at once."""
+def read_parts(
+    data_dir: Path, data: DictConfig, seed: int
+) -> tuple[dict[str, list[tuple[str, Any]]], dict[str, Any]]:
+    """Records by split, and for the manifest what each part gave. Raises UserError with every problem at once."""
     names, weights = list(data.parts_of_mixture), list(data.weights or [])
     if weights and (len(weights) != len(names) or not all(weight > 0 for weight in weights)):
-        raise PrepError(f"data.weights={weights} must be one positive number for each of data.parts_of_mixture={names}")
+        raise UserError(
+            f"data.weights={weights} must be one positive number for each of data.parts_of_mixture={names}"
+        )
     problems: list[str] = []
     rows: dict[str, dict[str, list[Any]]] = {}
     parts: dict[str, Any] = {}
@@ -31,17 +36,19 @@ def read_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[dict[str, l
                 for file, facts in manifest["files"].items()
             }
             parts[name] = {"origin": manifest["origin"], "files": manifest["files"]}
-        except PrepError as error:
+        except UserError as error:
             problems.extend(error.problems)
     if problems:
-        raise PrepError(*problems)
+        raise UserError(*problems)
     train = {name: splits["train"] for name, splits in rows.items() if "train" in splits}
     if weights:
         untrained = [
-            f"data.parts_of_mixture: {name} has no training rows to weigh" for name in names if name not in train
+            f"data.parts_of_mixture: {name} has no training rows to weigh"
+            for name in names
+            if name not in train
         ]
         if untrained:
-            raise PrepError(*untrained)
+            raise UserError(*untrained)
         unit = min(len(train[name]) / weight for name, weight in zip(names, weights, strict=True))
         for name, weight in zip(names, weights, strict=True):
             train[name] = random.Random(f"{seed}/{name}").sample(train[name], round(unit * weight))
@@ -54,12 +61,16 @@ def read_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[dict[str, l
             splits[split] = joined
     for name, facts in parts.items():
         facts["train_rows_taken"] = len(train.get(name, []))
-    return {split: [(str(n), row) for n, row in enumerate(joined)] for split, joined in splits.items()}, parts
+    return {
+        split: [(str(n), row) for n, row in enumerate(joined)] for split, joined in splits.items()
+    }, parts
 
 
 def read_rows(path: Path, sha256: str) -> list[Any]:
-    """The rows of a prepared file. Raises PrepError where it is not the file that its manifest describes."""
+    """The rows of a prepared file. Raises UserError where it is not the file that its manifest describes."""
     if not path.is_file() or hash_file(path) != sha256:
-        raise PrepError(f"{path} is not the file that its manifest describes: run `make prep data={path.parent.name}`")
+        raise UserError(
+            f"{path} is not the file that its manifest describes: run `make prep data={path.parent.name}`"
+        )
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -105,10 +105,16 @@ def find_pairs(
         hits = expand_ranges(low[chunk], frequency[chunk])
         a, b = np.repeat(left.rows[chunk], frequency[chunk]), sorted_rows[hits]
         if within:
-            smaller = (left.counts[a] < left.counts[b]) | ((left.counts[a] == left.counts[b]) & (a < b))
+            smaller = (left.counts[a] < left.counts[b]) | (
+                (left.counts[a] == left.counts[b]) & (a < b)
+            )
             a, b = a[smaller], b[smaller]
         candidates = np.unique(a * len(right.counts) + b)
-        found.append(measure_shares(left, keys, candidates // len(right.counts), candidates % len(right.counts)))
+        found.append(
+            measure_shares(
+                left, keys, candidates // len(right.counts), candidates % len(right.counts)
+            )
+        )
     if not found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     a, b, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -117,7 +123,9 @@ def find_pairs(
     return a[unique], b[unique], shares[unique]
 
 
-def measure_shares(left: Grams, keys: UInts, a: Ints, b: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
+def measure_shares(
+    left: Grams, keys: UInts, a: Ints, b: Ints
+) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """The share of each candidate pair: how many of the grams of a are among `keys`, the (gram, text) keys of right."""
     shares = np.zeros(len(a))
     for chunk in split_chunks(np.arange(len(a)), left.counts[a]):
@@ -141,7 +149,11 @@ def split_chunks(items: Ints, weights: Ints) -> list[Ints]:
 def expand_ranges(starts: Ints, lengths: Ints) -> Ints:
     """start, start + 1, … of each range, one after the other."""
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths) + np.repeat(starts, lengths)
+    return (
+        np.arange(ends[-1] if len(ends) else 0)
+        - np.repeat(ends - lengths, lengths)
+        + np.repeat(starts, lengths)
+    )
 
 
 def pair_keys(hashes: UInts, rows: Ints) -> UInts:

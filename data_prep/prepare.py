@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import count_reasons, draw_lengths, write_card
 from data_prep.contamination import check_ids, compare_splits
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
+from data_prep.files import write_jsonl
 from data_prep.index_base import find_index_base
 from data_prep.integrity import check_rows, hash_rows
 from data_prep.lengths import ModelTokenizer, load_tokenizer
-from data_prep.manifest import FORMAT, replace_folder, write_jsonl, write_manifest
+from data_prep.prepared import FORMAT, replace_folder, write_manifest
 from data_prep.prompt import PROMPT_VERSION, render_prompt, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import build_row, unify_meta
@@ -26,12 +27,17 @@ from data_prep.splits import STEP, Progress, Split, parse_records
 def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None) -> dict[str, Any]:
     """Prepares one data set into `cfg.data_dir/cfg.data.name` and returns its manifest.
 
-    Raises PrepError, with every problem that was found, before anything is written.
+    Raises UserError, with every problem that was found, before anything is written.
     """
-    missing = sorted(key for key in OmegaConf.missing_keys(cfg) if key.split(".")[0] in ("data", "model"))
+    missing = sorted(
+        key for key in OmegaConf.missing_keys(cfg) if key.split(".")[0] in ("data", "model")
+    )
     if missing:
-        raise PrepError(
-            *(f"{key} is not set: give {key}=…; its file under recipes/configs explains it" for key in missing)
+        raise UserError(
+            *(
+                f"{key} is not set: give {key}=…; its file under recipes/configs explains it"
+                for key in missing
+            )
         )
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     limit = cfg.openrlhf.data.max_len - cfg.openrlhf.rollout.max_new_tokens
@@ -46,12 +52,18 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     origin["rows"] = {}
     for name in list(records.splits):
         # pop: upstream records are not needed once parsed, and MedMCQA's are large
-        splits[name], parsed = parse_records(name, records.splits.pop(name), parse_row, data, progress)
+        splits[name], parsed = parse_records(
+            name, records.splits.pop(name), parse_row, data, progress
+        )
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
     remarks = check_rows(data, folder, origin["rows"], origin.get("revision"))
     check_ids(question for split in splits.values() for question in split.questions)
 
-    shuffled = {name: shuffle_split(split, cfg) for name, split in splits.items()} if data.shuffle_options else {}
+    shuffled = (
+        {name: shuffle_split(split, cfg) for name, split in splits.items()}
+        if data.shuffle_options
+        else {}
+    )
     for split in splits.values():
         drop_long_prompts(split, tokenizer, limit, progress)
     overlap = compare_splits(cfg, splits, progress)
@@ -62,7 +74,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         if not s.questions
     ]
     if empty:
-        raise PrepError(*empty)
+        raise UserError(*empty)
 
     with replace_folder(folder) as partial:
         files = {}
@@ -78,21 +90,33 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "splits": {name: split.describe() for name, split in splits.items()},
             "overlap": overlap,
             "shuffled_options": shuffled,
-            "max_prompt_tokens": {"limit": limit, "found": max(max(split.tokens) for split in splits.values())},
-            "tokenizer": {"path": tokenizer.path, "sha256": tokenizer.sha256, "eos_token": tokenizer.eos_token},
+            "max_prompt_tokens": {
+                "limit": limit,
+                "found": max(max(split.tokens) for split in splits.values()),
+            },
+            "tokenizer": {
+                "path": tokenizer.path,
+                "sha256": tokenizer.sha256,
+                "eos_token": tokenizer.eos_token,
+            },
             "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
             "prompt_version": PROMPT_VERSION,
             "seed": cfg.seed,
-            "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "datasets", "numpy")},
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("tokenizers", "datasets", "numpy")
+            },
         }
-        draw_lengths(partial / "lengths.png", {name: split.tokens for name, split in splits.items()}, limit)
+        draw_lengths(
+            partial / "lengths.png", {name: split.tokens for name, split in splits.items()}, limit
+        )
         write_card(partial / "README.md", manifest)
         write_manifest(partial, manifest)
     return manifest
 
 
 def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
-    """The tokenizer and the upstream records. Raises PrepError with all problems of the settings and of both."""
+    """The tokenizer and the upstream records. Raises UserError with all problems of the settings and of both."""
     problems: list[str] = []
     if limit <= 0:
         problems.append(
@@ -100,7 +124,9 @@ def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
             f"openrlhf.rollout.max_new_tokens={cfg.openrlhf.rollout.max_new_tokens}: raise the one or lower the other"
         )
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", cfg.data.name):
-        problems.append(f"data.name={cfg.data.name!r} becomes a folder's name: use letters, digits, _ . -")
+        problems.append(
+            f"data.name={cfg.data.name!r} becomes a folder's name: use letters, digits, _ . -"
+        )
     if not isinstance(cfg.data.chat, bool):
         problems.append(f"data.chat={cfg.data.chat} must be true or false")
     found: list[Any] = []
@@ -110,10 +136,10 @@ def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
     ):
         try:
             found.append(read())
-        except PrepError as error:
+        except UserError as error:
             problems.extend(error.problems)
     if problems:
-        raise PrepError(*problems)
+        raise UserError(*problems)
     tokenizer, records = found
     return tokenizer, records
 
@@ -142,18 +168,25 @@ def shuffle_split(split: Split, cfg: DictConfig) -> dict[str, Any]:
     return {"rows": len(split.questions) - len(left), "left_in_order": left}
 
 
-def drop_long_prompts(split: Split, tokenizer: ModelTokenizer, limit: int, progress: Progress) -> None:
+def drop_long_prompts(
+    split: Split, tokenizer: ModelTokenizer, limit: int, progress: Progress
+) -> None:
     """Measures every prompt, and drops rows over the limit and rows that hold the model's special tokens."""
     reasons: dict[str, str] = {}
     for start in range(0, len(split.questions), STEP):
         batch = split.questions[start : start + STEP]
-        prompts = [render_prompt(question.question, question.options, tokenizer.frame) for question in batch]
+        prompts = [
+            render_prompt(question.question, question.options, tokenizer.frame)
+            for question in batch
+        ]
         split.tokens.extend(tokenizer.count_tokens(prompts))
         progress(f"{split.name}: counting tokens", start + len(batch), len(split.questions))
         for question in batch:
             # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it. Only the question is
             # looked at: the frame of a chat is made of such tokens.
-            if tokenizer.special_tokens.search(render_question(question.question, question.options)):
+            if tokenizer.special_tokens.search(
+                render_question(question.question, question.options)
+            ):
                 reasons[question.id] = "special_token_in_text"
     for question, tokens in zip(split.questions, split.tokens, strict=True):
         if tokens > limit:
@@ -161,7 +194,9 @@ def drop_long_prompts(split: Split, tokenizer: ModelTokenizer, limit: int, progr
     split.keep_only(reasons)
 
 
-def report_rows(split: Split, tokenizer: ModelTokenizer, progress: Progress) -> Iterator[dict[str, Any]]:
+def report_rows(
+    split: Split, tokenizer: ModelTokenizer, progress: Progress
+) -> Iterator[dict[str, Any]]:
     """The rows to write, with progress."""
     for done, question in enumerate(split.questions, 1):
         yield build_row(question, split.name, tokenizer.eos_token, tokenizer.frame)

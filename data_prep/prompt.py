@@ -56,10 +56,14 @@ def render_question(question: str, options: list[str]) -> str:
     """
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"a question needs 2 to {MAX_OPTIONS} options, got {len(options)}")
-    return "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))])
+    return "\n".join(
+        [question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))]
+    )
 
 
-def render_instruction(instruction: Instruction, question: str, options: list[str], frame: ChatFrame | None) -> str:
+def render_instruction(
+    instruction: Instruction, question: str, options: list[str], frame: ChatFrame | None
+) -> str:
     """The prompt of any instruction: in the frame of a chat template, or plain where there is none."""
     asked = render_question(question, options)
     if frame is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.errors import BadRow, PrepError
+from data_prep.errors import BadRow, UserError
 from data_prep.hub import load_splits, resolve_revision
 from data_prep.mixture import read_parts
 
@@ -32,16 +32,19 @@ class Records:
 
 
 def read_records(cfg: DictConfig) -> Records:
-    """All records of the configured data set. Raises PrepError where they cannot be had."""
+    """All records of the configured data set. Raises UserError where they cannot be had."""
     data = cfg.data
     origin: dict[str, Any] = {"licence": data.licence}
     if data.parts_of_mixture:
         splits, parts = read_parts(Path(cfg.data_dir), data, cfg.seed)
         return Records(splits, {**origin, "mixture": parts})
     if data.generated:
-        build_bank = importlib.import_module("data_prep.bank").build_bank
-        bank = {split: [(str(n), row) for n, row in enumerate(rows)] for split, rows in build_bank(cfg.seed).items()}
-        return Records(bank, {**origin, "generated_by": "data_prep/bank.py"})
+        build_bank = importlib.import_module("dev.laptop.bank").build_bank
+        bank = {
+            split: [(str(n), row) for n, row in enumerate(rows)]
+            for split, rows in build_bank(cfg.seed).items()
+        }
+        return Records(bank, {**origin, "generated_by": "dev/laptop/bank.py"})
     if data.source is not None:
         files = find_files(Path(data.source), data)
         splits = {split: read_files(named, data) for split, named in files.items()}
@@ -49,10 +52,14 @@ def read_records(cfg: DictConfig) -> Records:
             splits = hold_out(splits, data, cfg.seed)
         return Records(splits, {**origin, "source": str(data.source)})
     if data.hub.id is None:
-        if data.reader == "bank":
-            raise PrepError("data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]")
+        if data.reader == "native":
+            raise UserError(
+                "data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]"
+            )
         needed = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
-        raise PrepError(f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {needed}")
+        raise UserError(
+            f"data={data.name} is not on the hub: give data.source=FOLDER, a folder with {needed}"
+        )
     revision = resolve_revision(data.hub.id, data.hub.revision)
     return Records(
         load_splits(data, revision),
@@ -65,37 +72,60 @@ def find_files(source: Path, data: DictConfig) -> dict[str, list[tuple[str, Path
 
     `data.files` names them inside the folder, with `{part}` for each of `data.parts`. Where it names none (your own
     data), `source` is one file, which is the split `data.split`, or a folder with files named after their splits.
-    Raises PrepError that names every missing file at once.
+    Raises UserError that names every missing file at once.
     """
     if data.files:
         parts = list(data.parts) or [""]
         wanted = {split: name for split, name in data.files.items() if name is not None}
-        found = {s: [(part, source / name.format(part=part)) for part in parts] for s, name in wanted.items()}
+        found = {
+            s: [(part, source / name.format(part=part)) for part in parts]
+            for s, name in wanted.items()
+        }
     elif source.is_dir():
-        found = {s: [("", path) for path in sorted(source.glob(f"{s}.*")) if path.suffix in READERS] for s in SPLITS}
+        found = {
+            s: [("", path) for path in sorted(source.glob(f"{s}.*")) if path.suffix in READERS]
+            for s in SPLITS
+        }
         found = {split: named for split, named in found.items() if named}
-        double = [f"{source} holds several files for {s}: leave one" for s, named in found.items() if len(named) > 1]
+        double = [
+            f"{source} holds several files for {s}: leave one"
+            for s, named in found.items()
+            if len(named) > 1
+        ]
         if double or not found:
             kinds = ", ".join(READERS)
-            raise PrepError(*(double or [f"{source} holds no train, dev, test or ood file ({kinds}); see data.source"]))
+            raise UserError(
+                *(
+                    double
+                    or [
+                        f"{source} holds no train, dev, test or ood file ({kinds}); see data.source"
+                    ]
+                )
+            )
     else:
         found = {data.split: [("", source)]}
         if source.suffix not in READERS:
-            raise PrepError(f"data.source={source}: cannot read {source.suffix!r}; give one of {', '.join(READERS)}")
+            raise UserError(
+                f"data.source={source}: cannot read {source.suffix!r}; give one of {', '.join(READERS)}"
+            )
     missing = [path for named in found.values() for _, path in named if not path.is_file()]
     if missing:
-        raise PrepError(*(f"{path} not found; give the place of the files with data.source" for path in missing))
+        raise UserError(
+            *(f"{path} not found; give the place of the files with data.source" for path in missing)
+        )
     return found
 
 
-def hold_out(splits: dict[str, list[Record]], data: DictConfig, seed: int) -> dict[str, list[Record]]:
+def hold_out(
+    splits: dict[str, list[Record]], data: DictConfig, seed: int
+) -> dict[str, list[Record]]:
     """Sets rows of the one split aside as `data.holdout` says, each row by its own draw from seed and number."""
     sizes = {split: size for split, size in data.holdout.items() if size}
     if not sizes:
         return splits
     [(name, records)] = splits.items() if len(splits) == 1 else [("", [])]
     if name in {*sizes, ""} or sum(sizes.values()) >= len(records):
-        raise PrepError(
+        raise UserError(
             f"data.holdout={sizes} needs one file with more rows than that (found {sorted(splits)}, {len(records)} "
             "rows): lower it, or give a folder with a file for each split"
         )
@@ -113,8 +143,11 @@ def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
         try:
             contents = list(READERS[path.suffix](path, data))
         except (OSError, ValueError, csv.Error) as error:
-            raise PrepError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
-        records.extend((f"{part}-{number}" if part else str(number), row) for number, row in enumerate(contents))
+            raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
+        records.extend(
+            (f"{part}-{number}" if part else str(number), row)
+            for number, row in enumerate(contents)
+        )
     return records
 
 
@@ -144,7 +177,10 @@ def parse_json(text: bytes) -> Any:
     """The value, or a BadRow for text that is no JSON (too deeply nested, not UTF-8, a number of 5,000 digits)."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         return BadRow("not_json", str(error)[:200])
 
 

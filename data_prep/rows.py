@@ -66,17 +66,29 @@ def get_texts(record: Any, key: str) -> list[str]:
 def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) -> str:
     """The letter for an index that counts from `base`. Raises BadRow where it is no index of an option."""
     value = record.get(key)
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():  # CSV has no numbers
+    if (
+        isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
+    ):  # CSV has no numbers
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - base < min(num_options, len(LETTERS)):
-        raise BadRow("gold_not_among_options", f"{key} {value!r} counts from {base}, with {num_options} options")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not 0 <= value - base < min(num_options, len(LETTERS))
+    ):
+        raise BadRow(
+            "gold_not_among_options",
+            f"{key} {value!r} counts from {base}, with {num_options} options",
+        )
     return LETTERS[value - base]
 
 
 def check_answer(question: Question) -> None:
     """Raises BadRow where the gold letter names none of the options."""
     if len(question.answer) != 1 or question.answer not in LETTERS[: len(question.options)]:
-        raise BadRow("gold_not_among_options", f"answer {question.answer!r} with {len(question.options)} options")
+        raise BadRow(
+            "gold_not_among_options",
+            f"answer {question.answer!r} with {len(question.options)} options",
+        )
 
 
 def unify_meta(questions: Iterable[Question]) -> None:
@@ -107,13 +119,20 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def build_row(question: Question, split: str, eos_token: str, frame: ChatFrame | None = None) -> dict[str, Any]:
+def build_row(
+    question: Question, split: str, eos_token: str, frame: ChatFrame | None = None
+) -> dict[str, Any]:
     """The row as it is written, its fields in the order of the row format.
 
     `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys of a struct.
     `response` is what SFT is to write after `direct_prompt`; it ends in EOS so that OpenRLHF adds none of its own.
     """
-    label = {"id": question.id, "answer": question.answer, "num_options": len(question.options), "split": split}
+    label = {
+        "id": question.id,
+        "answer": question.answer,
+        "num_options": len(question.options),
+        "split": split,
+    }
     return {
         "id": question.id,
         "question": question.question,

@@ -16,7 +16,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.summary import print_summary, show_progress
 
@@ -28,11 +28,13 @@ def main(cfg: DictConfig) -> None:
     """Prepares, then prints one table. Exits with 2 and one line for each problem where the user must act."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal with an ASCII locale must not fail on a dash
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal with an ASCII locale must not fail on a dash
     try:
         with show_progress() as progress:
             manifest = prepare(cfg, progress)
-    except PrepError as error:
+    except UserError as error:
         for problem in error.problems:
             print(f"prep: {problem}", file=sys.stderr)
         sys.exit(2)
@@ -43,7 +45,9 @@ def name_mixture(arguments: list[str]) -> list[str]:
     """The command line with `data=[a,b]` as the mixture it means; Hydra itself would merge the two configurations."""
     mixed = [re.fullmatch(r"data=(\[.*\])", argument) for argument in arguments]
     parts = [f"data.parts_of_mixture={found[1]}" for found in mixed if found]
-    return ["data=mix" if found else argument for argument, found in zip(arguments, mixed, strict=True)] + parts
+    return [
+        "data=mix" if found else argument for argument, found in zip(arguments, mixed, strict=True)
+    ] + parts
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
     the whole row stays as it is.
     """
     options = question.options
-    if STEM_CITES.search(question.question) or any(LETTER_LIST.search(option) for option in options):
+    if STEM_CITES.search(question.question) or any(
+        LETTER_LIST.search(option) for option in options
+    ):
         return None
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
@@ -42,4 +44,6 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
     random.Random(f"{seed}/{question.id}").shuffle(order)
     order.extend(range(free, len(options)))
     answer = LETTERS[order.index(LETTERS.index(question.answer))]
-    return Question(question.id, question.question, [options[index] for index in order], answer, question.meta)
+    return Question(
+        question.id, question.question, [options[index] for index in order], answer, question.meta
+    )

@@ -37,7 +37,9 @@ class Split:
 
     def keep_only(self, reasons: dict[str, str]) -> None:
         """Drops the questions whose id is a key, for the reason that is its value."""
-        kept = [index for index, question in enumerate(self.questions) if question.id not in reasons]
+        kept = [
+            index for index, question in enumerate(self.questions) if question.id not in reasons
+        ]
         for question in self.questions:
             if question.id in reasons:
                 self.drop(reasons[question.id], question.id)

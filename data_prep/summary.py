@@ -45,10 +45,15 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         table.add_column(heading, justify="left" if heading == "split" else "right", no_wrap=True)
     for heading in ("dropped", "mended", "flagged"):
         table.add_column(heading)
-    table.add_column(f"prompt tokens (limit {limit:,})\nmedian / p99 / max", justify="right", no_wrap=True)
+    table.add_column(
+        f"prompt tokens (limit {limit:,})\nmedian / p99 / max", justify="right", no_wrap=True
+    )
     for split, facts in manifest["splits"].items():
         tokens = facts["prompt_tokens"]
-        reasons = [count_reasons(facts[key]).replace(", ", "\n") for key in ("dropped", "mended", "flagged")]
+        reasons = [
+            count_reasons(facts[key]).replace(", ", "\n")
+            for key in ("dropped", "mended", "flagged")
+        ]
         lengths = f"{tokens['p50']:,} / {tokens['p99']:,} / {tokens['max']:,}"
         table.add_row(split, f"{facts['read']:,}", f"{facts['kept']:,}", *reasons, lengths)
     console.print(table)
@@ -60,7 +65,9 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         )
     for remark in manifest["remarks"]:
         console.print(f"note: {remark}", soft_wrap=True, highlight=False)
-    console.print(f"files, manifest.json, README.md (data card) in {folder}/", soft_wrap=True, highlight=False)
+    console.print(
+        f"files, manifest.json, README.md (data card) in {folder}/", soft_wrap=True, highlight=False
+    )
 
 
 def describe_overlap(overlap: dict[str, Any]) -> list[str]:
@@ -75,11 +82,16 @@ def describe_overlap(overlap: dict[str, Any]) -> list[str]:
             )
     if "evaluation_rows" in overlap:
         dropped, flagged = len(overlap["train_dropped"]), len(overlap["train_flagged"])
-        concerned, sets = len(overlap["evaluation_rows"]), ["its own evaluation rows", *overlap["checked_against"]]
+        concerned, sets = (
+            len(overlap["evaluation_rows"]),
+            ["its own evaluation rows", *overlap["checked_against"]],
+        )
         lines.append(
             f"train against {', '.join(sets)}: {dropped:,} training rows dropped, {flagged:,} flagged; "
             f"{concerned:,} evaluation rows concerned"
         )
         if overlap["not_checked_against"]:
-            lines.append(f"not compared, since not prepared yet: {', '.join(overlap['not_checked_against'])}")
+            lines.append(
+                f"not compared, since not prepared yet: {', '.join(overlap['not_checked_against'])}"
+            )
     return lines

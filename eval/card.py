@@ -16,14 +16,18 @@ import hydra
 import yaml
 from omegaconf import DictConfig
 
+from data_prep.errors import UserError
+from data_prep.files import write_text
 from eval.choices import add_experiment
-from eval.errors import EvalError
-from eval.files import write_text
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 PICTURE = "training_dynamics.png"
 LICENCES = {
-    "Qwen/Qwen2.5-3B": ("other", "qwen-research", "https://huggingface.co/Qwen/Qwen2.5-3B/blob/main/LICENSE"),
+    "Qwen/Qwen2.5-3B": (
+        "other",
+        "qwen-research",
+        "https://huggingface.co/Qwen/Qwen2.5-3B/blob/main/LICENSE",
+    ),
     "Qwen/Qwen2.5-3B-Instruct": (
         "other",
         "qwen-research",
@@ -51,7 +55,7 @@ SETTINGS = {
 
 
 def make_card(cfg: DictConfig) -> Path:
-    """Writes the card into the model's folder, with the picture; returns its path. Raises EvalError."""
+    """Writes the card into the model's folder, with the picture; returns its path. Raises UserError."""
     folder = Path(cfg.run)
     model = folder / "model"
     problems = [
@@ -59,12 +63,15 @@ def make_card(cfg: DictConfig) -> Path:
         for path, mend in (
             (folder / "run.json", "give a run folder, run=runs/rlvr/NAME"),
             (folder / "config.yaml", "give a run folder, run=runs/rlvr/NAME"),
-            (model / "config.json", "the run has saved no model yet; finish it with `make rlvr resume=true`"),
+            (
+                model / "config.json",
+                "the run has saved no model yet; finish it with `make rlvr resume=true`",
+            ),
         )
         if not path.is_file()
     ]
     if problems:
-        raise EvalError(*problems)
+        raise UserError(*problems)
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     scores = find_scores(Path(cfg.evaluation), model)
@@ -101,15 +108,25 @@ def render_card(
 ) -> str:
     """The card: the hub's header, then what the model is, scores, dynamics, training, limits, licences."""
     base = config["model"]["path"]
-    kind, name, link = (licence, None, None) if licence else LICENCES.get(base, ("other", "see-base-model", None))
+    kind, name, link = (
+        (licence, None, None) if licence else LICENCES.get(base, ("other", "see-base-model", None))
+    )
     hub = "/" in base and not Path(base).exists()
     header: dict[str, Any] = {"license": kind}
-    header |= {key: value for key, value in (("license_name", name), ("license_link", link)) if value}
+    header |= {
+        key: value for key, value in (("license_name", name), ("license_link", link)) if value
+    }
     header |= {"base_model": base} if hub else {}
-    header |= {"language": ["en"], "library_name": "transformers", "pipeline_tag": "text-generation"}
+    header |= {
+        "language": ["en"],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
     header |= {"tags": ["medical", "rlvr", "ppo", "openrlhf", "not-for-clinical-use"]}
     if scores:
-        header["model-index"] = [{"name": config["name"], "results": [describe_result(score) for score in scores]}]
+        header["model-index"] = [
+            {"name": config["name"], "results": [describe_result(score) for score in scores]}
+        ]
     data, reward = config["data"], config["reward"]
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
@@ -147,7 +164,9 @@ def describe_result(score: dict[str, Any]) -> dict[str, Any]:
     return {
         "task": {"type": "multiple-choice"},
         "dataset": {"name": score["benchmark"], "type": score["benchmark"]},
-        "metrics": [{"type": "accuracy", "value": value, "name": f"accuracy, strict, mode {score['mode']}"}],
+        "metrics": [
+            {"type": "accuracy", "value": value, "name": f"accuracy, strict, mode {score['mode']}"}
+        ],
     }
 
 
@@ -155,12 +174,21 @@ def render_scores(scores: list[dict[str, Any]]) -> str:
     """A table: accuracy with n and 95 % interval."""
     if not scores:
         return "Not evaluated: `make eval`, then `make card` again."
-    lines = ["| benchmark | mode | n | accuracy, strict (95 %) | lenient | chance |", "|---|---|--:|--:|--:|--:|"]
+    lines = [
+        "| benchmark | mode | n | accuracy, strict (95 %) | lenient | chance |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
     for score in scores:
         low, value, high = (100 * score["accuracy"][key] for key in ("low", "value", "high"))
         lenient = 100 * score["accuracy_lenient"]["value"]
         strict = f"{value:.1f} % ({low:.1f} to {high:.1f})"
-        cells = [score["benchmark"], score["mode"], f"{score['accuracy']['n']:,}", strict, f"{lenient:.1f} %"]
+        cells = [
+            score["benchmark"],
+            score["mode"],
+            f"{score['accuracy']['n']:,}",
+            strict,
+            f"{lenient:.1f} %",
+        ]
         cells.append(f"{100 * score['chance']:.1f} %")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -190,7 +218,11 @@ def render_training(run: dict[str, Any], config: dict[str, Any]) -> str:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         lines.append(f"| {label} | {value} |")
-    git, machine, minutes = run.get("git") or {}, run["machine"], (run.get("wall_seconds") or 0) / 60
+    git, machine, minutes = (
+        run.get("git") or {},
+        run["machine"],
+        (run.get("wall_seconds") or 0) / 60,
+    )
     dirty = ", with uncommitted changes" if git.get("dirty") else ""
     lines += [
         f"| steps | {run.get('total_steps')} |",
@@ -202,7 +234,9 @@ def render_training(run: dict[str, Any], config: dict[str, Any]) -> str:
         f"| versions | {', '.join(f'{name} {version}' for name, version in run['versions'].items())} |",
         f"| questions trained on | {run['data']['train_rows']:,} of `{run['data']['name']}` |",
     ]
-    lines += [f"| SHA-256 of {name} | `{digest}` |" for name, digest in run["data"]["files"].items()]
+    lines += [
+        f"| SHA-256 of {name} | `{digest}` |" for name, digest in run["data"]["files"].items()
+    ]
     return "\n".join(lines)
 
 
@@ -211,7 +245,7 @@ def main(cfg: DictConfig) -> None:
     """Writes the card. Exits with 2 and one line for each problem where the user must act."""
     try:
         path = make_card(cfg)
-    except EvalError as error:
+    except UserError as error:
         for problem in error.problems:
             print(f"card: {problem}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.errors import EvalError
+from data_prep.errors import UserError
 from eval.statistics import compare_paired, correct_holm, judge_non_inferiority
 from eval.summary import Samples, rounded
 from eval.tables import format_p, points
@@ -15,15 +15,19 @@ Systems = dict[str, dict[str, Samples]]
 """benchmark -> system -> samples"""
 
 
-def compare_systems(systems: Systems, pairs: list[list[str]] | None, seed: int) -> list[dict[str, Any]]:
+def compare_systems(
+    systems: Systems, pairs: list[list[str]] | None, seed: int
+) -> list[dict[str, Any]]:
     """Compares each pair of systems on each benchmark where both are; p_holm corrects a pair's p over benchmarks.
 
-    pairs: [[a, b]] of system names; null: every two. Raises EvalError for a system that was not evaluated.
+    pairs: [[a, b]] of system names; null: every two. Raises UserError for a system that was not evaluated.
     """
     known = {name for by_system in systems.values() for name in by_system}
     wanted = pairs if pairs is not None else [list(pair) for pair in combinations(sorted(known), 2)]
     if unknown := sorted({name for pair in wanted for name in pair} - known):
-        raise EvalError(f"compare: {', '.join(unknown)} not evaluated here: there are {', '.join(sorted(known))}")
+        raise UserError(
+            f"compare: {', '.join(unknown)} not evaluated here: there are {', '.join(sorted(known))}"
+        )
     comparisons = []
     for a, b in wanted:
         found = [
@@ -31,12 +35,16 @@ def compare_systems(systems: Systems, pairs: list[list[str]] | None, seed: int) 
             for benchmark, by_system in systems.items()
             if a in by_system and b in by_system
         ]
-        for comparison, p in zip(found, correct_holm([c["p"] for c in found]) if found else [], strict=True):
+        for comparison, p in zip(
+            found, correct_holm([c["p"] for c in found]) if found else [], strict=True
+        ):
             comparisons.append({**comparison, "p_holm": rounded(p)})
     return comparisons
 
 
-def compare_two(benchmark: str, a: str, left: Samples, b: str, right: Samples, seed: int) -> dict[str, Any]:
+def compare_two(
+    benchmark: str, a: str, left: Samples, b: str, right: Samples, seed: int
+) -> dict[str, Any]:
     """One comparison: difference, tests, and how far the two agree. Scores are means over a question's samples."""
     first, second = score_questions(left), score_questions(right)
     ids = list(first)
@@ -44,13 +52,19 @@ def compare_two(benchmark: str, a: str, left: Samples, b: str, right: Samples, s
     x, y = np.array([first[i] for i in ids]), np.array([second[i] for i in ids])
     result = compare_paired(x, y, [clusters[i] for i in ids], seed)
     chosen = {sample["id"]: sample["choice"] for sample in right if sample["sample"] == 0}
-    same = [s["choice"] is not None and s["choice"] == chosen[s["id"]] for s in left if s["sample"] == 0]
+    same = [
+        s["choice"] is not None and s["choice"] == chosen[s["id"]] for s in left if s["sample"] == 0
+    ]
     return {
         "benchmark": benchmark,
         "a": a,
         "b": b,
         "n": len(ids),
-        "difference": {"value": rounded(result.value), "low": rounded(result.low), "high": rounded(result.high)},
+        "difference": {
+            "value": rounded(result.value),
+            "low": rounded(result.low),
+            "high": rounded(result.high),
+        },
         "only_a": result.only_a,
         "only_b": result.only_b,
         "mcnemar_p": None if result.mcnemar_p is None else rounded(result.mcnemar_p),
@@ -88,12 +102,19 @@ def judge_claims(comparisons: list[dict[str, Any]], claims: Any) -> list[dict[st
             judge = judge_level if kind == "level" else judge_ahead
             verdict, sentence = judge(value, low, high, comparison, claims)
             verdicts.append(
-                {"claim": kind, "benchmark": comparison["benchmark"], "verdict": verdict, "sentence": sentence}
+                {
+                    "claim": kind,
+                    "benchmark": comparison["benchmark"],
+                    "verdict": verdict,
+                    "sentence": sentence,
+                }
             )
     return verdicts
 
 
-def judge_level(value: float, low: float, high: float, c: dict[str, Any], claims: Any) -> tuple[str, str]:
+def judge_level(
+    value: float, low: float, high: float, c: dict[str, Any], claims: Any
+) -> tuple[str, str]:
     """Is `of` not worse than `over` by the margin or more?"""
     margin = claims["margin"]
     verdict = judge_non_inferiority(low, high, margin)
@@ -105,14 +126,14 @@ def judge_level(value: float, low: float, high: float, c: dict[str, Any], claims
     if verdict == "shown" and low > 0:
         ending = "the interval lies above 0: better, not only level"
     if verdict == "open" and high < 0:
-        ending = (
-            f"the interval lies below 0 and holds −{100 * margin:g} points: worse, by more than the margin or by less"
-        )
+        ending = f"the interval lies below 0 and holds −{100 * margin:g} points: worse, by more than the margin or by less"
     head = f"{claims['of']} level with {claims['over']} on {c['benchmark']}: {verdict}."
     return verdict, f"{head} {describe(value, low, high, c)}; {ending}."
 
 
-def judge_ahead(value: float, low: float, high: float, c: dict[str, Any], claims: Any) -> tuple[str, str]:
+def judge_ahead(
+    value: float, low: float, high: float, c: dict[str, Any], claims: Any
+) -> tuple[str, str]:
     """Is `of` ahead of `over`, and by as much as was claimed?"""
     claimed, p = claims["points"], c["p_holm"]
     if low > 0 and p < 0.05:
@@ -120,14 +141,22 @@ def judge_ahead(value: float, low: float, high: float, c: dict[str, Any], claims
         size = "is less than" if high < claimed else "is more than" if low > claimed else "can be"
         ending = f"ahead, and the difference {size} {100 * claimed:g} points"
     elif low > 0:
-        verdict, ending = "open", "the interval lies above 0, but the corrected test does not reach 5 %"
+        verdict, ending = (
+            "open",
+            "the interval lies above 0, but the corrected test does not reach 5 %",
+        )
     elif high < claimed:
-        verdict, ending = "refuted", f"not ahead by {100 * claimed:g} points: the interval lies below that and holds 0"
+        verdict, ending = (
+            "refuted",
+            f"not ahead by {100 * claimed:g} points: the interval lies below that and holds 0",
+        )
         if high < 0:
             ending = "behind: the interval lies below 0"
     else:
         verdict = "open"
-        ending = f"the interval holds both 0 and {100 * claimed:g} points: too few questions to tell"
+        ending = (
+            f"the interval holds both 0 and {100 * claimed:g} points: too few questions to tell"
+        )
     tested = f"{c['test']} {format_p(c['p'])}, after Holm {format_p(p)}"
     head = f"{claims['of']} ahead of {claims['over']} by {100 * claimed:g} points on {c['benchmark']}: {verdict}."
     return verdict, f"{head} {describe(value, low, high, c)} ({tested}); {ending}."

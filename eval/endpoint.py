@@ -12,11 +12,15 @@ from typing import Any
 import aiohttp
 from omegaconf import DictConfig, OmegaConf
 
-from eval.errors import EvalError
+from data_prep.errors import UserError
 from eval.samples import Answer, Request
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
-FATAL = {401: "set OPENAI_API_KEY", 403: "set OPENAI_API_KEY", 404: "check endpoint and the served name in models"}
+FATAL = {
+    401: "set OPENAI_API_KEY",
+    403: "set OPENAI_API_KEY",
+    404: "check endpoint and the served name in models",
+}
 MAX_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
 
@@ -37,7 +41,7 @@ def ask_endpoint(
 ) -> None:
     """Asks for every request with its sampling settings and calls `receive(index, answer)` as each answer comes.
 
-    Raises EvalError where no request can succeed (wrong key, unknown model); every other failure is an answer with
+    Raises UserError where no request can succeed (wrong key, unknown model); every other failure is an answer with
     its error, after `endpoint_options.retries` further attempts.
     """
     asyncio.run(_ask_all(cfg, served_name, requests, receive))
@@ -65,7 +69,9 @@ async def _ask_all(
                 body = build_body(served_name, request, sampling, options)
                 receive(index, await _ask_one(session, url, body, options))
 
-        workers = [asyncio.create_task(work()) for _ in range(min(options.concurrency, len(requests)))]
+        workers = [
+            asyncio.create_task(work()) for _ in range(min(options.concurrency, len(requests)))
+        ]
         try:
             await asyncio.gather(*workers)  # not a TaskGroup: Python 3.10 has none
         finally:
@@ -73,12 +79,18 @@ async def _ask_all(
                 worker.cancel()
 
 
-def build_body(served_name: str, request: Request, sampling: dict[str, Any], options: DictConfig) -> dict[str, Any]:
+def build_body(
+    served_name: str, request: Request, sampling: dict[str, Any], options: DictConfig
+) -> dict[str, Any]:
     """The JSON of one request; `endpoint_options.extra` adds fields that only some servers know."""
     chat = options.api == "chat"
     body: dict[str, Any] = {
         "model": served_name,
-        **({"messages": [{"role": "user", "content": request.prompt}]} if chat else {"prompt": request.prompt}),
+        **(
+            {"messages": [{"role": "user", "content": request.prompt}]}
+            if chat
+            else {"prompt": request.prompt}
+        ),
         "max_tokens": sampling["max_new_tokens"],
         "temperature": sampling["temperature"],
         "top_p": sampling["top_p"],
@@ -90,7 +102,9 @@ def build_body(served_name: str, request: Request, sampling: dict[str, Any], opt
     return {**body, **extra}
 
 
-async def _ask_one(session: aiohttp.ClientSession, url: str, body: dict[str, Any], options: DictConfig) -> Answer:
+async def _ask_one(
+    session: aiohttp.ClientSession, url: str, body: dict[str, Any], options: DictConfig
+) -> Answer:
     reason = ""
     for attempt in range(options.retries + 1):
         try:
@@ -104,7 +118,9 @@ async def _ask_one(session: aiohttp.ClientSession, url: str, body: dict[str, Any
         except PermanentError as error:
             return Answer(error=str(error))
         if attempt < options.retries:
-            back_off = options.backoff * 2**attempt * random.uniform(0.5, 1.5)  # spread, or all would come back at once
+            back_off = (
+                options.backoff * 2**attempt * random.uniform(0.5, 1.5)
+            )  # spread, or all would come back at once
             await asyncio.sleep(min(MAX_WAIT, max(wait, back_off)))
     return Answer(error=f"{reason} ({options.retries + 1} attempts)")
 
@@ -116,10 +132,15 @@ class PermanentError(Exception):
 async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
     async with session.post(url, json=body) as response:
         if response.status in FATAL:
-            raise EvalError(f"{url} answers {response.status}: {FATAL[response.status]} (model {body['model']!r})")
+            raise UserError(
+                f"{url} answers {response.status}: {FATAL[response.status]} (model {body['model']!r})"
+            )
         if response.status in RETRIED:
             wait = response.headers.get("Retry-After", "")
-            raise RetryableError(f"http_{response.status}", float(wait) if wait.replace(".", "", 1).isdigit() else 0.0)
+            raise RetryableError(
+                f"http_{response.status}",
+                float(wait) if wait.replace(".", "", 1).isdigit() else 0.0,
+            )
         if response.status != 200:
             raise PermanentError(f"http_{response.status}: {(await response.text())[:200]}")
         try:
@@ -156,8 +177,12 @@ def find_endpoint_problems(cfg: DictConfig, served: list[str]) -> list[str]:
         listed = asyncio.run(list_models())
         known = {model["id"] for model in listed["data"]} if listed else set(served)
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | asyncio.TimeoutError):
-            return [f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error}): start the server first"]
+        if isinstance(
+            error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | asyncio.TimeoutError
+        ):
+            return [
+                f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error}): start the server first"
+            ]
         return []  # it answers, though not with a list of models: each request will tell
     except (KeyError, TypeError):
         return []

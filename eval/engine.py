@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from eval.errors import EvalError
+from data_prep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {
@@ -24,7 +24,7 @@ CAUSE = re.compile(r"(?:\[rank\d+\]: )?[\w.]*(?:Error|Exception|Interrupt)\b")
 
 
 def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
-    """Yields the events of `python -m eval.generate` for one job. Raises EvalError where the process fails."""
+    """Yields the events of `python -m eval.generate` for one job. Raises UserError where the process fails."""
     reader, writer = os.pipe()
     with log.open("a") as output:
         output.write(f"\n=== {job['model']}\n")
@@ -59,14 +59,18 @@ def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
         code = process.wait()
     if not finished:
         cause = find_cause(log, begin)
-        raise EvalError(f"the engine stopped (exit status {code}) with {job['model']}: {cause}; its log is {log}")
+        raise UserError(
+            f"the engine stopped (exit status {code}) with {job['model']}: {cause}; its log is {log}"
+        )
 
 
 def find_cause(log: Path, begin: int) -> str:
     """The last line of a log, from byte `begin`, that names an exception, with two more; else the last line."""
     with log.open("rb") as file:
         file.seek(begin)
-        lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = [
+            line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()
+        ]
     causes = [index for index, line in enumerate(lines) if CAUSE.match(line)]
     found = lines[causes[-1] : causes[-1] + 3] if causes else lines[-1:] or ["it wrote nothing"]
     return " ".join(line.strip() for line in found)[:400]

@@ -26,7 +26,9 @@ def main(descriptor: int) -> None:
     gc.disable()  # a quarter of the time of these imports is the collector's, which finds nothing in them
     import torch
 
-    if not torch.cuda.is_available():  # vLLM compiles a few lines of its sampler: seconds to save milliseconds
+    if (
+        not torch.cuda.is_available()
+    ):  # vLLM compiles a few lines of its sampler: seconds to save milliseconds
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     from tqdm import tqdm
     from vllm import LLM
@@ -55,7 +57,9 @@ def main(descriptor: int) -> None:
         # Between the parts of a prompt vLLM rewinds the seeded generator, which a CPU generator cannot do
         # (vllm/v1/worker/gpu_model_runner.py, _bookkeeping_sync).
         engine["enable_chunked_prefill"] = False
-        engine.setdefault("max_num_batched_tokens", max(8192, max_len or 0))  # a fifth faster than the default
+        engine.setdefault(
+            "max_num_batched_tokens", max(8192, max_len or 0)
+        )  # a fifth faster than the default
     llm = LLM(
         model=path,
         revision=revision or None,
@@ -73,10 +77,14 @@ def main(descriptor: int) -> None:
         # Chunks are cut before anything is asked and each begins with an empty cache: what is computed together, and
         # so every rounding, is the same when a killed run goes on at a chunk's border.
         for chunk in task["chunks"]:
-            tokens = [tokenizer.encode(prompt["text"], add_special_tokens=False) for prompt in chunk]
+            tokens = [
+                tokenizer.encode(prompt["text"], add_special_tokens=False) for prompt in chunk
+            ]
             room = 1 if task["letters"] else task["sampling"]["max_new_tokens"]
             too_long = "prompt_too_long: {} tokens and {} for the answer exceed {}"
-            answers: list[dict[str, Any]] = [{"error": too_long.format(len(ids), room, limit)} for ids in tokens]
+            answers: list[dict[str, Any]] = [
+                {"error": too_long.format(len(ids), room, limit)} for ids in tokens
+            ]
             fitting = [index for index, ids in enumerate(tokens) if len(ids) + room <= limit]
             send(event="progress", done=len(chunk) - len(fitting))
             letters = {
@@ -104,17 +112,23 @@ def find_max_len(path: str, revision: str, max_len: int | None) -> int | None:
     """The smaller of what is asked for and what the model was made for; vLLM refuses more."""
     from transformers import AutoConfig
 
-    own = getattr(AutoConfig.from_pretrained(path, revision=revision or None), "max_position_embeddings", None)
+    own = getattr(
+        AutoConfig.from_pretrained(path, revision=revision or None), "max_position_embeddings", None
+    )
     return min(filter(None, (own, max_len)), default=None)
 
 
-def make_params(task: dict[str, Any], prompt: dict[str, Any], letters: dict[str, int] | None) -> Any:
+def make_params(
+    task: dict[str, Any], prompt: dict[str, Any], letters: dict[str, int] | None
+) -> Any:
     """vLLM's sampling parameters for one prompt."""
     from vllm import SamplingParams
 
     if letters is not None:
         ids = list(letters.values())
-        return SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=ids, detokenize=False)
+        return SamplingParams(
+            max_tokens=1, temperature=0.0, logprob_token_ids=ids, detokenize=False
+        )
     sampling = task["sampling"]
     return SamplingParams(
         temperature=sampling["temperature"],
@@ -122,7 +136,9 @@ def make_params(task: dict[str, Any], prompt: dict[str, Any], letters: dict[str,
         max_tokens=sampling["max_new_tokens"],
         stop=sampling["stop"] or None,
         seed=prompt["seed"] if sampling["temperature"] > 0 else None,
-        skip_special_tokens=bool(sampling["stop"]),  # mode think sees what the reward saw in training
+        skip_special_tokens=bool(
+            sampling["stop"]
+        ),  # mode think sees what the reward saw in training
     )
 
 
@@ -153,7 +169,11 @@ def read_output(output: Any, letters: dict[str, int] | None) -> dict[str, Any]:
     if letters is not None:
         scores = {letter: output.logprobs[0][token].logprob for letter, token in letters.items()}
         return {"response": max(scores, key=scores.__getitem__), "scores": scores}
-    return {"response": output.text, "tokens": len(output.token_ids), "truncated": output.finish_reason == "length"}
+    return {
+        "response": output.text,
+        "tokens": len(output.token_ids),
+        "truncated": output.finish_reason == "length",
+    }
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ STOP: dict[str, list[str]] = {
 }
 
 ANNOUNCES = re.compile(
-    r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b", re.I
+    r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b",
+    re.I,
 )
 """How the last line of mode cot begins."""
 

@@ -46,11 +46,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the page may load: nothing. Model output cannot change that either, all of it is escaped."""
 
 
-def render_page(summary: dict[str, Any], differing: dict[str, list[dict[str, Any]]], made: str) -> str:
+def render_page(
+    summary: dict[str, Any], differing: dict[str, list[dict[str, Any]]], made: str
+) -> str:
     """The page. differing: heading -> questions that one system got right and the other wrong; made: by what, when."""
     name = escape(summary["name"])
     body = [f"<h1>Evaluation: {name}</h1>", f'<p class="soft">{escape(made)}</p>']
-    body += [f'<blockquote class="{c["verdict"]}">{escape(c["sentence"])}</blockquote>' for c in summary["claims"]]
+    body += [
+        f'<blockquote class="{c["verdict"]}">{escape(c["sentence"])}</blockquote>'
+        for c in summary["claims"]
+    ]
     body += [*section_results(summary), *section_comparisons(summary), *section_parts(summary)]
     body += ["<h2>Lengths and what was read</h2>", render_table(list_lengths(summary))]
     body += section_differing(differing)
@@ -58,7 +63,11 @@ def render_page(summary: dict[str, Any], differing: dict[str, list[dict[str, Any
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width"><title>Evaluation: {name}</title><style>{STYLE}</style>'
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
 
 
 def section_results(summary: dict[str, Any]) -> Iterable[str]:
@@ -100,7 +109,10 @@ def section_comparisons(summary: dict[str, Any]) -> Iterable[str]:
 def section_parts(summary: dict[str, Any]) -> Iterable[str]:
     """Accuracy by subject, number of options and length of the answer."""
     for key, title in (("by_group", "subject"), ("by_num_options", "number of options")):
-        tables = {table.title.rpartition(": ")[2]: table for table in list_parts(summary, key, f"By {title}")}
+        tables = {
+            table.title.rpartition(": ")[2]: table
+            for table in list_parts(summary, key, f"By {title}")
+        }
         if tables:
             yield f"<h2>By {title}</h2>"
         for benchmark, table in tables.items():
@@ -114,7 +126,9 @@ def section_parts(summary: dict[str, Any]) -> Iterable[str]:
             parted = [result for result in results if result["by_length"]]
             if parted:
                 yield f"<h3>{escape(benchmark)}</h3>"
-            for result in parted:  # a plot for each: the lengths of one system are not those of another
+            for (
+                result
+            ) in parted:  # a plot for each: the lengths of one system are not those of another
                 yield plots.plot_parts([result], "by_length", f"{result['model']}.{result['mode']}")
         yield f"<details><summary>as a table</summary>{render_table(lengths)}</details>"
 
@@ -157,10 +171,10 @@ def render_table(cells: Cells) -> str:
 
     def render_row(row: list[str], tag: str) -> str:
         marks = [' class="text"' if index < cells.left else "" for index in range(len(row))]
-        return "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for cell, mark in zip(row, marks, strict=True))
+        return "".join(
+            f"<{tag}{mark}>{escape(cell)}</{tag}>" for cell, mark in zip(row, marks, strict=True)
+        )
 
     rows = "".join(f"<tr>{render_row(row, 'td')}</tr>" for row in cells.rows)
     head = f"<thead><tr>{render_row(cells.headings, 'th')}</tr></thead>"
-    return (
-        f'<p class="soft">{escape(cells.title)}</p><div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
-    )
+    return f'<p class="soft">{escape(cells.title)}</p><div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'

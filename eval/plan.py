@@ -10,10 +10,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.errors import UserError
 from data_prep.prompt import PROMPT_VERSION
 from eval.benchmarks import Benchmark, find_file, mark_overlap, read_benchmark
 from eval.endpoint import find_endpoint_problems
-from eval.errors import EvalError
 from eval.modes import MODES, STOP
 from eval.samples import Request, list_requests
 
@@ -53,7 +53,7 @@ class Plan:
 
 
 def make_plan(cfg: DictConfig) -> Plan:
-    """Raises EvalError with every problem at once."""
+    """Raises UserError with every problem at once."""
     problems = check_numbers(cfg)
     models, notes = find_models(cfg, problems)
     benchmarks = find_benchmarks(cfg, problems, notes)
@@ -66,7 +66,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     if cfg.endpoint is not None and not problems:
         problems.extend(find_endpoint_problems(cfg, list(models.values())))
     if problems:
-        raise EvalError(*problems)
+        raise UserError(*problems)
     tasks = []
     for model, path in models.items():
         identity = identify_model(path, cfg.endpoint)
@@ -76,13 +76,19 @@ def make_plan(cfg: DictConfig) -> Plan:
                 requests = list_requests(benchmark, mode, samples, cfg.seed)
                 settings = {
                     "model": identity,
-                    "benchmark": {"name": benchmark.name, "sha256": benchmark.sha256, "limit": cfg.limit},
+                    "benchmark": {
+                        "name": benchmark.name,
+                        "sha256": benchmark.sha256,
+                        "limit": cfg.limit,
+                    },
                     "mode": mode,
                     "prompt_version": PROMPT_VERSION,
                     "chat": benchmark.frame._asdict() if benchmark.frame else None,
                     "seed": cfg.seed,
                     "sampling": get_sampling(cfg, mode),
-                    "engine": OmegaConf.to_container(cfg.vllm, resolve=True) if cfg.endpoint is None else get_api(cfg),
+                    "engine": OmegaConf.to_container(cfg.vllm, resolve=True)
+                    if cfg.endpoint is None
+                    else get_api(cfg),
                 }
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -93,12 +99,19 @@ def check_numbers(cfg: DictConfig) -> list[str]:
     problems = []
     for key in ("samples", "max_new_tokens", "direct_max_new_tokens", "chunk", "limit", "max_len"):
         value = cfg[key]
-        if not ((isinstance(value, int) and value >= 1) or (value is None and key in ("limit", "max_len"))):
+        if not (
+            (isinstance(value, int) and value >= 1)
+            or (value is None and key in ("limit", "max_len"))
+        ):
             problems.append(f"{key}={value} is no whole number from 1")
     if cfg.temperature < 0 or not 0 < cfg.top_p <= 1:
-        problems.append(f"temperature={cfg.temperature} must be at least 0, top_p={cfg.top_p} within (0, 1]")
+        problems.append(
+            f"temperature={cfg.temperature} must be at least 0, top_p={cfg.top_p} within (0, 1]"
+        )
     if cfg.samples > 1 and cfg.temperature == 0:
-        problems.append(f"samples={cfg.samples} with temperature=0 would be the same answer each time: temperature=1")
+        problems.append(
+            f"samples={cfg.samples} with temperature=0 would be the same answer each time: temperature=1"
+        )
     if not NAME.fullmatch(str(cfg.name)):
         problems.append(f"name={cfg.name!r} becomes a folder's name: use letters, digits, _ . -")
     return problems
@@ -110,14 +123,26 @@ def find_models(cfg: DictConfig, problems: list[str]) -> tuple[dict[str, str], l
         models = {str(name): str(path) for name, path in cfg.models.items()}
         for name, path in models.items():
             if not NAME.fullmatch(name):
-                problems.append(f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -")
-            if cfg.endpoint is None and not HUB_ID.fullmatch(path) and (fault := find_fault(Path(path))):
-                problems.append(f"models.{name}={path} {fault}: give a model's folder, or a hub id as org/name@commit")
+                problems.append(
+                    f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -"
+                )
+            if (
+                cfg.endpoint is None
+                and not HUB_ID.fullmatch(path)
+                and (fault := find_fault(Path(path)))
+            ):
+                problems.append(
+                    f"models.{name}={path} {fault}: give a model's folder, or a hub id as org/name@commit"
+                )
         return models, []
     if cfg.endpoint is not None:
         problems.append("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
         return {}, []
-    base = f"{cfg.model.path}@{cfg.model.revision}" if cfg.model.get("revision") else str(cfg.model.path)
+    base = (
+        f"{cfg.model.path}@{cfg.model.revision}"
+        if cfg.model.get("revision")
+        else str(cfg.model.path)
+    )
     makers = {
         "base": (base, "make setup"),
         "sft": (f"runs/sft/{cfg.name}/model", "make sft"),
@@ -153,7 +178,9 @@ def find_benchmarks(cfg: DictConfig, problems: list[str], notes: list[str]) -> l
     if beside and find_file(beside, data_dir).is_file():
         names.append(beside)
     elif beside:
-        notes.append(f"{beside} is left out: `make prep data={beside.partition('/')[0]}{words}` prepares it")
+        notes.append(
+            f"{beside} is left out: `make prep data={beside.partition('/')[0]}{words}` prepares it"
+        )
     files = dict.fromkeys(find_file(name, data_dir) for name in names)
     read = [read_benchmark(file, cfg.limit, cfg.seed, words, problems) for file in files]
     benchmarks = [benchmark for benchmark in read if benchmark is not None]
@@ -174,7 +201,9 @@ def find_benchmarks(cfg: DictConfig, problems: list[str], notes: list[str]) -> l
 
 def name_settings(cfg: DictConfig) -> str:
     """What `make prep` has to be told beside the data set, so that it prepares what this evaluation reads."""
-    choice = HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
+    choice = (
+        HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
+    )
     words = [f"experiment={choice}"] if choice != "laptop" else []
     words += [f"data_dir={cfg.data_dir}"] if str(cfg.data_dir) != "data" else []
     words += ["data.chat=true"] if cfg.data.chat else []
@@ -186,10 +215,14 @@ def find_modes(cfg: DictConfig, models: list[str], problems: list[str]) -> dict[
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
     if isinstance(given, dict):
         known = ", ".join(models) or "none"
-        problems.extend(f"modes.{name}: no such model, there is {known}" for name in given if name not in models)
+        problems.extend(
+            f"modes.{name}: no such model, there is {known}" for name in given if name not in models
+        )
     modes = {}
     for model in models:
-        chosen = given if isinstance(given, list) else (given or DEFAULT_MODES).get(model, ["think"])
+        chosen = (
+            given if isinstance(given, list) else (given or DEFAULT_MODES).get(model, ["think"])
+        )
         modes[model] = list(dict.fromkeys(chosen if isinstance(chosen, list) else [chosen]))
         unknown = [mode for mode in modes[model] if mode not in MODES]
         problems.extend(f"modes: {mode!r} is not one of {', '.join(MODES)}" for mode in unknown)

@@ -32,7 +32,15 @@ def plot_accuracy(results: list[dict[str, Any]]) -> str:
         accuracy = result["accuracy"]
         draw_interval(axes, accuracy, len(names) - 1 - row, COLOURS[row % len(COLOURS)])
         lenient = 100 * result["accuracy_lenient"]["value"]
-        axes.plot(lenient, len(names) - 1 - row, "o", ms=9, mfc="none", mec=COLOURS[row % len(COLOURS)], mew=0.8)
+        axes.plot(
+            lenient,
+            len(names) - 1 - row,
+            "o",
+            ms=9,
+            mfc="none",
+            mec=COLOURS[row % len(COLOURS)],
+            mew=0.8,
+        )
     axes.axvline(100 * results[0]["chance"], color=SOFT, lw=1, ls=":")
     axes.set_yticks(range(len(names)), names[::-1])
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -60,9 +68,14 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
         return finish(figure)
     from matplotlib.lines import Line2D
 
-    marks = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", ms=4) for i in range(len(results))]
+    marks = [
+        Line2D([], [], color=COLOURS[i % len(COLOURS)], marker="o", ms=4)
+        for i in range(len(results))
+    ]
     names = [f"{result['model']}.{result['mode']}" for result in results]
-    figure.legend(marks, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK)
+    figure.legend(
+        marks, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8, labelcolor=INK
+    )
     return finish(figure)
 
 
@@ -75,7 +88,14 @@ def plot_agreement(comparisons: list[dict[str, Any]]) -> str:
             column, row = names.index(x), names.index(y)
             share = comparison["same_choice"]
             axes.add_patch(rectangle(column, row, (0.11, 0.42, 0.66, 0.08 + 0.82 * share)))
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color="w" if share > 0.55 else INK)
+            axes.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                color="w" if share > 0.55 else INK,
+            )
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
@@ -93,7 +113,9 @@ def rectangle(column: int, row: int, colour: tuple[float, ...]) -> Any:
     return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, color=colour, lw=0)
 
 
-def draw_interval(axes: Any, measured: dict[str, Any], y: float, colour: str, size: float = 5) -> None:
+def draw_interval(
+    axes: Any, measured: dict[str, Any], y: float, colour: str, size: float = 5
+) -> None:
     """A dot with its interval, in per cent."""
     low, value, high = (100 * measured[key] for key in ("low", "value", "high"))
     axes.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="round")
@@ -124,12 +146,17 @@ def finish(figure: Any) -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "med-rlvr"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     pyplot.close(figure)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for colour, name in ((INK, "--ink"), (SOFT, "--soft"), (LINE, "--line")):
         text = text.replace(colour, f"var({name})")
     return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r'\1 role="img"', re.sub(r' height="[\d.]+pt"', "", text, count=1), count=1
+        r'(<svg[^>]*?) width="[^"]*"',
+        r'\1 role="img"',
+        re.sub(r' height="[\d.]+pt"', "", text, count=1),
+        count=1,
     )

@@ -19,7 +19,9 @@ import numpy as np
 from scipy.stats import binom, norm
 
 
-def mcnemar_power(questions: int, difference: float, discordant: float, alpha: float = 0.05) -> float:
+def mcnemar_power(
+    questions: int, difference: float, discordant: float, alpha: float = 0.05
+) -> float:
     """Exact power of the two-sided exact McNemar test.
 
     difference: true accuracy of a minus that of b; discordant: share of questions that exactly one answers; both in
@@ -31,22 +33,29 @@ def mcnemar_power(questions: int, difference: float, discordant: float, alpha: f
         )
     spread = 8 * np.sqrt(questions * discordant * (1 - discordant)) + 8
     m = np.arange(
-        max(0, int(questions * discordant - spread)), min(questions, int(questions * discordant + spread)) + 1
+        max(0, int(questions * discordant - spread)),
+        min(questions, int(questions * discordant + spread)) + 1,
     )
-    critical = binom.ppf(alpha / 2, m, 0.5)  # reject where the rarer side is at most this, if its tail is small enough
+    critical = binom.ppf(
+        alpha / 2, m, 0.5
+    )  # reject where the rarer side is at most this, if its tail is small enough
     critical = np.where(binom.cdf(critical, m, 0.5) <= alpha / 2, critical, critical - 1)
     share = (discordant + difference) / (2 * discordant)
     reject = binom.cdf(critical, m, share) + binom.sf(m - critical - 1, m, share)
     return float((binom.pmf(m, questions, discordant) * reject).sum())
 
 
-def find_questions(difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05) -> int:
+def find_questions(
+    difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05
+) -> int:
     """The least number of questions from which on the power is reached (the exact test's power saws a little)."""
     high = 16
     while mcnemar_power(high, difference, discordant, alpha) < power:
         high *= 2
         if high > 10_000_000:
-            raise ValueError(f"a difference of {difference:.3g} needs more than 10 million questions")
+            raise ValueError(
+                f"a difference of {difference:.3g} needs more than 10 million questions"
+            )
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
@@ -57,7 +66,9 @@ def find_questions(difference: float, discordant: float, power: float = 0.8, alp
     return high
 
 
-def find_difference(questions: int, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+def find_difference(
+    questions: int, discordant: float, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
     """The least difference that is found with this power, to 0.01 points; None where even the largest is not."""
     low, high = 0.0, discordant
     if mcnemar_power(questions, high, discordant, alpha) < power:
@@ -77,7 +88,12 @@ def shrink_variance(discordant: float, difference: float, noise: float, samples:
 
 
 def sampled_power(
-    questions: int, difference: float, discordant: float, noise: float, samples: int, alpha: float = 0.05
+    questions: int,
+    difference: float,
+    discordant: float,
+    noise: float,
+    samples: int,
+    alpha: float = 0.05,
 ) -> float:
     """Power of the paired comparison of means over samples, by the normal approximation."""
     error = np.sqrt(shrink_variance(discordant, difference, noise, samples) / questions)
@@ -86,11 +102,18 @@ def sampled_power(
 
 
 def find_sampled_questions(
-    difference: float, discordant: float, noise: float, samples: int, power: float = 0.8, alpha: float = 0.05
+    difference: float,
+    discordant: float,
+    noise: float,
+    samples: int,
+    power: float = 0.8,
+    alpha: float = 0.05,
 ) -> int:
     """Questions needed with several samples of each, by the normal approximation."""
     z = norm.ppf(1 - alpha / 2) + norm.ppf(power)
-    return int(np.ceil(z**2 * shrink_variance(discordant, difference, noise, samples) / difference**2))
+    return int(
+        np.ceil(z**2 * shrink_variance(discordant, difference, noise, samples) / difference**2)
+    )
 
 
 def read_discordant(folder: Path) -> float:
@@ -98,7 +121,9 @@ def read_discordant(folder: Path) -> float:
     comparisons = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["comparisons"]
     shares = [(c["only_a"] + c["only_b"]) / c["n"] for c in comparisons if c["only_a"] is not None]
     if not shares:
-        raise ValueError(f"{folder} compares no two models with one answer to each question: give --discordant")
+        raise ValueError(
+            f"{folder} compares no two models with one answer to each question: give --discordant"
+        )
     return float(np.mean(shares))
 
 
@@ -106,14 +131,24 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     """The command line; points and per cent, as people say them."""
     text = __doc__ or ""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.power", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m eval.power",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--difference", type=float, metavar="POINTS", help="true difference in points of accuracy")
+    parser.add_argument(
+        "--difference", type=float, metavar="POINTS", help="true difference in points of accuracy"
+    )
     parser.add_argument("--questions", type=int, metavar="N", help="number of different questions")
-    parser.add_argument("--discordant", type=float, default=30.0, metavar="PERCENT", help="default: 30")
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="take --discordant from this results folder")
+    parser.add_argument(
+        "--discordant", type=float, default=30.0, metavar="PERCENT", help="default: 30"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="take --discordant from this results folder"
+    )
     parser.add_argument("--power", type=float, default=80.0, metavar="PERCENT", help="default: 80")
-    parser.add_argument("--alpha", type=float, default=5.0, metavar="PERCENT", help="two-sided level; default: 5")
+    parser.add_argument(
+        "--alpha", type=float, default=5.0, metavar="PERCENT", help="two-sided level; default: 5"
+    )
     parser.add_argument("--noise", type=float, default=50.0, metavar="PERCENT", help="default: 50")
     args = parser.parse_args(argv)
     for name in ("discordant", "power", "alpha", "noise"):
@@ -135,9 +170,13 @@ def describe(args: argparse.Namespace) -> list[str]:
     ]
     if args.difference and args.questions:
         found = mcnemar_power(args.questions, args.difference / 100, discordant, alpha)
-        lines.append(f"{args.difference:g} points on {args.questions:,} questions: found with a power of {found:.1%}")
+        lines.append(
+            f"{args.difference:g} points on {args.questions:,} questions: found with a power of {found:.1%}"
+        )
         for samples in (4, 16):
-            found = sampled_power(args.questions, args.difference / 100, discordant, noise, samples, alpha)
+            found = sampled_power(
+                args.questions, args.difference / 100, discordant, noise, samples, alpha
+            )
             lines.append(
                 f"  with {samples} sampled answers to each, {args.noise:g} % of the variance noise: {found:.1%}"
             )
@@ -151,8 +190,13 @@ def describe(args: argparse.Namespace) -> list[str]:
         )
         for points in [args.difference] if args.difference else [1, 2, 3, 4, 5, 6, 8, 10]:
             if points / 100 > discordant:
-                raise ValueError(f"{points:g} points need at least as many discordant questions: raise --discordant")
-            more = [find_sampled_questions(points / 100, discordant, noise, k, power, alpha) for k in (4, 16)]
+                raise ValueError(
+                    f"{points:g} points need at least as many discordant questions: raise --discordant"
+                )
+            more = [
+                find_sampled_questions(points / 100, discordant, noise, k, power, alpha)
+                for k in (4, 16)
+            ]
             one = find_questions(points / 100, discordant, power, alpha)
             lines.append(f"{points:5g} points {one:8,} {more[0]:8,} {more[1]:8,}")
     return lines

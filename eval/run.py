@@ -18,11 +18,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from eval.answer import answer_tasks, lock_folder
+from data_prep.errors import UserError
+from data_prep.files import write_text
+from eval.ask import answer_tasks, lock_folder
 from eval.choices import add_experiment
 from eval.compare import Systems, compare_systems, judge_claims
-from eval.errors import EvalError
-from eval.files import write_text
 from eval.plan import Plan, make_plan
 from eval.provenance import append_run, describe_run
 from eval.results import write_report
@@ -34,7 +34,7 @@ SUMMARY = "summary.json"
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Plans, asks, writes summary and report; returns the summary. Raises EvalError."""
+    """Plans, asks, writes summary and report; returns the summary. Raises UserError."""
     started = datetime.now(timezone.utc)
     plan = make_plan(cfg)
     for note in plan.notes:
@@ -46,15 +46,21 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             samples, asked = answer_tasks(cfg, plan, folder, progress)
         systems: Systems = {}
         for task in plan.tasks:
-            systems.setdefault(task.benchmark.name, {})[f"{task.model}.{task.mode}"] = samples[task.key]
+            systems.setdefault(task.benchmark.name, {})[f"{task.model}.{task.mode}"] = samples[
+                task.key
+            ]
         summary = build_summary(cfg, plan, samples, systems)
         if asked or not (folder / "run.json").exists():
             append_run(folder / "run.json", describe_run(started, asked))
         questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
         write_report(folder, summary, systems, questions)
-        write_text(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")  # last: all is there
+        write_text(
+            folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        )  # last: all is there
     except OSError as error:
-        raise EvalError(f"cannot write {folder}: {error.strerror}; mend that, and the same command goes on") from error
+        raise UserError(
+            f"cannot write {folder}: {error.strerror}; mend that, and the same command goes on"
+        ) from error
     return summary
 
 
@@ -91,7 +97,7 @@ def main(cfg: DictConfig) -> None:
     """Evaluates, then prints one table. Exits with 2 and one line for each problem where the user must act."""
     try:
         summary = evaluate(cfg)
-    except EvalError as error:
+    except UserError as error:
         for problem in error.problems:
             print(f"eval: {problem}", file=sys.stderr)
         sys.exit(2)
@@ -99,7 +105,9 @@ def main(cfg: DictConfig) -> None:
         print("eval: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
     print_table(summary)
-    print(f"report.html, report.md, table.md, {SUMMARY}, samples/ in {Path(cfg.results_dir) / cfg.name}/")
+    print(
+        f"report.html, report.md, table.md, {SUMMARY}, samples/ in {Path(cfg.results_dir) / cfg.name}/"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ class Answer:
 
 def make_seed(seed: int, row_id: str, sample: int) -> int:
     """A seed of 31 bits for one sample of one question, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{row_id}/{sample}".encode()).digest()[:4], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}/{row_id}/{sample}".encode()).digest()[:4], "big")
+        >> 1
+    )
 
 
 def list_requests(benchmark: Benchmark, mode: str, samples: int, seed: int) -> list[Request]:
@@ -77,7 +80,9 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
         "correct_lenient": lenient == gold,
         "answer": gold,
         "num_options": num_options,
-        "group": next((str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")), ""),
+        "group": next(
+            (str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")), ""
+        ),
         "cluster": meta.get("cluster") or row["id"],
         "overlap": bool(meta.get("overlap_id")),
         "error": answer.error,
@@ -113,7 +118,10 @@ def sort_samples(path: Path, requests: list[Request]) -> list[dict[str, Any]]:
     samples = read_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = [
-        {**found[request.row["id"], request.sample], "overlap": bool(request.row["meta"].get("overlap_id"))}
+        {
+            **found[request.row["id"], request.sample],
+            "overlap": bool(request.row["meta"].get("overlap_id")),
+        }
         for request in requests
     ]
     if ordered != samples:

@@ -28,7 +28,9 @@ def wilson_interval(correct: float, n: float, confidence: float = CONFIDENCE) ->
     return Interval(float(low), float(high), "wilson")
 
 
-def sum_clusters(values: ArrayLike, clusters: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def sum_clusters(
+    values: ArrayLike, clusters: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum and number of the values of each cluster, in the sorted order of the clusters' names."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums, sizes = np.bincount(index, np.asarray(values, float)), np.bincount(index)
@@ -36,7 +38,11 @@ def sum_clusters(values: ArrayLike, clusters: ArrayLike) -> tuple[NDArray[np.flo
 
 
 def bootstrap_clusters(
-    values: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+    values: ArrayLike,
+    clusters: ArrayLike,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """BCa bootstrap interval of the mean of `values` [n], resampling whole clusters [n].
 
@@ -105,14 +111,18 @@ def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 
     difference = left - right
     interval = bootstrap_clusters(difference, clusters, seed=seed)
     single = bool(np.all(np.isin(left, (0, 1))) and np.all(np.isin(right, (0, 1))))
-    only_a, only_b = (int((difference > 0).sum()), int((difference < 0).sum())) if single else (None, None)
+    only_a, only_b = (
+        (int((difference > 0).sum()), int((difference < 0).sum())) if single else (None, None)
+    )
     mcnemar_p = None if only_a is None or only_b is None else mcnemar_exact(only_a, only_b)
     sums, sizes = sum_clusters(difference, clusters)
     if mcnemar_p is not None and np.all(sizes == 1):
         p, test = mcnemar_p, "exact McNemar"
     else:
         p, test = flip_signs(sums, seed), "sign flips of clusters"
-    return Difference(float(difference.mean()), interval.low, interval.high, only_a, only_b, mcnemar_p, p, test)
+    return Difference(
+        float(difference.mean()), interval.low, interval.high, only_a, only_b, mcnemar_p, p, test
+    )
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

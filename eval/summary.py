@@ -34,7 +34,11 @@ def summarise(samples: Samples, seed: int = 0) -> dict[str, Any]:
         "truncated_rate": rounded(np.mean([sample["truncated"] for sample in samples])),
         "errors": sum(sample["error"] is not None for sample in samples),
         "reasons": count(samples, "reason"),
-        "tokens": {"mean": rounded(tokens.mean()), "median": rounded(np.median(tokens)), "max": int(tokens.max())},
+        "tokens": {
+            "mean": rounded(tokens.mean()),
+            "median": rounded(np.median(tokens)),
+            "max": int(tokens.max()),
+        },
         "by_group": split(samples, lambda sample: sample["group"], seed),
         "by_length": split_by_length(samples, seed),
         "by_num_options": split(samples, lambda sample: str(sample["num_options"]), seed),
@@ -63,7 +67,13 @@ def measure_clusters(samples: Samples, seed: int) -> dict[str, Any]:
     means = np.array([np.mean(values) for values in scores.values()])
     interval = accuracy_interval(means, np.arange(len(means)), seed=seed)
     low, high = rounded(interval.low), rounded(interval.high)
-    return {"value": rounded(means.mean()), "low": low, "high": high, "method": interval.method, "n": len(means)}
+    return {
+        "value": rounded(means.mean()),
+        "low": low,
+        "high": high,
+        "method": interval.method,
+        "n": len(means),
+    }
 
 
 def split(samples: Samples, key: Callable[[dict[str, Any]], str], seed: int) -> dict[str, Any]:
@@ -72,7 +82,10 @@ def split(samples: Samples, key: Callable[[dict[str, Any]], str], seed: int) -> 
     for sample in samples:
         parts.setdefault(key(sample), []).append(sample)
     names = sorted(parts, key=lambda name: (int(name), "") if name.isdigit() else (0, name))
-    return {name: {**measure(parts[name], "correct", seed), "chance": find_chance(parts[name])} for name in names}
+    return {
+        name: {**measure(parts[name], "correct", seed), "chance": find_chance(parts[name])}
+        for name in names
+    }
 
 
 def split_by_length(samples: Samples, seed: int, bins: int = 4) -> dict[str, Any]:
@@ -84,9 +97,14 @@ def split_by_length(samples: Samples, seed: int, bins: int = 4) -> dict[str, Any
         return {}
     parts: dict[str, Any] = {}
     for index in range(len(edges) + 1):
-        inside = [s for s, bin_ in zip(samples, np.digitize(tokens, edges), strict=True) if bin_ == index]
+        inside = [
+            s for s, bin_ in zip(samples, np.digitize(tokens, edges), strict=True) if bin_ == index
+        ]
         lengths = [sample["tokens"] for sample in inside]
-        parts[f"{min(lengths)}–{max(lengths)}"] = {**measure(inside, "correct", seed), "chance": find_chance(inside)}
+        parts[f"{min(lengths)}–{max(lengths)}"] = {
+            **measure(inside, "correct", seed),
+            "chance": find_chance(inside),
+        }
     return parts
 
 
@@ -113,9 +131,13 @@ def summarise_sampled(samples: Samples) -> dict[str, Any] | None:
         return None
     right = [sum(sample["correct"] for sample in answers) for answers in questions.values()]
     asked = [len(answers) for answers in questions.values()]
-    votes = [majority([sample["choice"] for sample in a], a[0]["answer"]) for a in questions.values()]
+    votes = [
+        majority([sample["choice"] for sample in a], a[0]["answer"]) for a in questions.values()
+    ]
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < k] + [k]
-    accuracies = [np.mean([s["correct"] for s in samples if s["sample"] == number]) for number in range(k)]
+    accuracies = [
+        np.mean([s["correct"] for s in samples if s["sample"] == number]) for number in range(k)
+    ]
     return {
         "k": k,
         f"avg@{k}": rounded(np.mean(np.array(right) / np.array(asked))),

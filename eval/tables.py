@@ -14,7 +14,18 @@ class Cells(NamedTuple):
 
 def list_results(summary: dict[str, Any]) -> Cells:
     """One row for each model, benchmark and mode."""
-    headings = ["model", "benchmark", "mode", "n", "strict", "95 % CI", "lenient", "format", "cut", "errors"]
+    headings = [
+        "model",
+        "benchmark",
+        "mode",
+        "n",
+        "strict",
+        "95 % CI",
+        "lenient",
+        "format",
+        "cut",
+        "errors",
+    ]
     rows = [
         [
             *(result["model"], result["benchmark"], result["mode"], f"{result['n']:,}"),
@@ -59,7 +70,10 @@ def list_subsets(summary: dict[str, Any]) -> Cells:
             ]
         )
     return Cells(
-        "Strict accuracy (%) with repeated questions once, and without overlap with training rows", headings, rows, 3
+        "Strict accuracy (%) with repeated questions once, and without overlap with training rows",
+        headings,
+        rows,
+        3,
     )
 
 
@@ -68,24 +82,43 @@ def list_lengths(summary: dict[str, Any]) -> Cells:
     headings = ["model", "benchmark", "mode", "why not correct", "tokens: mean", "median", "max"]
     rows = []
     for result in summary["results"]:
-        reasons = [f"{n:,} {reason}" for reason, n in result["reasons"].items() if reason not in ("correct", "stated")]
+        reasons = [
+            f"{n:,} {reason}"
+            for reason, n in result["reasons"].items()
+            if reason not in ("correct", "stated")
+        ]
         tokens = result["tokens"]
         lengths = [f"{tokens['mean']:,.1f}", f"{tokens['median']:,.0f}", f"{tokens['max']:,}"]
-        rows.append([result["model"], result["benchmark"], result["mode"], ", ".join(reasons) or "–", *lengths])
+        rows.append(
+            [
+                result["model"],
+                result["benchmark"],
+                result["mode"],
+                ", ".join(reasons) or "–",
+                *lengths,
+            ]
+        )
     return Cells("What was read, and tokens of an answer", headings, rows, 4)
 
 
 def list_sampled(summary: dict[str, Any]) -> Cells:
     """avg@k, pass@k and maj@k of results with several answers to each question."""
     results = [result for result in summary["results"] if result["sampled"]]
-    scores = list(dict.fromkeys(key for result in results for key in result["sampled"] if "@" in key))
+    scores = list(
+        dict.fromkeys(key for result in results for key in result["sampled"] if "@" in key)
+    )
     rows = [
         [result["model"], result["benchmark"], result["mode"]]
         + [percent(result["sampled"][key]) if key in result["sampled"] else "–" for key in scores]
         + [percent(result["sampled"]["standard_deviation"])]
         for result in results
     ]
-    return Cells("Several answers to each question (%)", ["model", "benchmark", "mode", *scores, "sd"], rows, 3)
+    return Cells(
+        "Several answers to each question (%)",
+        ["model", "benchmark", "mode", *scores, "sd"],
+        rows,
+        3,
+    )
 
 
 def list_comparisons(summary: dict[str, Any]) -> Cells:
@@ -110,10 +143,21 @@ def list_comparisons(summary: dict[str, Any]) -> Cells:
         difference = c["difference"]
         rows.append(
             [
-                *(c["a"], c["b"], c["benchmark"], c["test"], f"{c['n']:,}", points(difference["value"])),
+                *(
+                    c["a"],
+                    c["b"],
+                    c["benchmark"],
+                    c["test"],
+                    f"{c['n']:,}",
+                    points(difference["value"]),
+                ),
                 f"{points(difference['low'])} to {points(difference['high'])}",
                 *counts,
-                *(format_p(c["p"])[2:].lstrip("= "), format_p(c["p_holm"])[2:].lstrip("= "), percent(c["same_choice"])),
+                *(
+                    format_p(c["p"])[2:].lstrip("= "),
+                    format_p(c["p_holm"])[2:].lstrip("= "),
+                    percent(c["same_choice"]),
+                ),
             ]
         )
     return Cells("Differences in points, on the same questions", headings, rows, 4)
@@ -123,7 +167,11 @@ def list_parts(summary: dict[str, Any], key: str, title: str) -> list[Cells]:
     """One table for each benchmark that has more than one part (`by_group`, `by_num_options`)."""
     tables = []
     for benchmark in dict.fromkeys(result["benchmark"] for result in summary["results"]):
-        results = [result for result in summary["results"] if result["benchmark"] == benchmark and result[key]]
+        results = [
+            result
+            for result in summary["results"]
+            if result["benchmark"] == benchmark and result[key]
+        ]
         parts = list(dict.fromkeys(part for result in results for part in result[key]))
         if len(parts) < 2:
             continue
@@ -131,7 +179,9 @@ def list_parts(summary: dict[str, Any], key: str, title: str) -> list[Cells]:
         rows = [
             [part, f"{first[part]['n']:,}", percent(first[part]["chance"])]
             + [
-                f"{percent(r[key][part]['value'])} ({interval(r[key][part])})" if part in r[key] else "–"
+                f"{percent(r[key][part]['value'])} ({interval(r[key][part])})"
+                if part in r[key]
+                else "–"
                 for r in results
             ]
             for part in parts
@@ -190,7 +240,11 @@ def list_readme_rows(summary: dict[str, Any], commit: str | None, date: str) -> 
 def render_markdown(cells: Cells) -> str:
     """The table in Markdown, without its title."""
     marks = ["---" if index < cells.left else "---:" for index in range(len(cells.headings))]
-    lines = [cells.headings, marks, *([cell.replace("|", "\\|") for cell in row] for row in cells.rows)]
+    lines = [
+        cells.headings,
+        marks,
+        *([cell.replace("|", "\\|") for cell in row] for row in cells.rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 

@@ -6,10 +6,17 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from eval.answer import Progress as ProgressCall
+from eval.ask import Progress as ProgressCall
 from eval.plan import Plan, Task
 from eval.tables import list_results
 
@@ -27,14 +34,22 @@ def show_progress(plan: Plan) -> Iterator[ProgressCall]:
         TimeRemainingColumn(),
     )
     left = {task.key: len(task.requests) for task in plan.tasks}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         total = bar.add_task("starting", total=sum(left.values()))
 
         def progress(task: Task, done: int) -> None:
             left[task.key] -= done
-            bar.update(total, advance=done, description=f"{task.model} on {task.benchmark.name}, {task.mode}")
+            bar.update(
+                total,
+                advance=done,
+                description=f"{task.model} on {task.benchmark.name}, {task.mode}",
+            )
             if not console.is_terminal and done and not left[task.key]:
-                console.print(f"{task.model} on {task.benchmark.name}, {task.mode}: {len(task.requests):,} answers")
+                console.print(
+                    f"{task.model} on {task.benchmark.name}, {task.mode}: {len(task.requests):,} answers"
+                )
 
         yield progress
 
@@ -48,7 +63,11 @@ def print_table(summary: dict[str, Any]) -> None:
     for index, heading in enumerate(found.headings):
         justify: Literal["left", "right"] = "left" if index < found.left else "right"
         table.add_column(
-            heading, justify=justify, no_wrap=index != 1, min_width=9 if index == 1 else None, overflow="fold"
+            heading,
+            justify=justify,
+            no_wrap=index != 1,
+            min_width=9 if index == 1 else None,
+            overflow="fold",
         )
     for row in found.rows:
         table.add_row(*row)

@@ -49,7 +49,9 @@ def find_problems(cfg: Any, method: str, manifest: dict[str, Any], prepare: str)
             f"(eos_token {eos_token}; eos_token_id {stops} in {file}), so responses would run to their longest: take "
             f"an instruct model, or set eos_token_id to {[*stops, end_id]} in a copy's generation_config.json"
         )
-    elif end != eos_token and method == "sft":  # sft_dataset.py:176 and :195 put the tokenizer's EOS at the end
+    elif (
+        end != eos_token and method == "sft"
+    ):  # sft_dataset.py:176 and :195 put the tokenizer's EOS at the end
         yield (
             f"SFT ends each response in the tokenizer's eos_token {eos_token}, but the chat template of "
             f"{cfg.model.path} ends a turn in {end}: set eos_token to {end} in a copy's tokenizer_config.json, and "
@@ -69,6 +71,8 @@ def read_template(model: Path, config: dict[str, Any]) -> str | None:
 
 def read_stop_ids(model: Path) -> tuple[str, list[int]]:
     """The file that vLLM takes eos_token_id from, and its ids: config.json only without a generation_config.json."""
-    name = "generation_config.json" if (model / "generation_config.json").is_file() else "config.json"
+    name = (
+        "generation_config.json" if (model / "generation_config.json").is_file() else "config.json"
+    )
     ids = json.loads((model / name).read_text(encoding="utf-8")).get("eos_token_id")
     return name, [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -21,13 +21,16 @@ def add_environment_choices(argv: list[str], prefix: str = "") -> None:
     for word in argv:
         if word.startswith("data=["):
             print(
-                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix", file=sys.stderr
+                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix",
+                file=sys.stderr,
             )
             sys.exit(2)
     experiment = take(argv, "experiment") or os.environ.get("EXPERIMENT")
     if experiment:
         if prefix:
-            experiment = prefix + ("paper" if experiment == "sft" else experiment.removeprefix(prefix))
+            experiment = prefix + (
+                "paper" if experiment == "sft" else experiment.removeprefix(prefix)
+            )
         elif experiment == "sft" or experiment.startswith("sft/"):
             name = experiment.removeprefix("sft").removeprefix("/") or "paper"
             sys.exit(f"experiment={experiment} is the SFT baseline: make sft experiment={name}")

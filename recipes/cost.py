@@ -23,11 +23,17 @@ class Machine(NamedTuple):
     train_share: float = 0.35  # of FLOPs, forward and backward with packing
     forward_share: float = 0.45
     decode_share: float = 0.6  # of memory bandwidth
-    decode_floor: float = 0.006  # seconds for a decode step, however small: kernel starts, scheduler, sampler
+    decode_floor: float = (
+        0.006  # seconds for a decode step, however small: kernel starts, scheduler, sampler
+    )
     cpu_adam: float = 1.0e9  # weights a second that DeepSpeed's CPU Adam updates on one node
-    tensor_call: float = 0.005  # seconds for one tensor of a sync: Ray call, gather of handles, load
+    tensor_call: float = (
+        0.005  # seconds for one tensor of a sync: Ray call, gather of handles, load
+    )
     engine_call: float = 0.0003  # more for each vLLM engine that is called
-    sample_call: float = 0.002  # seconds of the one trainer process for a sample: dispatch, objects, decoding
+    sample_call: float = (
+        0.002  # seconds of the one trainer process for a sample: dispatch, objects, decoding
+    )
 
 
 class Load(NamedTuple):
@@ -51,7 +57,9 @@ def plan_load(cfg: Any) -> Load:
     samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
     updates = samples // flags.train.batch_size * flags.train.max_epochs
     longest = flags.rollout.max_new_tokens or flags.data.max_len
-    return Load(samples, updates, cfg.plan.prompt_tokens, min(cfg.plan.response_tokens, longest), longest)
+    return Load(
+        samples, updates, cfg.plan.prompt_tokens, min(cfg.plan.response_tokens, longest), longest
+    )
 
 
 def estimate_generation(cfg: Any, shape: Shape, load: Load, machine: Machine) -> float:
@@ -63,9 +71,13 @@ def estimate_generation(cfg: Any, shape: Shape, load: Load, machine: Machine) ->
     vllm = cfg.openrlhf.vllm
     share = load.samples / vllm.num_engines
     gpus = vllm.tensor_parallel_size
-    prefill = 2 * shape.parameters * share * load.prompt / (gpus * machine.flops * machine.forward_share)
+    prefill = (
+        2 * shape.parameters * share * load.prompt / (gpus * machine.flops * machine.forward_share)
+    )
     context = load.prompt + load.response / 2
-    at_once = min(share, max(1.0, count_kv_tokens(shape, cfg) / (load.prompt + load.response)), 1024.0)
+    at_once = min(
+        share, max(1.0, count_kv_tokens(shape, cfg) / (load.prompt + load.response)), 1024.0
+    )
     waves = share / at_once
     bandwidth = gpus * machine.memory * machine.decode_share
     weights = max(2 * shape.parameters / bandwidth, machine.decode_floor)
@@ -73,32 +85,51 @@ def estimate_generation(cfg: Any, shape: Shape, load: Load, machine: Machine) ->
     return prefill + steps * weights + share * load.response * context * shape.kv_bytes / bandwidth
 
 
-def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, count: float, machine: Machine) -> float:
+def estimate_update(
+    cfg: Any, shape: Shape, tokens: float, updates: int, count: float, machine: Machine
+) -> float:
     """Seconds to train one model on `tokens` (of all ranks) in `updates` optimizer steps. count: trained weights."""
     flags, hardware = cfg.openrlhf, cfg.hardware
     ppo = "actor" in flags
     per_node = flags.actor.num_gpus_per_node if ppo else hardware.gpus_per_node
     ranks = hardware.nodes * per_node
-    check = flags.actor.gradient_checkpointing_enable if ppo else flags.model.gradient_checkpointing_enable
-    work = (8 if check else 6) * shape.parameters * tokens / (ranks * machine.flops * machine.train_share)
+    check = (
+        flags.actor.gradient_checkpointing_enable
+        if ppo
+        else flags.model.gradient_checkpointing_enable
+    )
+    work = (
+        (8 if check else 6)
+        * shape.parameters
+        * tokens
+        / (ranks * machine.flops * machine.train_share)
+    )
     samples = flags.train.batch_size * updates
     micro_batches = samples / (flags.train.micro_batch_size * ranks)
-    reduced = micro_batches * (6 if flags.ds.zero_stage == 3 else 2) * count  # ZeRO-2 reduces at each micro-batch
+    reduced = (
+        micro_batches * (6 if flags.ds.zero_stage == 3 else 2) * count
+    )  # ZeRO-2 reduces at each micro-batch
     gathered = updates * 2 * count
     wire = machine.network if hardware.nodes > 1 else machine.link
     traffic = (reduced + gathered) / wire * (ranks - 1) / ranks
     if flags.ds.adam_offload:
-        traffic += updates * (count / hardware.nodes / machine.cpu_adam + 4 * count / ranks / machine.host)
+        traffic += updates * (
+            count / hardware.nodes / machine.cpu_adam + 4 * count / ranks / machine.host
+        )
         traffic += micro_batches * 2 * count / ranks / machine.host
     return work + traffic
 
 
 def estimate_sync(cfg: Any, shape: Shape, machine: Machine) -> float:
     """Seconds to bring the actor's weights to every vLLM engine: one call a tensor, then its bytes."""
-    calls = shape.tensors * (machine.tensor_call + machine.engine_call * cfg.openrlhf.vllm.num_engines)
+    calls = shape.tensors * (
+        machine.tensor_call + machine.engine_call * cfg.openrlhf.vllm.num_engines
+    )
     wire = machine.network if cfg.hardware.nodes > 1 else machine.link
     shared = not cfg.openrlhf.train.async_enable and cfg.openrlhf.vllm.sync_backend == "nccl"
-    moved = 2 * shape.parameters / (machine.memory if shared else wire)  # CUDA IPC copies within a GPU
+    moved = (
+        2 * shape.parameters / (machine.memory if shared else wire)
+    )  # CUDA IPC copies within a GPU
     if cfg.openrlhf.ds.zero_stage == 3:
         moved += 2 * shape.parameters / wire
     return calls + moved
@@ -112,7 +143,9 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine | None = None) -> dic
     count = shape.count_lora(flags.ds.lora.rank) if flags.ds.lora.rank else shape.parameters
     critic, ref = flags.algo.advantage.estimator == "gae", flags.algo.kl.init_coef > 0
     looks = 1 + critic + ref
-    work = looks * 2 * shape.parameters * load.tokens / (ranks * machine.flops * machine.forward_share)
+    work = (
+        looks * 2 * shape.parameters * load.tokens / (ranks * machine.flops * machine.forward_share)
+    )
     moved = 0.0
     if flags.vllm.enable_sleep:  # out and in, once each
         moved += 2 * 2 * shape.parameters / machine.host
@@ -122,12 +155,15 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine | None = None) -> dic
     phases = {
         "generation": estimate_generation(cfg, shape, load, machine),
         "experience": work,
-        "training": train * (2 if critic else 1),  # in turn, or at the same time on the same GPUs: no faster
+        "training": train
+        * (2 if critic else 1),  # in turn, or at the same time on the same GPUs: no faster
         "sync": estimate_sync(cfg, shape, machine),
         "moving": moved,
         "controller": load.samples * machine.sample_call,
     }
-    rest = sum(seconds for name, seconds in phases.items() if name not in ("generation", "controller"))
+    rest = sum(
+        seconds for name, seconds in phases.items() if name not in ("generation", "controller")
+    )
     busy = phases["generation"] + phases["controller"]
     whole = max(busy, rest) + phases["sync"] if flags.train.async_enable else busy + rest
     return phases | {"step": whole}
@@ -146,7 +182,9 @@ def count_evaluations(flags: Any, steps: int) -> int:
     return int(steps // flags.eval.steps) if flags.eval.steps > 0 else 0
 
 
-def estimate_run(cfg: Any, shape: Shape, rows: int, dev_rows: int, machine: Machine | None = None) -> dict[str, float]:
+def estimate_run(
+    cfg: Any, shape: Shape, rows: int, dev_rows: int, machine: Machine | None = None
+) -> dict[str, float]:
     """Steps, seconds of a step, of an evaluation and of the whole PPO run, and GPU-hours."""
     machine = machine or Machine()
     flags = cfg.openrlhf
@@ -157,10 +195,18 @@ def estimate_run(cfg: Any, shape: Shape, rows: int, dev_rows: int, machine: Mach
     evaluations = count_evaluations(flags, steps)
     seconds = SECONDS_TO_START + steps * step + evaluations * evaluation
     gpus = cfg.hardware.nodes * cfg.hardware.gpus_per_node
-    return {"steps": steps, "step": step, "evaluation": evaluation, "run": seconds, "gpu_hours": seconds * gpus / 3600}
+    return {
+        "steps": steps,
+        "step": step,
+        "evaluation": evaluation,
+        "run": seconds,
+        "gpu_hours": seconds * gpus / 3600,
+    }
 
 
-def estimate_sft(cfg: Any, shape: Shape, rows: int, machine: Machine | None = None) -> dict[str, float]:
+def estimate_sft(
+    cfg: Any, shape: Shape, rows: int, machine: Machine | None = None
+) -> dict[str, float]:
     """Optimizer steps, seconds of one, seconds of the whole SFT run, and GPU-hours."""
     machine = machine or Machine()
     flags = cfg.openrlhf

@@ -35,7 +35,9 @@ class PartsWatch:
             try:
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if member.pid not in self.names and (found := PART.match(" ".join(member.cmdline()))):
+                if member.pid not in self.names and (
+                    found := PART.match(" ".join(member.cmdline()))
+                ):
                     self.names[member.pid] = found[0]
             except psutil.NoSuchProcess:
                 continue

@@ -11,7 +11,9 @@ GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
 def find_broken_rules(cfg: Any, method: str) -> list[str]:
     """All rules of the engine that this configuration breaks."""
-    rules = [check_batches, check_placement, check_traps] if method == "ppo" else [check_sft_batches]
+    rules = (
+        [check_batches, check_placement, check_traps] if method == "ppo" else [check_sft_batches]
+    )
     rules.append(check_checkpoints)
     problems = [problem for rule in rules for problem in rule(cfg)]
     return problems + ([] if cfg.hardware.cuda else list(check_cpu(cfg, method)))
@@ -28,7 +30,11 @@ def count_gpus(cfg: Any) -> int:
     engines = (flags.vllm.num_engines or 0) * flags.vllm.tensor_parallel_size
     if flags.train.colocate_all:
         return count_ranks(cfg, "actor") + (engines if flags.train.async_enable else 0)
-    ref = count_ranks(cfg, "ref") if flags.algo.kl.init_coef > 0 and not flags.train.colocate_actor_ref else 0
+    ref = (
+        count_ranks(cfg, "ref")
+        if flags.algo.kl.init_coef > 0 and not flags.train.colocate_actor_ref
+        else 0
+    )
     critic = count_ranks(cfg, "critic") if flags.algo.advantage.estimator == "gae" else 0
     return count_ranks(cfg, "actor") + ref + critic + engines
 
@@ -37,7 +43,9 @@ def check_batches(cfg: Any) -> Iterator[str]:
     """Batches that do not divide fail in DeepSpeed, leak gradients into the next rollout, or hang ranks."""
     flags = cfg.openrlhf
     samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
-    if samples % flags.train.batch_size:  # ppo_actor.py:163: leftover micro-batches go into the next rollout's update
+    if (
+        samples % flags.train.batch_size
+    ):  # ppo_actor.py:163: leftover micro-batches go into the next rollout's update
         yield (
             f"openrlhf.rollout.batch_size × n_samples_per_prompt = {samples} is not a multiple of "
             f"openrlhf.train.batch_size={flags.train.batch_size}"
@@ -48,7 +56,9 @@ def check_batches(cfg: Any) -> Iterator[str]:
     for role in roles:
         ranks = count_ranks(cfg, role) // (flags.ds.ring_attn_size * flags.ds.tensor_parallel_size)
         # deepspeed.py:455: train_batch_size = micro × accumulation × ranks, exactly
-        if not flags.train.dynamic_batch_enable and flags.train.batch_size % (flags.train.micro_batch_size * ranks):
+        if not flags.train.dynamic_batch_enable and flags.train.batch_size % (
+            flags.train.micro_batch_size * ranks
+        ):
             yield (
                 f"openrlhf.train.batch_size={flags.train.batch_size} is not a multiple of "
                 f"openrlhf.train.micro_batch_size={flags.train.micro_batch_size} × {ranks} {role} ranks"
@@ -59,7 +69,10 @@ def check_batches(cfg: Any) -> Iterator[str]:
                 f"{samples} samples a rollout are not a multiple of "
                 f"openrlhf.rollout.micro_batch_size={flags.rollout.micro_batch_size} × {ranks} {role} ranks"
             )
-    if flags.algo.advantage.estimator in GROUP_ESTIMATORS and flags.rollout.n_samples_per_prompt < 2:
+    if (
+        flags.algo.advantage.estimator in GROUP_ESTIMATORS
+        and flags.rollout.n_samples_per_prompt < 2
+    ):
         yield (  # cli:656: with one sample a group every advantage is 0
             f"openrlhf.algo.advantage.estimator={flags.algo.advantage.estimator} compares samples of one prompt: "
             "set openrlhf.rollout.n_samples_per_prompt to 4 or more"
@@ -81,18 +94,31 @@ def check_sft_batches(cfg: Any) -> Iterator[str]:
 def check_placement(cfg: Any) -> Iterator[str]:
     """Colocation rules of cli/train_ppo_ray.py:42-64 and :109-127."""
     flags = cfg.openrlhf
-    if not flags.vllm.num_engines:  # cli:231: the default None ends in a TypeError, 0 in an empty generator
+    if (
+        not flags.vllm.num_engines
+    ):  # cli:231: the default None ends in a TypeError, 0 in an empty generator
         yield "openrlhf.vllm.num_engines must be at least 1"
         return
-    actors, engines = count_ranks(cfg, "actor"), flags.vllm.num_engines * flags.vllm.tensor_parallel_size
+    actors, engines = (
+        count_ranks(cfg, "actor"),
+        flags.vllm.num_engines * flags.vllm.tensor_parallel_size,
+    )
     if flags.train.colocate_all and not flags.train.async_enable and actors != engines:
         yield (
             f"with openrlhf.train.colocate_all there must be as many actor GPUs ({actors}) as vLLM GPUs "
             f"(num_engines × tensor_parallel_size = {engines})"
         )
-    if flags.train.colocate_all and flags.algo.kl.init_coef > 0 and count_ranks(cfg, "ref") != actors:
+    if (
+        flags.train.colocate_all
+        and flags.algo.kl.init_coef > 0
+        and count_ranks(cfg, "ref") != actors
+    ):
         yield f"colocated, the reference model needs the actor's {actors} GPUs, not {count_ranks(cfg, 'ref')}"
-    if flags.train.colocate_all and flags.algo.advantage.estimator == "gae" and count_ranks(cfg, "critic") > actors:
+    if (
+        flags.train.colocate_all
+        and flags.algo.advantage.estimator == "gae"
+        and count_ranks(cfg, "critic") > actors
+    ):
         yield f"colocated, the critic can have at most the actor's {actors} GPUs, not {count_ranks(cfg, 'critic')}"
     if flags.train.async_enable and flags.vllm.enable_sleep:
         yield "openrlhf.train.async_enable excludes openrlhf.vllm.enable_sleep"
@@ -109,7 +135,9 @@ def check_traps(cfg: Any) -> Iterator[str]:
         yield "openrlhf.algo.kl.target is marked incompatible in the engine (ppo_trainer.py:252): leave it null"
     if flags.train.dynamic_batch_enable and flags.ds.zero_stage != 3:
         yield "openrlhf.train.dynamic_batch_enable crashes below ZeRO-3 (OpenRLHF#1131): openrlhf.ds.zero_stage=3"
-    if flags.ref.offload and flags.ds.zero_stage != 3:  # runtime/zero/config.py: offload_param, valid only with stage 3
+    if (
+        flags.ref.offload and flags.ds.zero_stage != 3
+    ):  # runtime/zero/config.py: offload_param, valid only with stage 3
         yield "openrlhf.ref.offload does nothing below ZeRO-3: hardware.zero_stage=3, or hardware.ref_offload=false"
     generated = flags.rollout.vllm_generate_batch_size or flags.rollout.batch_size
     if generated > flags.rollout.batch_size and flags.ckpt.save_steps > 0:
@@ -117,7 +145,9 @@ def check_traps(cfg: Any) -> Iterator[str]:
             "openrlhf.rollout.vllm_generate_batch_size above rollout.batch_size loses samples on resume "
             "(OpenRLHF#1322): leave it null"
         )
-    if flags.ds.lora.rank and (flags.ds.zero_stage == 3 or flags.ds.tensor_parallel_size > 1 or flags.ds.load_in_4bit):
+    if flags.ds.lora.rank and (
+        flags.ds.zero_stage == 3 or flags.ds.tensor_parallel_size > 1 or flags.ds.load_in_4bit
+    ):
         yield (  # recipes/engine/lora.py merges whole bf16 matrices
             "openrlhf.ds.lora.rank: merged weights go to vLLM, for which each rank must hold whole bf16 matrices: "
             "openrlhf.ds.zero_stage=2, tensor_parallel_size=1, load_in_4bit=false"
@@ -155,7 +185,9 @@ def check_cpu(cfg: Any, method: str) -> Iterator[str]:
         yield f"openrlhf.vllm.sync_backend={flags.vllm.sync_backend} needs CUDA: gloo on hardware=cpu"
     if "flash" in flags.ds.attn_implementation:
         yield f"openrlhf.ds.attn_implementation={flags.ds.attn_implementation} is CUDA only: sdpa on hardware=cpu"
-    if method == "ppo" and flags.ds.zero_stage == 3 and ranks > 1:  # SFT is right there: docs/LOG.md
+    if (
+        method == "ppo" and flags.ds.zero_stage == 3 and ranks > 1
+    ):  # SFT is right there: docs/LOG.md
         yield "PPO with ZeRO-3 on several ranks gives NaN gradients on CPU: hardware.zero_stage=2"
     if cfg.hardware.nodes > 1:
         yield f"hardware=cpu is one machine, not hardware.nodes={cfg.hardware.nodes}"

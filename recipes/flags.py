@@ -74,13 +74,22 @@ def validate(argv: list[str], method: str) -> str:
     Returns what the engine prints meanwhile: it changes settings with no more than a warning. Raises FlagError with
     the engine's words where it refuses.
     """
-    spec = importlib.util.spec_from_file_location("engine_config", find_engine() / "utils" / "config.py")
+    spec = importlib.util.spec_from_file_location(
+        "engine_config", find_engine() / "utils" / "config.py"
+    )
     assert spec and spec.loader
     config = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(config)  # stdlib only
     args = config.hierarchize(build_parser(method).parse_args(argv))
     statements = read_main(method)
-    start = next(i for i, node in enumerate(statements) if ast.unparse(node) == "args = hierarchize(args)") + 1
+    start = (
+        next(
+            i
+            for i, node in enumerate(statements)
+            if ast.unparse(node) == "args = hierarchize(args)"
+        )
+        + 1
+    )
     printed, namespace = io.StringIO(), {"args": args}
     try:
         with contextlib.redirect_stdout(printed):
@@ -112,13 +121,17 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
         if isinstance(value, bool):
             wanted = [action for action in actions if action.const is value]
             if not wanted:
-                raise FlagError(f"openrlhf.{key}={str(value).lower()} cannot be said on OpenRLHF's command line")
+                raise FlagError(
+                    f"openrlhf.{key}={str(value).lower()} cannot be said on OpenRLHF's command line"
+                )
             argv.append(wanted[0].option_strings[0])
         else:
             values = value if isinstance(value, list) else [value]
             argv += [actions[0].option_strings[0], *(str(item) for item in values)]
     if given:
-        raise FlagError("not flags of OpenRLHF: " + ", ".join(f"openrlhf.{key}" for key in sorted(given)))
+        raise FlagError(
+            "not flags of OpenRLHF: " + ", ".join(f"openrlhf.{key}" for key in sorted(given))
+        )
     parser.parse_args(argv)
     return argv
 
@@ -166,7 +179,11 @@ def _render_node(node: dict[str, Any], indent: str) -> list[str]:
         if isinstance(default, float) and abs(default) < 1e-3 and default:
             text = f"{default:.1e}"  # YAML 1.1 reads 1e-06 as a string
         else:
-            text = yaml.safe_dump(default, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+            text = (
+                yaml.safe_dump(default, default_flow_style=True)
+                .removesuffix("\n")
+                .removesuffix("\n...")
+            )
         help_text = " ".join((value.help or "").split())
         notes = [help_text] if help_text else []
         if value.choices:

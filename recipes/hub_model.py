@@ -33,17 +33,29 @@ def fetch_model(cfg: Any) -> Path:
 
     name = f"model.path={cfg.model.path} at model.revision={cfg.model.revision}"
     try:
-        folder = Path(snapshot_download(cfg.model.path, revision=cfg.model.revision, allow_patterns=PATTERNS))
+        folder = Path(
+            snapshot_download(cfg.model.path, revision=cfg.model.revision, allow_patterns=PATTERNS)
+        )
     except GatedRepoError as error:
-        raise ModelFetchError(f"{name} is gated: accept its terms on its page and run `hf auth login`") from error
+        raise ModelFetchError(
+            f"{name} is gated: accept its terms on its page and run `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
-        raise ModelFetchError(f"{name}: no such commit, take one from the model's page (Files, History)") from error
+        raise ModelFetchError(
+            f"{name}: no such commit, take one from the model's page (Files, History)"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise ModelFetchError(f"{name} does not exist or is private: check it, or run `hf auth login`") from error
+        raise ModelFetchError(
+            f"{name} does not exist or is private: check it, or run `hf auth login`"
+        ) from error
     except (LocalEntryNotFoundError, httpx.TransportError) as error:
-        raise ModelFetchError(f"{name}: the hub cannot be reached; give a local copy, model.path=FOLDER") from error
+        raise ModelFetchError(
+            f"{name}: the hub cannot be reached; give a local copy, model.path=FOLDER"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelFetchError(f"{name}: {error}. Run it again, a download resumes") from error
     if not any(folder.glob("*.safetensors")):
-        raise ModelFetchError(f"{name} has no *.safetensors: convert its weights first, .bin files can run code")
+        raise ModelFetchError(
+            f"{name} has no *.safetensors: convert its weights first, .bin files can run code"
+        )
     return folder

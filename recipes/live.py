@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.monitors import KEPT, PAUSE, check_monitors
-from recipes.phases import KEYS, NAMES, PhaseTracker
+from eval.dynamics.monitors import KEPT, PAUSE, check_monitors
+from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
 
@@ -35,7 +35,9 @@ class LiveView:
                 lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
         for alarm in check_monitors(self.rows):
             if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
-                lines.append(f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]")
+                lines.append(
+                    f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
+                )
             self.tripped[alarm.monitor] = row["step"]
         return lines
 
@@ -51,6 +53,8 @@ def count_question_words(path: Path) -> float:
     with path.open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            words += len(row["question"].split()) + sum(len(option.split()) for option in row["options"])
+            words += len(row["question"].split()) + sum(
+                len(option.split()) for option in row["options"]
+            )
             rows += 1
     return words / max(1, rows)

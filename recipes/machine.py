@@ -42,9 +42,13 @@ def find_gpus() -> list[Gpu]:
     if visible is None:
         return gpus
     wanted = [device.strip() for device in visible.split(",") if device.strip()]
-    by_number = [gpus[int(device)] for device in wanted if device.isdigit() and int(device) < len(gpus)]
+    by_number = [
+        gpus[int(device)] for device in wanted if device.isdigit() and int(device) < len(gpus)
+    ]
     return (
-        by_number if all(device.isdigit() for device in wanted) and gpus else [Gpu("CUDA device", None)] * len(wanted)
+        by_number
+        if all(device.isdigit() for device in wanted) and gpus
+        else [Gpu("CUDA device", None)] * len(wanted)
     )
 
 

@@ -46,7 +46,11 @@ def plan_model(shape: Shape, flags: Any, ranks: int, trained: bool, offload: boo
     parameters, stage = shape.parameters, flags.ds.zero_stage
     weights = 2 * parameters / (ranks if stage == 3 else 1)
     if not trained:  # DeepSpeed offloads parameters with ZeRO-3 only
-        return Model(0.0, 0.0, 0.0, weights) if offload and stage == 3 else Model(weights, 0.0, 0.0, 0.0)
+        return (
+            Model(0.0, 0.0, 0.0, weights)
+            if offload and stage == 3
+            else Model(weights, 0.0, 0.0, 0.0)
+        )
     adapted = flags.ds.lora.rank > 0
     count = shape.count_lora(flags.ds.lora.rank) if adapted else parameters
     weights += 2 * count if adapted else 0
@@ -54,7 +58,9 @@ def plan_model(shape: Shape, flags: Any, ranks: int, trained: bool, offload: boo
     gradients = 2 * count / (ranks if stage >= 2 else 1)
     if flags.ds.adam_offload:
         # ZeRO-2 hands each bucket of gradients to the host; there: fp32 gradients, a bf16 copy of the weights
-        return Model(weights, 0.0, (gradients if stage < 2 else 0) + BUCKET, optimizer + 6 * count / ranks)
+        return Model(
+            weights, 0.0, (gradients if stage < 2 else 0) + BUCKET, optimizer + 6 * count / ranks
+        )
     # stage_1_and_2.py:2371: the step makes an fp32 copy of the gradients
     return Model(weights, optimizer, gradients + 4 * count / ranks + BUCKET, 0.0)
 
@@ -62,7 +68,9 @@ def plan_model(shape: Shape, flags: Any, ranks: int, trained: bool, offload: boo
 def activations(shape: Shape, tokens: float, checkpointing: bool, head: bool, train: bool) -> float:
     """Bytes of one micro-batch of `tokens`. head: with the vocabulary's logits (actor, reference), or a value alone."""
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
-    logits = (12 if train else 6) * tokens * shape.vocab if head else 0  # bf16, its fp32 copy; backward: both again
+    logits = (
+        (12 if train else 6) * tokens * shape.vocab if head else 0
+    )  # bf16, its fp32 copy; backward: both again
     if not train:
         return block + logits
     kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
@@ -82,8 +90,16 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     flags, hardware = cfg.openrlhf, cfg.hardware
     ranks = flags.actor.num_nodes * flags.actor.num_gpus_per_node
     actor = plan_model(shape, flags, ranks, trained=True)
-    critic = plan_model(shape, flags, ranks, trained=True) if flags.algo.advantage.estimator == "gae" else None
-    ref = plan_model(shape, flags, ranks, False, flags.ref.offload) if flags.algo.kl.init_coef > 0 else None
+    critic = (
+        plan_model(shape, flags, ranks, trained=True)
+        if flags.algo.advantage.estimator == "gae"
+        else None
+    )
+    ref = (
+        plan_model(shape, flags, ranks, False, flags.ref.offload)
+        if flags.algo.kl.init_coef > 0
+        else None
+    )
     shared = not flags.train.async_enable  # vLLM is on the same GPUs
     sleeps = flags.ds.enable_sleep
     models = [model for model in (actor, critic) if model]
@@ -104,20 +120,35 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     both = [train(actor, True)] + ([train(critic, False)] if critic else [])
     busiest = max(both, key=lambda parts: sum(parts.values())) if sleeps else merge(*both)
     last = models[-1]
-    loading = {"optimizer": last.states, "step": last.states / 3} if sleeps else {"step": last.states / 3}
+    loading = (
+        {"optimizer": last.states, "step": last.states / 3} if sleeps else {"step": last.states / 3}
+    )
     needs = [
         Need("load", merge(resident, awake, loading)),
-        Need("rollout", merge(resident, {"vLLM": engine}) if shared else {"vLLM": engine, "processes": CONTEXT}),
-        Need("experience", merge(resident, awake, {"activ.": activations(shape, look, check, True, False)})),
+        Need(
+            "rollout",
+            merge(resident, {"vLLM": engine}) if shared else {"vLLM": engine, "processes": CONTEXT},
+        ),
+        Need(
+            "experience",
+            merge(resident, awake, {"activ.": activations(shape, look, check, True, False)}),
+        ),
         Need("training", merge(resident, awake, busiest)),
         Need(
-            "sync", merge(resident, awake or plan_woken(cfg, shape, shared), {"step": 2.0 * shape.vocab * shape.hidden})
+            "sync",
+            merge(
+                resident,
+                awake or plan_woken(cfg, shape, shared),
+                {"step": 2.0 * shape.vocab * shape.hidden},
+            ),
         ),
     ]
     per_node = flags.actor.num_gpus_per_node
     host = sum(model.host for model in [*models, *([ref] if ref else [])]) * per_node
     host += sum(model.states for model in models) * per_node if sleeps else 0
-    host += 2 * shape.parameters * per_node if flags.vllm.enable_sleep else 0  # level 1: weights move to the host
+    host += (
+        2 * shape.parameters * per_node if flags.vllm.enable_sleep else 0
+    )  # level 1: weights move to the host
     return needs, host
 
 
@@ -174,7 +205,9 @@ def suggest(need: Need, cfg: Any, method: str) -> str:
     ppo, flags, hardware = method == "ppo", cfg.openrlhf, cfg.hardware
     keys: dict[str, str] = {}
     if not flags.ds.adam_offload:
-        keys["optimizer"] = "hardware.adam_offload=true" if ppo else "hardware.sft_adam_offload=true"
+        keys["optimizer"] = (
+            "hardware.adam_offload=true" if ppo else "hardware.sft_adam_offload=true"
+        )
     if flags.ds.zero_stage < 3 and hardware.gpus_per_node > 1:
         keys["weights"] = "hardware.zero_stage=3"
     if need.phase == "rollout":
@@ -184,6 +217,8 @@ def suggest(need: Need, cfg: Any, method: str) -> str:
     batch = "train" if need.phase == "training" else "rollout"
     if need.phase in ("training", "experience") and flags[batch].micro_batch_size > 1:
         keys["activ."] = f"openrlhf.{batch}.micro_batch_size=1"
-    ranked = sorted((name for name in need.parts if name in keys), key=lambda name: -need.parts[name])
+    ranked = sorted(
+        (name for name in need.parts if name in keys), key=lambda name: -need.parts[name]
+    )
     chosen = [keys[name] for name in ranked[:2]]
     return " or ".join(chosen) if chosen else "a larger hardware=…, or a smaller model"

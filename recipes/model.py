@@ -32,7 +32,12 @@ class Shape(NamedTuple):
         """Weights of the whole model: linear layers, biases of q, k, v, norms, embedding, head (as Qwen2)."""
         biases = self.layers * self.head_dim * (self.heads + 2 * self.kv_heads)
         norms = (2 * self.layers + 1) * self.hidden
-        return self.linear_parameters + biases + norms + self.vocab * self.hidden * (1 if self.tied else 2)
+        return (
+            self.linear_parameters
+            + biases
+            + norms
+            + self.vocab * self.hidden * (1 if self.tied else 2)
+        )
 
     @property
     def tensors(self) -> int:
@@ -46,7 +51,9 @@ class Shape(NamedTuple):
 
     def count_lora(self, rank: int) -> int:
         """Trained weights of LoRA with this rank on all linear layers of the blocks."""
-        attention = 2 * (self.hidden + self.heads * self.head_dim) + 2 * (self.hidden + self.kv_heads * self.head_dim)
+        attention = 2 * (self.hidden + self.heads * self.head_dim) + 2 * (
+            self.hidden + self.kv_heads * self.head_dim
+        )
         return self.layers * rank * (attention + 3 * (self.hidden + self.intermediate))
 
 
@@ -62,7 +69,11 @@ def find_folder(cfg: Any) -> Path | None:
     # The cache's own layout, looked up rather than asked for: snapshot_download would want the network.
     name = "models--" + str(cfg.model.path).replace("/", "--")
     folder = Path(constants.HF_HUB_CACHE) / name / "snapshots" / str(cfg.model.revision)
-    return folder if (folder / "config.json").is_file() and list(folder.glob("*.safetensors")) else None
+    return (
+        folder
+        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
+        else None
+    )
 
 
 def read_shape(cfg: Any) -> Shape | None:

@@ -28,7 +28,9 @@ def main() -> None:
         sys.exit(f"method={method} is neither ppo nor sft")
     choices.add_environment_choices(sys.argv, prefix="sft/" if method == "sft" else "")
     name = "rlvr" if method == "ppo" else "sft"
-    hydra.main(config_path="configs", config_name=name, version_base="1.3")(lambda cfg: print_plan(cfg, method))()
+    hydra.main(config_path="configs", config_name=name, version_base="1.3")(
+        lambda cfg: print_plan(cfg, method)
+    )()
 
 
 def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> None:
@@ -36,14 +38,18 @@ def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> 
     console = console or Console(highlight=False)
     shape = read_shape(cfg)
     if shape is None:
-        sys.exit(f"the shape of model.path={cfg.model.path} is not known: download it, or give model.shape")
+        sys.exit(
+            f"the shape of model.path={cfg.model.path} is not known: download it, or give model.shape"
+        )
     size = f"{shape.parameters / 1e9:.2f} B parameters"
     console.print(f"[bold]{cfg.name} on {cfg.hardware.name}[/]: {size}; planned, not measured")
     if cfg.hardware.cuda:
         console.print(tabulate_memory(cfg, method, shape))
         console.print(tabulate_time(cfg, method, shape))
     else:
-        console.print("hardware=cpu: memory and time of a GPU do not apply; docs/engine.md has what was measured")
+        console.print(
+            "hardware=cpu: memory and time of a GPU do not apply; docs/engine.md has what was measured"
+        )
     kept = disk.plan_disk(cfg, method, shape, count_rows(cfg))
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in kept.items())
     console.print(f"disk: {sum(kept.values()) / 1e9:.0f} GB ({listed})")
@@ -59,12 +65,16 @@ def tabulate_memory(cfg: Any, method: str, shape: Shape) -> Table:
     here = find_host_memory_gb()
     caption = f"host memory: {host / memory.GIB:.0f} GiB a node beside the data (this machine: {here:.0f})"
     title = f"GiB on a GPU of {cfg.hardware.gpu_memory_gb:g}"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("phase")
     for name in [*names, "all"]:
         table.add_column(name, justify="right", no_wrap=True)
     for need in needs:
-        cells = [f"{need.parts[name] / memory.GIB:.1f}" if name in need.parts else "" for name in names]
+        cells = [
+            f"{need.parts[name] / memory.GIB:.1f}" if name in need.parts else "" for name in names
+        ]
         table.add_row(need.phase, *cells, f"{need.bytes / memory.GIB:.1f}")
     return table
 
@@ -93,15 +103,25 @@ def count_rows(cfg: Any) -> dict[str, int]:
     manifest = Path(cfg.data_dir) / cfg.data.name / "manifest.json"
     if manifest.is_file():
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return {split: files[f"{split}.jsonl"]["rows"] for split in ("train", "dev") if f"{split}.jsonl" in files}
-    official = {split: (cfg.data.official.get(split) or {}).get("rows") for split in ("train", "dev")}
+        return {
+            split: files[f"{split}.jsonl"]["rows"]
+            for split in ("train", "dev")
+            if f"{split}.jsonl" in files
+        }
+    official = {
+        split: (cfg.data.official.get(split) or {}).get("rows") for split in ("train", "dev")
+    }
     return {split: rows or cfg.plan.rows[split] for split, rows in official.items()}
 
 
 def state_assumptions(cfg: Any, method: str) -> str:
     """What the numbers rest on, in a line or two."""
     machine = cost.Machine()
-    response = f", responses {cfg.plan.response_tokens}, the longest as long as may be" if method == "ppo" else ""
+    response = (
+        f", responses {cfg.plan.response_tokens}, the longest as long as may be"
+        if method == "ppo"
+        else ""
+    )
     return (
         f"prompts of {cfg.plan.prompt_tokens} tokens{response}; H100: {machine.flops / 1e12:.0f} TFLOP/s bf16 at "
         f"{machine.train_share:.0%} (training) and {machine.forward_share:.0%} (forward), "

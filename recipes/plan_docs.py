@@ -43,11 +43,27 @@ def render_rlvr() -> str:
             counted = count_rows(cfg)
             run = cost.estimate_run(cfg, shape, counted["train"], counted["dev"])
             fits = not memory.find_shortages(cfg, "ppo", shape)
-            times = [f"{run['step']:.0f}", f"{run['run'] / 3600:.0f}", f"{run['gpu_hours']:.0f}"] if fits else ["–"] * 3
+            times = (
+                [f"{run['step']:.0f}", f"{run['run'] / 3600:.0f}", f"{run['gpu_hours']:.0f}"]
+                if fits
+                else ["–"] * 3
+            )
             kept = f"{sum(disk.plan_disk(cfg, 'ppo', shape, counted).values()) / 1e9:.0f}"
             status = "planned" if fits else "**refused**: does not fit"
-            rows.append([experiment, preset, *cells, f"{host / memory.GIB:.0f}", *times, kept, status])
-    head = ["experiment", "hardware", *memory.PHASES, "host", "s/step", "hours", "GPU-hours", "disk GB", "status"]
+            rows.append(
+                [experiment, preset, *cells, f"{host / memory.GIB:.0f}", *times, kept, status]
+            )
+    head = [
+        "experiment",
+        "hardware",
+        *memory.PHASES,
+        "host",
+        "s/step",
+        "hours",
+        "GPU-hours",
+        "disk GB",
+        "status",
+    ]
     return tabulate(head, rows)
 
 
@@ -64,8 +80,18 @@ def render_sft() -> str:
             run = cost.estimate_sft(cfg, shape, count_rows(cfg)["train"])
             fits = not memory.find_shortages(cfg, "sft", shape)
             times = [f"{run['step']:.2f}", f"{run['run'] / 60:.0f}"] if fits else ["–"] * 2
-            rows.append([experiment, preset, *cells, *times, "planned" if fits else "**refused**: does not fit"])
-    return tabulate(["experiment", "hardware", *memory.SFT_PHASES, "s/step", "minutes", "status"], rows)
+            rows.append(
+                [
+                    experiment,
+                    preset,
+                    *cells,
+                    *times,
+                    "planned" if fits else "**refused**: does not fit",
+                ]
+            )
+    return tabulate(
+        ["experiment", "hardware", *memory.SFT_PHASES, "s/step", "minutes", "status"], rows
+    )
 
 
 def spread(gpus: int, samples: int, asynchronous: bool = False) -> DictConfig:
@@ -73,7 +99,9 @@ def spread(gpus: int, samples: int, asynchronous: bool = False) -> DictConfig:
 
     asynchronous: half of the GPUs train, half generate.
     """
-    cfg = compose_recipe("rlvr", "experiment=paper", "hardware=8x80gb_async" if asynchronous else "hardware=8x80gb")
+    cfg = compose_recipe(
+        "rlvr", "experiment=paper", "hardware=8x80gb_async" if asynchronous else "hardware=8x80gb"
+    )
     with open_dict(cfg):
         cfg.hardware.nodes = max(1, gpus // 8)
         cfg.hardware.gpus_per_node = min(gpus, 8)
@@ -102,7 +130,9 @@ def render_scaling(samples_of: Any) -> str:
         if gpus > 1:
             apart = cost.estimate_step(spread(gpus, samples, asynchronous=True), shape)["step"]
             pays = f"{apart:.0f}"
-        cells = [f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}" for seconds in parts.values()]
+        cells = [
+            f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}" for seconds in parts.values()
+        ]
         first = max((name for name in parts if name != "step"), key=lambda name: parts[name])
         rows.append([f"{gpus:,}", f"{samples:,}", *cells, pays, f"{rate / base:.0%}", first])
     names = ["generation", "experience", "training", "sync", "moving", "controller", "step"]
@@ -122,9 +152,13 @@ DOCS = {
 def fill_in(text: str, name: str) -> str:
     """The document with its tables between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
     for table, render in DOCS[name].items():
-        parts = re.split(rf"(?<=<!-- table: {table} -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL)
+        parts = re.split(
+            rf"(?<=<!-- table: {table} -->\n).*?(?=<!-- end -->)", text, flags=re.DOTALL
+        )
         if len(parts) != 2:
-            raise ValueError(f"docs/{name} has {len(parts) - 1} places for the table {table}, not one")
+            raise ValueError(
+                f"docs/{name} has {len(parts) - 1} places for the table {table}, not one"
+            )
         text = f"{parts[0]}{render()}\n{parts[1]}"
     return text
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from recipes import chat, disk, engine_process, engine_rules, machine, memory, reward_service
+from recipes import chat, disk, engine_rules, machine, memory, process, reward_service
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, find_folder, read_shape
 from recipes.plan import count_rows
@@ -115,14 +115,18 @@ def check_data(cfg: Any, method: str) -> Iterator[str]:
 
 def name_experiment() -> str:
     """` experiment=NAME` where the chosen experiment is not the default one, as `make prep` takes it."""
-    choice = HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
+    choice = (
+        HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
+    )
     return "" if choice.endswith("laptop") else f" experiment={choice.removeprefix('sft/')}"
 
 
 def find_prompt_limit(cfg: Any, method: str) -> int:
     """Tokens that a prompt may have: PPO leaves room for the response, SFT for the letter and EOS."""
     if method == "sft":
-        return cfg.openrlhf.data.max_len - 3  # sft_dataset.py:150 drops prompts of max_len - 2 and more
+        return (
+            cfg.openrlhf.data.max_len - 3
+        )  # sft_dataset.py:150 drops prompts of max_len - 2 and more
     return cfg.openrlhf.data.max_len - (cfg.openrlhf.rollout.max_new_tokens or 1)
 
 
@@ -187,7 +191,9 @@ def check_memory(cfg: Any, method: str) -> Iterator[str]:
             )
         return
     yield from memory.find_shortages(cfg, method, shape)
-    host = (memory.plan_ppo(cfg, shape) if method == "ppo" else memory.plan_sft(cfg, shape))[1] / memory.GIB
+    host = (memory.plan_ppo(cfg, shape) if method == "ppo" else memory.plan_sft(cfg, shape))[
+        1
+    ] / memory.GIB
     if host > here and not os.environ.get("RAY_ADDRESS"):
         key = "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
         yield f"the run keeps about {host:.0f} GiB in host memory, this machine has {here:.0f}: {key}"
@@ -201,7 +207,11 @@ def check_secrets(cfg: Any) -> Iterator[str]:
             "openrlhf.logger.wandb.key would be written to command.txt and shown by ps: export WANDB_API_KEY=…, and "
             "say openrlhf.logger.wandb.key=environment to turn wandb on"
         )
-    elif key and not os.environ.get("WANDB_API_KEY") and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+    elif (
+        key
+        and not os.environ.get("WANDB_API_KEY")
+        and os.environ.get("WANDB_MODE") not in ("offline", "disabled")
+    ):
         yield "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or WANDB_MODE=offline"
 
 
@@ -236,7 +246,7 @@ def check_reward(cfg: Any) -> Iterator[str]:
         yield from problems
         return
     path = Path(cfg.openrlhf.train.agent_func_path or cfg.openrlhf.reward.remote_url)
-    os.environ |= engine_process.build_reward_environment(cfg)
+    os.environ |= process.build_reward_environment(cfg)
     spec = importlib.util.spec_from_file_location("reward_probe", path)
     if spec is None or spec.loader is None or not path.is_file():
         yield f"openrlhf.train.agent_func_path={path} is no Python file"
@@ -246,7 +256,10 @@ def check_reward(cfg: Any) -> Iterator[str]:
     with (Path(cfg.data_dir) / cfg.data.name / "train.jsonl").open(encoding="utf-8") as file:
         row = json.loads(file.readline())
     wrong = "B" if row["answer"] == "A" else "A"
-    texts = [f"{row['prompt']}<think> x </think>\n<answer> {letter} </answer>" for letter in (row["answer"], wrong)]
+    texts = [
+        f"{row['prompt']}<think> x </think>\n<answer> {letter} </answer>"
+        for letter in (row["answer"], wrong)
+    ]
     rewards = [module.reward_func([text], [row["prompt"]], [row["label"]]) for text in texts]
     if rewards[0]["rewards"] <= rewards[1]["rewards"]:
         yield f"the reward hook {path} gives {rewards[0]} to a right response and {rewards[1]} to a wrong one"

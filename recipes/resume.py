@@ -8,8 +8,19 @@ from omegaconf import OmegaConf
 
 # What decides which rows a step takes, what a checkpoint holds, or how many ranks it was written by.
 FIXED = (
-    *("seed", "model.path", "model.revision", "data.name", "hardware.nodes", "hardware.training_gpus_per_node"),
-    *("openrlhf.rollout.batch_size", "openrlhf.rollout.n_samples_per_prompt", "openrlhf.train.batch_size"),
+    *(
+        "seed",
+        "model.path",
+        "model.revision",
+        "data.name",
+        "hardware.nodes",
+        "hardware.training_gpus_per_node",
+    ),
+    *(
+        "openrlhf.rollout.batch_size",
+        "openrlhf.rollout.n_samples_per_prompt",
+        "openrlhf.train.batch_size",
+    ),
     *("openrlhf.data.max_samples", "openrlhf.algo.advantage.estimator", "openrlhf.ds.zero_stage"),
     *("openrlhf.ds.lora.rank", "openrlhf.train.async_enable"),
 )

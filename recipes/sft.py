@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from recipes.choices import add_environment_choices
-from recipes.run import run_recipe
+from recipes.launcher import run_recipe
 
 
 @hydra.main(config_path="configs", config_name="sft", version_base="1.3")

@@ -93,9 +93,14 @@ def watch(
                     console.print(format_evaluation(row), style="cyan")
                     continue
                 if not step_times:
-                    console.print("   step" + "".join(title.rjust(WIDTH) for title, _, _ in columns), style="bold")
+                    console.print(
+                        "   step" + "".join(title.rjust(WIDTH) for title, _, _ in columns),
+                        style="bold",
+                    )
                 step_times.append(row["time"])
-                console.print(f"{row['step']}/{total_steps}".rjust(7) + format_columns(row, columns))
+                console.print(
+                    f"{row['step']}/{total_steps}".rjust(7) + format_columns(row, columns)
+                )
                 for line in live.take(row) if live else []:
                     console.print(line)
                 phase = f" · {live.describe_phase()}" if live else ""
@@ -105,14 +110,22 @@ def watch(
 
 
 def advance(
-    bar: Progress, task: TaskID, step: int, start: int, total: int, times: list[float], phase: str = ""
+    bar: Progress,
+    task: TaskID,
+    step: int,
+    start: int,
+    total: int,
+    times: list[float],
+    phase: str = "",
 ) -> None:
     """Move the bar to `step`, with the time left by the median of the last 20 steps; phase: said beside the step."""
     gaps = sorted(later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False))
     seconds = (total - step) * gaps[len(gaps) // 2] if gaps else None
     left = "" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
     description = f"training, step {step} of {total}{phase}" if step < total else "saving the model"
-    bar.update(task, total=total - start, completed=step - start, description=description, left=left)
+    bar.update(
+        task, total=total - start, completed=step - start, description=description, left=left
+    )
 
 
 def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:

@@ -32,7 +32,16 @@ def check(done, message):
 
 def install_cpu_torch():
     """torch's CPU build: from where pip is set up to look, else from PyTorch's CPU index, which uv knows by name."""
-    if run(PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", TORCH + "+cpu", stderr=subprocess.DEVNULL):
+    if run(
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        TORCH + "+cpu",
+        stderr=subprocess.DEVNULL,
+    ):
         return True
     return run(PYTHON, "-m", "uv", "pip", "install", "--no-deps", "--torch-backend", "cpu", TORCH)
 
@@ -47,7 +56,10 @@ def main():
     lock = os.path.join("requirements", "gpu.lock" if gpu else "cpu.lock")
     print(f"setup: Python {version[0]}.{version[1]}, {lock} into .venv", flush=True)
     if not os.path.exists(PYTHON):
-        check(run(sys.executable, "-m", "venv", VENV), "no venv could be made: install Python's venv module")
+        check(
+            run(sys.executable, "-m", "venv", VENV),
+            "no venv could be made: install Python's venv module",
+        )
     os.environ["UV_PYTHON_DOWNLOADS"] = "never"
     os.environ["VIRTUAL_ENV"] = VENV
     check(
@@ -60,7 +72,10 @@ def main():
     install = [PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--no-deps"]
     check(run(*install, "-r", lock), f"{lock} could not be installed, see above")
     if gpu:
-        check(bool(shutil.which("nvcc")), "flash-attn is built with nvcc, which is not on PATH: install CUDA's toolkit")
+        check(
+            bool(shutil.which("nvcc")),
+            "flash-attn is built with nvcc, which is not on PATH: install CUDA's toolkit",
+        )
         check(run(*install, "--no-build-isolation", FLASH_ATTN), f"{FLASH_ATTN} could not be built")
     open(os.path.join(VENV, "ready"), "w").close()
 

@@ -9,6 +9,13 @@ OPTIONS = ["--universal", "--python-version", "3.10", "--no-annotate", "--no-hea
 
 for machine in ("cpu", "gpu"):
     sources = [str(HERE / f"{machine}.in"), str(HERE / "ours.in")]
-    overrides = ["--override", str(HERE / f"{machine}-overrides.txt"), "-o", str(HERE / f"{machine}.lock")]
-    subprocess.run([sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *sources, *overrides], check=True)
+    overrides = [
+        "--override",
+        str(HERE / f"{machine}-overrides.txt"),
+        "-o",
+        str(HERE / f"{machine}.lock"),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "uv", "pip", "compile", *OPTIONS, *sources, *overrides], check=True
+    )
     print(HERE / f"{machine}.lock")

@@ -52,9 +52,13 @@ _SPECIES = re.compile(
 
 _TO_ASCII = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}  # full-width forms
 _TO_ASCII |= dict(zip(map(ord, "。、【】「」“”‘’\u00a0\u3000"), ".,[][]\"\"''  ", strict=True))
-_TO_ASCII |= {ord(char): "" for char in BLANK if not char.isspace()}  # invisible: what a reader does not see
+_TO_ASCII |= {
+    ord(char): "" for char in BLANK if not char.isspace()
+}  # invisible: what a reader does not see
 
-_LATEX = re.compile(r"\\(?:boxed|fbox|mbox|text|textbf|textrm|textit|mathrm|mathbf|mathsf|bf|rm)\b ?")
+_LATEX = re.compile(
+    r"\\(?:boxed|fbox|mbox|text|textbf|textrm|textit|mathrm|mathbf|mathsf|bf|rm)\b ?"
+)
 _EMPHASIS = re.compile(r"(\*{1,3}|_{1,3}|`|\$)([A-Za-z])\1(?!\w)")
 
 # What announces an answer. Spaces are single here (see _normalise).
@@ -68,7 +72,9 @@ _CUE = r"""(?:(?:so|thus|therefore|hence),?\ )?(?:
   | 答案(?:是|为|选)? | (?:应|故)?选(?:择|项)?
 )(?P<deny>n't|\ not|\ never|\ neither)?\ ?[:=]?[\ \n]?(?:(?:clearly|definitely|therefore|thus|most\ likely)\ )?
 (?:(?:option|choice|answer|letter):?\ ?)?"""
-_LETTER = r"""(?P<open>[(\[{]{0,3})["']?(?P<letter>[A-Za-z])(?!\w|'\w|\+)["']?(?P<close>[)\]}]{0,3})"""
+_LETTER = (
+    r"""(?P<open>[(\[{]{0,3})["']?(?P<letter>[A-Za-z])(?!\w|'\w|\+)["']?(?P<close>[)\]}]{0,3})"""
+)
 _START = re.compile(rf"(?P<cue>(?i:{_CUE}))?{_LETTER}", re.VERBOSE)
 # The same, anywhere in running text: only what announces *the* answer, not "option B would be ..." in a discussion.
 _ANNOUNCED = re.compile(
@@ -83,7 +89,9 @@ _VERDICT = re.compile(
     r"\ is\ (?:(?:clearly|definitely|therefore|thus)\ )?(?:the\ )?(?:most\ )?(?:correct|right|best|answer)\b",
     re.VERBOSE,
 )
-_BOXED = re.compile(r"\\boxed ?\{ ?(?:\\text(?:bf|rm)? ?\{)?(?P<open>\(?)(?P<letter>[A-Za-z])(?P<close>\)?)\}")
+_BOXED = re.compile(
+    r"\\boxed ?\{ ?(?:\\text(?:bf|rm)? ?\{)?(?P<open>\(?)(?P<letter>[A-Za-z])(?P<close>\)?)\}"
+)
 
 # After a letter.
 _ENDS = re.compile(r"[ .:;,!)\]}\"'\n]*\Z")
@@ -116,7 +124,11 @@ _HEDGE = (
 )
 _DENIED_BEFORE, _HEDGED_BEFORE = re.compile(_DENIAL + r"\Z"), re.compile(_HEDGE + r"\Z")
 _BARE = r"(?<![\w-])[(\[{]?[A-Z](?![\w'-])"
-_DENIED_BARE, _HEDGED_BARE, _BARE_LETTER = re.compile(_DENIAL + _BARE), re.compile(_HEDGE + _BARE), re.compile(_BARE)
+_DENIED_BARE, _HEDGED_BARE, _BARE_LETTER = (
+    re.compile(_DENIAL + _BARE),
+    re.compile(_HEDGE + _BARE),
+    re.compile(_BARE),
+)
 # A further letter that the text after a label names as a choice.
 _FURTHER = re.compile(
     r"(?:^|[ ,;])(?:[(\[{](?P<in>[A-Z])[)\]}]|(?i:options?|choices?|answer(?: is)?):? (?P<cue>[A-Z])(?![\w'-])"
@@ -168,7 +180,9 @@ def lenient_choice(response: str, num_options: int) -> str | None:
         if tag == ANSWER_OPEN and (reading := read_choice(part, num_options)) is not NO_CHOICE:
             readings.append(reading)
         else:
-            readings.extend(reading for _, reading in _find_statements(_normalise(part), num_options))
+            readings.extend(
+                reading for _, reading in _find_statements(_normalise(part), num_options)
+            )
     if not readings:
         readings.append(read_choice(" \n".join(parts[0::2]), num_options))
     return readings[-1].letter
@@ -182,7 +196,13 @@ def _normalise(text: str) -> str:
         text = _BOXED.sub(r"answer: (\g<letter>)", text)
         text = _LATEX.sub("", text).replace("\\", "")
     if "*" in text or "_" in text or "`" in text or "$" in text:
-        text = _EMPHASIS.sub(r"(\2)", text).replace("*", "").replace("`", "").replace("$", "").strip("_ ")
+        text = (
+            _EMPHASIS.sub(r"(\2)", text)
+            .replace("*", "")
+            .replace("`", "")
+            .replace("$", "")
+            .strip("_ ")
+        )
     return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
@@ -244,7 +264,12 @@ def _find_statements(text: str, num_options: int) -> list[tuple[int, Choice]]:
             found.append((match.start(), reading))
     last_line = text[text.rfind("\n") + 1 :]
     alone = _START.match(last_line)
-    if alone and not alone["cue"] and alone["letter"].isupper() and _ENDS.match(last_line, alone.end()):
+    if (
+        alone
+        and not alone["cue"]
+        and alone["letter"].isupper()
+        and _ENDS.match(last_line, alone.end())
+    ):
         found.append((len(text), _in_range(alone["letter"], num_options)))
     return sorted(found, key=lambda item: item[0])
 
@@ -252,7 +277,10 @@ def _find_statements(text: str, num_options: int) -> list[tuple[int, Choice]]:
 def _read_statement(text: str, match: re.Match[str], num_options: int) -> Choice:
     """Judge an announcement in running text by the few words around it; NO_CHOICE where it announces no letter."""
     letter, bracketed = match["letter"], bool(match["open"] and match["close"])
-    before, after = text[max(0, match.start() - _WINDOW) : match.start()], text[match.end() : match.end() + _WINDOW]
+    before, after = (
+        text[max(0, match.start() - _WINDOW) : match.start()],
+        text[match.end() : match.end() + _WINDOW],
+    )
     if _NAMED.search(before) or (letter.islower() and not bracketed):
         return NO_CHOICE
     if not bracketed and _SPECIES.match(after):
@@ -261,6 +289,11 @@ def _read_statement(text: str, match: re.Match[str], num_options: int) -> Choice
         return DENIED
     if _HEDGED_BEFORE.search(before) or _HEDGED_AFTER.match(after):
         return AMBIGUOUS
-    follows = not after or after[0] in ".,;:!)]}\"'\n" or _LABEL_ENDS.match(after) or _CONTINUES.match(after)
+    follows = (
+        not after
+        or after[0] in ".,;:!)]}\"'\n"
+        or _LABEL_ENDS.match(after)
+        or _CONTINUES.match(after)
+    )
     ends = bracketed or follows or match.re is _VERDICT
     return _in_range(letter, num_options) if ends else NO_CHOICE

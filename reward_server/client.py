@@ -12,7 +12,9 @@ from typing import Any
 import aiohttp
 
 
-async def ask_server(executor: Any, query: str, prompt: str, label: str, patience: float) -> dict[str, Any]:
+async def ask_server(
+    executor: Any, query: str, prompt: str, label: str, patience: float
+) -> dict[str, Any]:
     """Score one sample. executor: the engine's SingleTurnAgentExecutor, made with the server's URLs.
 
     Keeps trying for `patience` seconds; every round goes through the engine's rotation over the URLs.
@@ -25,11 +27,17 @@ async def ask_server(executor: Any, query: str, prompt: str, label: str, patienc
             (reply,) = await executor._fetch_rewards_via_http([query], [prompt], [label])
             return read_reply(reply)
         except RuntimeError:
-            reasons = {url: await _find_reason(url, query, prompt, label) for url in executor.reward_endpoints}
+            reasons = {
+                url: await _find_reason(url, query, prompt, label)
+                for url in executor.reward_endpoints
+            }
             refused = any(reason.startswith("HTTP 4") for reason in reasons.values())
             if refused or time.monotonic() > deadline:
                 raise ConnectionError(
-                    "; ".join(f"reward server {url.split('?')[0]}: {reason}" for url, reason in reasons.items())
+                    "; ".join(
+                        f"reward server {url.split('?')[0]}: {reason}"
+                        for url, reason in reasons.items()
+                    )
                     + f". Waited {patience:.0f} s. Start it (`python -m reward_server.server`) and resume the run."
                 ) from None  # the engine's own error says only that there was one
 
@@ -41,11 +49,19 @@ def read_reply(reply: Any) -> dict[str, Any]:
     """
     try:
         (reward,), (score,), logs = reply["rewards"], reply["scores"], reply["extra_logs"]
-        reward, score, logs = float(reward), float(score), {key: float(value) for key, (value,) in logs.items()}
+        reward, score, logs = (
+            float(reward),
+            float(score),
+            {key: float(value) for key, (value,) in logs.items()},
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"the reward server's reply is not rewards, scores, extra_logs: {reply!r:.300}") from error
+        raise ValueError(
+            f"the reward server's reply is not rewards, scores, extra_logs: {reply!r:.300}"
+        ) from error
     if not math.isfinite(reward):
-        raise ValueError(f"the reward server's reply has a reward that is not finite: {reply!r:.300}")
+        raise ValueError(
+            f"the reward server's reply has a reward that is not finite: {reply!r:.300}"
+        )
     return {"rewards": reward, "scores": score, "extra_logs": logs}
 
 
@@ -57,6 +73,10 @@ async def _find_reason(url: str, query: str, prompt: str, label: str) -> str:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
             session.post(url, json=payload) as response,
         ):
-            return "answers again" if response.ok else f"HTTP {response.status}: {(await response.text())[:300]}"
+            return (
+                "answers again"
+                if response.ok
+                else f"HTTP {response.status}: {(await response.text())[:300]}"
+            )
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         return f"{type(error).__name__}: {error}"

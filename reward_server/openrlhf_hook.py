@@ -23,7 +23,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 try:
-    from reward_server.scoring import Label, parse_label, read_settings, score_response, strip_prompt
+    from reward_server.scoring import (
+        Label,
+        parse_label,
+        read_settings,
+        score_response,
+        strip_prompt,
+    )
     from reward_server.verifier import Verdict
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
@@ -42,7 +48,9 @@ class RewardFailure(BaseException):
     """
 
 
-def reward_func(queries: list[str], prompts: list[str], labels: list[str], **kwargs: Any) -> dict[str, Any]:
+def reward_func(
+    queries: list[str], prompts: list[str], labels: list[str], **kwargs: Any
+) -> dict[str, Any]:
     """Score one sample; the engine passes lists of one, from several threads.
 
     queries: prompt and response decoded, special tokens kept. labels: JSON strings.
@@ -98,13 +106,21 @@ def define_agent_executor() -> type:
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images
             )
             ((start, end),) = output["action_ranges"]
-            response = hf_tokenizer.decode(output["observation_tokens"][start:end], skip_special_tokens=False)
+            response = hf_tokenizer.decode(
+                output["observation_tokens"][start:end], skip_special_tokens=False
+            )
             verdict, scored = score_response(response, row_label, SETTINGS)
             if self.server is not None:
-                scored = await ask_server(self.server, prompt + response, prompt, label, self.patience)
-            output.update(reward=scored["rewards"], scores=scored["scores"], extra_logs=scored["extra_logs"])
+                scored = await ask_server(
+                    self.server, prompt + response, prompt, label, self.patience
+                )
+            output.update(
+                reward=scored["rewards"], scores=scored["scores"], extra_logs=scored["extra_logs"]
+            )
             if self.rollouts is not None:
-                write_rollout(self.rollouts, row_label, verdict, output, response, sampling_params.temperature)
+                write_rollout(
+                    self.rollouts, row_label, verdict, output, response, sampling_params.temperature
+                )
             return output
 
     return AgentExecutor
@@ -127,7 +143,12 @@ def open_rollouts(folder: str) -> TextIO | None:
 
 
 def write_rollout(
-    rollouts: TextIO, label: Label, verdict: Verdict, output: dict[str, Any], response: str, temperature: float
+    rollouts: TextIO,
+    label: Label,
+    verdict: Verdict,
+    output: dict[str, Any],
+    response: str,
+    temperature: float,
 ) -> None:
     """Append one sample as one JSON line and flush it. output: the engine's, reward filled in. time: unix seconds."""
     ((start, end),) = output["action_ranges"]

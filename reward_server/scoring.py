@@ -55,14 +55,20 @@ def parse_label(text: str, prompt: str) -> Label:
     except (TypeError, ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise _name_bad_label(f"the prompt {prompt[-200:]!r}", f"label {text!r:.200} is not a JSON object")
+        raise _name_bad_label(
+            f"the prompt {prompt[-200:]!r}", f"label {text!r:.200} is not a JSON object"
+        )
     row = f"row {fields['id']!r}" if fields.get("id") else f"the prompt {prompt[-200:]!r}"
     for key, kind in (("id", str), ("answer", str), ("num_options", int), ("split", str)):
         if type(fields.get(key)) is not kind or fields[key] == "":
-            raise _name_bad_label(row, f"label has {key}={fields.get(key)!r}, which must be a {kind.__name__}")
+            raise _name_bad_label(
+                row, f"label has {key}={fields.get(key)!r}, which must be a {kind.__name__}"
+            )
     for key in ("step", "episode"):
         if fields.get(key) is not None and (type(fields[key]) is not int or fields[key] < 0):
-            raise _name_bad_label(row, f"label has {key}={fields[key]!r}, which must be a number counted from 1")
+            raise _name_bad_label(
+                row, f"label has {key}={fields[key]!r}, which must be a number counted from 1"
+            )
     label = Label(
         fields["id"],
         fields["answer"],
@@ -90,7 +96,9 @@ def strip_prompt(query: str, prompt: str) -> str:
     return query.removeprefix(prompt)
 
 
-def score_response(response: str, label: Label, settings: Settings) -> tuple[Verdict, dict[str, Any]]:
+def score_response(
+    response: str, label: Label, settings: Settings
+) -> tuple[Verdict, dict[str, Any]]:
     """The verdict on `response`, and the engine's reply for it: rewards, scores and extra_logs, all plain floats.
 
     rewards: the shaped reward; for rows that are not of the split `train`, accuracy (0 or 1), since the engine reports
@@ -106,7 +114,9 @@ def score_response(response: str, label: Label, settings: Settings) -> tuple[Ver
         "leak": leak(verdict),
         "pre_think": float(verdict.format_ok and not is_blank(verdict.pre_think or "")),
         "think_words": float(len((verdict.think or "").split())),
-        "pre_think_words": float(len((verdict.pre_think or "").split()) if verdict.format_ok else 0),
+        "pre_think_words": float(
+            len((verdict.pre_think or "").split()) if verdict.format_ok else 0
+        ),
         "repetition": measure_repetition(response),
     }
     reward = accuracy

@@ -56,14 +56,35 @@ class RewardServer:
         self.settings = settings
         self.token = token.encode()
         self.registry = CollectorRegistry()
-        self.requests = Counter("reward_requests", "Requests by HTTP status", ["status"], registry=self.registry)
+        self.requests = Counter(
+            "reward_requests", "Requests by HTTP status", ["status"], registry=self.registry
+        )
         self.answered = self.requests.labels(200)
-        verdicts = Counter("reward_verdicts", "Verdicts by reason", ["reason"], registry=self.registry)
-        self.verdicts = {reason: verdicts.labels(reason) for reason in REASONS}  # all of them from the start, at 0
+        verdicts = Counter(
+            "reward_verdicts", "Verdicts by reason", ["reason"], registry=self.registry
+        )
+        self.verdicts = {
+            reason: verdicts.labels(reason) for reason in REASONS
+        }  # all of them from the start, at 0
         self.seconds = Histogram(
             "reward_seconds",
             "Seconds from the end of a request's head to its answer",
-            buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0),
+            buckets=(
+                0.0001,
+                0.00025,
+                0.0005,
+                0.001,
+                0.0025,
+                0.005,
+                0.01,
+                0.025,
+                0.05,
+                0.1,
+                0.25,
+                1.0,
+                5.0,
+                30.0,
+            ),
             registry=self.registry,
         )
 
@@ -89,13 +110,17 @@ class RewardServer:
         except Refused as error:
             self.requests.labels(error.status).inc()
             reason = ascii(str(error))[1:-1]
-            response = web.json_response({"error": str(error)}, status=error.status, reason=reason[:300])
+            response = web.json_response(
+                {"error": str(error)}, status=error.status, reason=reason[:300]
+            )
             response.force_close()  # what is left of the body, if anything, is not read
             return response
         finally:
             self.seconds.observe(time.perf_counter() - start)
 
-    def score_batch(self, queries: list[str], prompts: list[str], labels: list[str]) -> dict[str, Any]:
+    def score_batch(
+        self, queries: list[str], prompts: list[str], labels: list[str]
+    ) -> dict[str, Any]:
         """The engine's reply for a batch, in its order. Raises Refused (422) for a bad label or a cut prompt."""
         rewards: list[float] = []
         scores: list[float] = []
@@ -117,9 +142,15 @@ class RewardServer:
         """GET /healthz: whether a right and a wrong answer get 1 and 0."""
         label = parse_label(PROBE_LABEL, "")
         answers = ("<think>a</think><answer>A</answer>", "<think>a</think><answer>B</answer>")
-        right, wrong = (score_response(answer, label, self.settings)[1]["rewards"] for answer in answers)
+        right, wrong = (
+            score_response(answer, label, self.settings)[1]["rewards"] for answer in answers
+        )
         healthy = (right, wrong) == (1.0, 0.0)
-        report = {"healthy": healthy, "mode": self.settings.mode, "options": self.settings.options._asdict()}
+        report = {
+            "healthy": healthy,
+            "mode": self.settings.mode,
+            "options": self.settings.options._asdict(),
+        }
         return web.json_response(report, status=200 if healthy else 503)
 
     async def show_metrics(self, request: web.Request) -> web.Response:
@@ -128,17 +159,25 @@ class RewardServer:
             self.check_token(request)
         except Refused as error:
             return web.json_response({"error": str(error)}, status=error.status)
-        return web.Response(body=generate_latest(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(
+            body=generate_latest(self.registry),
+            headers={"Content-Type": "text/plain; version=0.0.4"},
+        )
 
     def check_token(self, request: web.Request) -> None:
         """Raises Refused (401) for a missing or wrong token."""
         if not self.token:
             return
         header = request.headers.get("Authorization", "")
-        given = header.removeprefix("Bearer ") if header.startswith("Bearer ") else request.query.get("token", "")
+        given = (
+            header.removeprefix("Bearer ")
+            if header.startswith("Bearer ")
+            else request.query.get("token", "")
+        )
         if not given:
             raise Refused(
-                401, "this reward server wants a token: `Authorization: Bearer TOKEN`, or ?token=TOKEN in the URL"
+                401,
+                "this reward server wants a token: `Authorization: Bearer TOKEN`, or ?token=TOKEN in the URL",
             )
         if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.token):
             raise Refused(401, "wrong token: it must equal the server's MEDRLVR_REWARD_TOKEN")
@@ -147,11 +186,15 @@ class RewardServer:
 async def read_body(request: web.Request) -> bytes:
     """The whole body. Raises Refused: 413 too large, 408 too slow, 400 not in its declared encoding or cut off."""
     try:
-        if request.content.is_eof():  # here already, as nearly always; a timer would cost as much as the verdict
+        if (
+            request.content.is_eof()
+        ):  # here already, as nearly always; a timer would cost as much as the verdict
             return await request.read()
         return await asyncio.wait_for(request.read(), READ_SECONDS)
     except web.HTTPRequestEntityTooLarge as error:
-        raise Refused(413, f"body of more than {MAX_BODY_BYTES} bytes: send smaller batches") from error
+        raise Refused(
+            413, f"body of more than {MAX_BODY_BYTES} bytes: send smaller batches"
+        ) from error
     except asyncio.TimeoutError as error:
         raise Refused(408, f"the body did not arrive within {READ_SECONDS:.0f} s") from error
     except web.RequestPayloadError as error:
@@ -165,7 +208,10 @@ def parse_body(body: bytes) -> tuple[list[str], list[str], list[str]]:
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise Refused(400, f"the body must be a JSON object with {', '.join(KEYS)}, not a {type(fields).__name__}")
+        raise Refused(
+            400,
+            f"the body must be a JSON object with {', '.join(KEYS)}, not a {type(fields).__name__}",
+        )
     for key in KEYS:
         values = fields.get(key)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
@@ -173,10 +219,14 @@ def parse_body(body: bytes) -> tuple[list[str], list[str], list[str]]:
     queries, prompts, labels = (fields[key] for key in KEYS)
     if not len(queries) == len(prompts) == len(labels):
         raise Refused(
-            400, f"lists of different lengths: {len(queries)}, {len(prompts)}, {len(labels)} for {', '.join(KEYS)}"
+            400,
+            f"lists of different lengths: {len(queries)}, {len(prompts)}, {len(labels)} for {', '.join(KEYS)}",
         )
     if len(queries) > MAX_BATCH:
-        raise Refused(413, f"{len(queries)} samples in one request, the limit is {MAX_BATCH}: send smaller batches")
+        raise Refused(
+            413,
+            f"{len(queries)} samples in one request, the limit is {MAX_BATCH}: send smaller batches",
+        )
     return queries, prompts, labels
 
 
@@ -193,7 +243,9 @@ def main() -> None:
         prog="python -m reward_server.server", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; any but this machine's needs a token"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; any but this machine's needs a token",
     )
     parser.add_argument("--port", type=int, default=5000)
     args = parser.parse_args()
@@ -216,7 +268,9 @@ def main() -> None:
     gc.freeze()  # requests leave no cycles behind: looking for them at the default rate costs a tenth of the throughput
     gc.set_threshold(10_000, 50, 50)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one a connection; often 1,024 unless asked for
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # one a connection; often 1,024 unless asked for
     ready = f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}"
     app = RewardServer(settings, token).build_app()
     try:
@@ -230,7 +284,9 @@ def main() -> None:
             print=lambda *_: print(ready, flush=True),  # called once it listens
         )
     except OSError as error:
-        sys.exit(f"cannot listen on {args.host}:{args.port}, {error.strerror}. Choose another --port.")
+        sys.exit(
+            f"cannot listen on {args.host}:{args.port}, {error.strerror}. Choose another --port."
+        )
     print("reward server: stopped", flush=True)
 
 

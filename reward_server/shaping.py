@@ -46,7 +46,9 @@ def parse_options(text: str) -> RewardOptions:
     if not isinstance(given, dict):
         raise ValueError(f"reward options must be one JSON object, got {text[:200]!r}")
     if unknown := sorted(set(given) - set(RewardOptions._fields)):
-        raise ValueError(f"unknown reward options {unknown}: known are {list(RewardOptions._fields)}")
+        raise ValueError(
+            f"unknown reward options {unknown}: known are {list(RewardOptions._fields)}"
+        )
     for key, value in given.items():
         _check_value(key, value)
     options = RewardOptions(**given)
@@ -56,14 +58,21 @@ def parse_options(text: str) -> RewardOptions:
             f"got {options.correct}, {options.wrong}, {options.format_failed}"
         )
     if options.max_words is not None and options.max_words <= options.min_words:
-        raise ValueError(f"reward option max_words={options.max_words} is not above min_words={options.min_words}")
+        raise ValueError(
+            f"reward option max_words={options.max_words} is not above min_words={options.min_words}"
+        )
     if options.length_penalty and not options.min_words and options.max_words is None:
         raise ValueError("reward option length_penalty needs min_words or max_words")
     return options
 
 
 def shape_reward(
-    format_ok: bool, correct: bool, leak: bool, pre_think: bool, think_words: int, options: RewardOptions
+    format_ok: bool,
+    correct: bool,
+    leak: bool,
+    pre_think: bool,
+    think_words: int,
+    options: RewardOptions,
 ) -> float:
     """The reward of a training sample. leak, pre_think: whether either is there; think_words: words in `<think>`."""
     if not format_ok:
@@ -89,9 +98,13 @@ def _check_value(key: str, value: Any) -> None:
         if key == "max_words" and value is None:
             return
         if type(value) is not int or value < 0:
-            raise ValueError(f"reward option {key}={value!r} must be a whole number of words, 0 or more")
+            raise ValueError(
+                f"reward option {key}={value!r} must be a whole number of words, 0 or more"
+            )
         return
     if type(value) not in {int, float} or not math.isfinite(value):
         raise ValueError(f"reward option {key}={value!r} must be a finite number")
     if key.endswith("_penalty") and value < 0:
-        raise ValueError(f"reward option {key}={value!r} must not be negative: it is taken off the reward")
+        raise ValueError(
+            f"reward option {key}={value!r} must not be negative: it is taken off the reward"
+        )

@@ -14,7 +14,17 @@ from typing import Literal, NamedTuple
 from reward_server.choice import MAX_BODY, MAX_OPTIONS, Choice, lenient_choice, read_choice
 from reward_server.tags import FORMAT, SPECIAL_TOKENS, TAG, drop_special_tokens, is_blank
 
-__all__ = ["REASONS", "TAG", "Choice", "Mode", "Verdict", "leak", "lenient_choice", "read_choice", "verify"]
+__all__ = [
+    "REASONS",
+    "TAG",
+    "Choice",
+    "Mode",
+    "Verdict",
+    "leak",
+    "lenient_choice",
+    "read_choice",
+    "verify",
+]
 
 Mode = Literal["paper", "strict"]
 MODES = ("paper", "strict")
@@ -79,7 +89,17 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
     if (answer, num_options, mode) not in _VALID:
         raise ValueError(check_arguments(answer, num_options, mode))
     match _split(response):
-        case [pre_think, "<think>", think, "</think>", between, "<answer>", body, "</answer>", after]:
+        case [
+            pre_think,
+            "<think>",
+            think,
+            "</think>",
+            between,
+            "<answer>",
+            body,
+            "</answer>",
+            after,
+        ]:
             pass
         case [_, *tags]:
             return Verdict(-1.0, False, False, None, _explain_tags(tags[::2]), None, None)
@@ -89,7 +109,9 @@ def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper"
         reason = "text_after"
     elif mode == "strict" and pre_think and not pre_think.isspace():
         reason = "text_before"
-    elif (think[1:2] if think[:1] == "\n" else think[:1]) not in _LETTERS and is_blank(think):  # the first is cheap
+    elif (think[1:2] if think[:1] == "\n" else think[:1]) not in _LETTERS and is_blank(
+        think
+    ):  # the first is cheap
         reason = "empty_think"
     else:
         letter, reason = read_choice(body, num_options)
@@ -116,7 +138,10 @@ def leak(verdict: Verdict) -> float:
     spellings = (verdict.choice, chr(ord(verdict.choice) + 0xFEE0))  # full-width
     for place, cut in ((verdict.pre_think[-MAX_BODY:], str), (verdict.think[:400], _cut_opening)):
         # Reading a place is slow, so first: is the letter there at all?
-        if any(letter in place for letter in spellings) and lenient_choice(cut(place), MAX_OPTIONS) == verdict.choice:
+        if (
+            any(letter in place for letter in spellings)
+            and lenient_choice(cut(place), MAX_OPTIONS) == verdict.choice
+        ):
             return 1.0
     return 0.0
 

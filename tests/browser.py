@@ -15,16 +15,33 @@ from typing import Any
 import aiohttp
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH to open the page with")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+NEEDED = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on the PATH to open the page with"
+)
 
 
 @contextmanager
 def open_chromium() -> Iterator[str]:
     """A headless Chromium's address for its DevTools protocol."""
     with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--disable-gpu", "--no-sandbox", "--no-first-run", "--disable-background-networking"]
-        command = [str(CHROMIUM), *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+        options = [
+            "--headless",
+            "--disable-gpu",
+            "--no-sandbox",
+            "--no-first-run",
+            "--disable-background-networking",
+        ]
+        command = [
+            str(CHROMIUM),
+            *options,
+            "--remote-debugging-port=0",
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ]
         browser = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -41,7 +58,11 @@ def open_chromium() -> Iterator[str]:
 
 
 def drive(
-    address: str, page: Path, script: str, theme: str = "light", drawn: str = "document.readyState === 'complete'"
+    address: str,
+    page: Path,
+    script: str,
+    theme: str = "light",
+    drawn: str = "document.readyState === 'complete'",
 ) -> tuple[Any, list[str]]:
     """Open the page, wait until `drawn` holds, run `script` in it; returns its value and every address asked for.
 
@@ -70,7 +91,10 @@ def drive(
 
                 async def evaluate(expression: str) -> Any:
                     result = await call(
-                        "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+                        "Runtime.evaluate",
+                        expression=expression,
+                        awaitPromise=True,
+                        returnByValue=True,
                     )
                     assert "exceptionDetails" not in result, result["exceptionDetails"]
                     return result["result"].get("value")
@@ -79,7 +103,10 @@ def drive(
                     await call(f"{domain}.enable")
                 size = {"width": 1280, "height": 2400, "deviceScaleFactor": 1, "mobile": False}
                 await call("Emulation.setDeviceMetricsOverride", **size)
-                await call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+                await call(
+                    "Emulation.setEmulatedMedia",
+                    features=[{"name": "prefers-color-scheme", "value": theme}],
+                )
                 await call("Page.navigate", url=page.as_uri())
                 deadline = time.monotonic() + 60
                 while not await evaluate(f"document.body && ({drawn})"):

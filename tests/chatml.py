@@ -21,10 +21,16 @@ PREFIX, SUFFIX = f"{SYSTEM}<|im_start|>user\n", "<|im_end|>\n<|im_start|>assista
 END, END_ID = "<|im_end|>", 2
 
 
-def write_model(folder: Path, template: str | None = TEMPLATE, eos_token: str = END, stops: object = (2, 0)) -> Path:
+def write_model(
+    folder: Path, template: str | None = TEMPLATE, eos_token: str = END, stops: object = (2, 0)
+) -> Path:
     """A copy of the laptop model whose tokenizer_config.json has the template. stops: of generation_config.json."""
     shutil.copytree(ROOT / "recipes" / "laptop_model", folder)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos_token, "pad_token": "<|endoftext|>"}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos_token,
+        "pad_token": "<|endoftext|>",
+    }
     config |= {} if template is None else {"chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))

@@ -18,7 +18,9 @@ from omegaconf import DictConfig, open_dict
 
 from tests import browser
 
-yaml.SafeLoader = yaml.CSafeLoader  # Hydra reads its files with it: a third less for each composed configuration
+yaml.SafeLoader = (
+    yaml.CSafeLoader
+)  # Hydra reads its files with it: a third less for each composed configuration
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -48,7 +50,14 @@ def compose_config() -> Callable[..., DictConfig]:
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder that holds the prepared bank (`data_dir=` of a test's configuration)."""
     folder = tmp_path_factory.mktemp("data")
-    command = [sys.executable, "-m", "data_prep.run", "data=bank", "experiment=laptop", f"data_dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep.run",
+        "data=bank",
+        "experiment=laptop",
+        f"data_dir={folder}",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
 
@@ -60,10 +69,16 @@ def train(bank: Path, tmp_path: Path) -> Callable[..., tuple[subprocess.Complete
     Returns its end and its run folder, which is the test's own.
     """
 
-    def run(*overrides: str, name: str = "run", cwd: Path = ROOT) -> tuple[subprocess.CompletedProcess, Path]:
+    def run(
+        *overrides: str, name: str = "run", cwd: Path = ROOT
+    ) -> tuple[subprocess.CompletedProcess, Path]:
         short = [
             *(f"data_dir={bank}", f"run_dir={tmp_path / name}", "openrlhf.data.max_samples=192"),
-            *("openrlhf.train.num_episodes=1", "openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"),
+            *(
+                "openrlhf.train.num_episodes=1",
+                "openrlhf.eval.steps=-1",
+                "openrlhf.ckpt.save_steps=-1",
+            ),
         ]
         command = [sys.executable, "-m", "recipes.rlvr", *short, *overrides]
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=1500)
@@ -104,7 +119,9 @@ def read_metrics() -> Callable[[Path], list[dict]]:
 @pytest.fixture(scope="session")
 def read_rollouts() -> Callable[[Path], list[dict]]:
     """read_rollouts(run folder): the rows of all its rollout files."""
-    return lambda folder: [row for path in (folder / "rollouts").glob("*.jsonl") for row in read_rows(path)]
+    return lambda folder: [
+        row for path in (folder / "rollouts").glob("*.jsonl") for row in read_rows(path)
+    ]
 
 
 def read_rows(path: Path) -> list[dict]:

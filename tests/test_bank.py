@@ -13,10 +13,10 @@ import pytest
 import yaml
 from scipy import stats
 
-from data_prep import bank as bank_module
-from data_prep.bank import SIZES, build_bank, choose_held_out, state_fact
 from data_prep.prompt import LETTERS
-from data_prep.relations import FACTS, Relation, iter_pairs, load_relations
+from dev.laptop import bank as bank_module
+from dev.laptop.bank import SIZES, build_bank, choose_held_out, state_fact
+from dev.laptop.relations import FACTS, Relation, iter_pairs, load_relations
 
 IN_DISTRIBUTION = ("train", "dev", "test")
 
@@ -34,7 +34,9 @@ def bank() -> dict[str, list[dict]]:
 @pytest.fixture(scope="module")
 def tables() -> dict[str, dict]:
     """The shipped tables as plain YAML, for checks that do not go through the generator."""
-    return {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FACTS.glob("*.yaml")}
+    return {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in FACTS.glob("*.yaml")
+    }
 
 
 def gold(row: dict) -> str:
@@ -56,7 +58,9 @@ def test_shipped_tables_are_sound_and_large(relations):
 def test_rows_have_the_raw_format(bank):
     assert list(bank) == list(SIZES)
     for split, rows in bank.items():
-        assert [row["id"] for row in rows] == [f"bank/{split}/{number}" for number in range(len(rows))]
+        assert [row["id"] for row in rows] == [
+            f"bank/{split}/{number}" for number in range(len(rows))
+        ]
         for row in rows:
             assert list(row) == ["id", "question", "options", "answer", "meta"]
             assert {name: type(value) for name, value in row["meta"].items()} == {
@@ -74,15 +78,21 @@ def test_counts(bank):
     assert options[10] == 250
     assert set(options) == set(range(5, 11))
     for split in ("dev", "test", "ood"):
-        assert len({key(row) for row in bank[split]}) == len(bank[split]), f"{split}: a pair comes twice"
+        assert len({key(row) for row in bank[split]}) == len(bank[split]), (
+            f"{split}: a pair comes twice"
+        )
 
 
 def test_no_distractor_is_right_by_the_tables(bank, tables):
     checked = 0
     for row in (row for rows in bank.values() for row in rows):
         table = tables[row["meta"]["relation"]]
-        right_objects = {subject: {main, *(also[0] if also else [])} for subject, main, *also in table["facts"]}
-        close = {frozenset((a, b)) for group in table.get("similar", []) for a in group for b in group}
+        right_objects = {
+            subject: {main, *(also[0] if also else [])} for subject, main, *also in table["facts"]
+        }
+        close = {
+            frozenset((a, b)) for group in table.get("similar", []) for a in group for b in group
+        }
         assert len({option.casefold() for option in row["options"]}) == len(row["options"])
         for option in row["options"]:
             if option == gold(row):
@@ -94,14 +104,22 @@ def test_no_distractor_is_right_by_the_tables(bank, tables):
                 else (option, {row["meta"]["object"]})
             )
             assert not objects & right_objects[subject], (row, option)
-            assert not any(frozenset((a, b)) in close for a in objects for b in right_objects[subject]), (row, option)
+            assert not any(
+                frozenset((a, b)) in close for a in objects for b in right_objects[subject]
+            ), (row, option)
             checked += 1
     assert checked > 9000
 
 
 def test_splits_are_apart(bank):
-    asked = {split: {(*key(row), row["meta"]["phrasing"]) for row in rows} for split, rows in bank.items()}
-    content = {split: {(row["question"], frozenset(row["options"])) for row in bank[split]} for split in bank}
+    asked = {
+        split: {(*key(row), row["meta"]["phrasing"]) for row in rows}
+        for split, rows in bank.items()
+    }
+    content = {
+        split: {(row["question"], frozenset(row["options"])) for row in bank[split]}
+        for split in bank
+    }
     for one in bank:
         assert len(content[one]) == len(bank[one]), f"{one}: the same question twice"
         for other in set(bank) - {one}:
@@ -110,8 +128,14 @@ def test_splits_are_apart(bank):
 
 
 def test_every_phrasing_is_in_train_and_no_ood_phrasing_is(bank, relations):
-    asked = {(row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"]) for row in bank["train"]}
-    ood = {(row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"]) for row in bank["ood"]}
+    asked = {
+        (row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"])
+        for row in bank["train"]
+    }
+    ood = {
+        (row["meta"]["relation"], row["meta"]["asks"], row["meta"]["phrasing"])
+        for row in bank["ood"]
+    }
     in_distribution, others = set(), set()
     for pair in iter_pairs(relations):
         known, new = len(pair.wording.phrasings), len(pair.wording.ood_phrasings)
@@ -132,7 +156,11 @@ def test_held_out_pairs_are_not_in_train(bank, relations):
     for rows in bank.values():
         assert all(row["meta"]["pair_in_train"] == (key(row) in trained) for row in rows)
     for split in ("dev", "test", "ood"):
-        assert 0.08 < sum(not row["meta"]["pair_in_train"] for row in bank[split]) / len(bank[split]) < 0.22
+        assert (
+            0.08
+            < sum(not row["meta"]["pair_in_train"] for row in bank[split]) / len(bank[split])
+            < 0.22
+        )
 
 
 @pytest.mark.parametrize("split", SIZES)
@@ -152,7 +180,9 @@ def test_text_is_clean(bank, relations):
     texts += [state_fact(pair, rng) for pair in iter_pairs(relations) for _ in range(6)]
     assert len(texts) > 15_000
     sounds_like_consonant = re.compile(r"\b[Aa] (?:uni|use|uri|ute|one|eu)")
-    no_article = re.compile(r"\b(vitamin|chromogranin|hexosaminidase|galactosidase|arylsulfatase) A\b", re.IGNORECASE)
+    no_article = re.compile(
+        r"\b(vitamin|chromogranin|hexosaminidase|galactosidase|arylsulfatase) A\b", re.IGNORECASE
+    )
     for text in texts:
         assert not re.search(r"[{}]|  |^ | $|\n|\b(\w+) \1\b", text), text
         text = no_article.sub(r"\1", text)
@@ -168,12 +198,16 @@ def digest(rows: object) -> str:
 
 def test_same_bytes_everywhere_and_other_bytes_for_another_seed(bank):
     code = (
-        "import hashlib, json, locale; locale.setlocale(locale.LC_ALL, ''); from data_prep.bank import build_bank;"
+        "import hashlib, json, locale; locale.setlocale(locale.LC_ALL, ''); from dev.laptop.bank import build_bank;"
         "print(hashlib.sha256(json.dumps(build_bank(42)).encode()).hexdigest())"
     )
     settings = {"PYTHONHASHSEED": "77", "LC_ALL": "C", "TZ": "Pacific/Auckland", "PYTHONUTF8": "0"}
     child = subprocess.run(
-        [sys.executable, "-c", code], cwd=FACTS.parents[1], env=os.environ | settings, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=FACTS.parents[2],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
     )
     assert child.stdout.strip() == digest(bank), child.stderr
     assert digest(build_bank(43)) != digest(bank)

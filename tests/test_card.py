@@ -7,8 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from data_prep.errors import UserError
 from eval.card import make_card
-from eval.errors import EvalError
 
 RUN = {
     **{"started": "2026-11-21T15:12:01+00:00", "wall_seconds": 524.8, "exit": 0, "total_steps": 93},
@@ -26,13 +26,22 @@ def run(tmp_path: Path, compose_config) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
     (folder / "run.json").write_text(json.dumps(RUN))
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(compose_config("rlvr", "experiment=laptop"), resolve=True))
+    (folder / "config.yaml").write_text(
+        OmegaConf.to_yaml(compose_config("rlvr", "experiment=laptop"), resolve=True)
+    )
     (folder / "report").mkdir()
     (folder / "report" / "dynamics.png").write_bytes(b"png")
     phases = [{"phase": 1, "name": "Format Failure", "first": 1, "last": 8, "confidence": 0.8}]
-    (folder / "report" / "dynamics.json").write_text(json.dumps([{"phases": phases, "monitors": []}]))
+    (folder / "report" / "dynamics.json").write_text(
+        json.dumps([{"phases": phases, "monitors": []}])
+    )
     score = {
-        **{"benchmark": "bank/test", "mode": "think", "path": str(folder / "model"), "chance": 0.25},
+        **{
+            "benchmark": "bank/test",
+            "mode": "think",
+            "path": str(folder / "model"),
+            "chance": 0.25,
+        },
         "accuracy": {"value": 0.5, "low": 0.456, "high": 0.544, "n": 500},
         "accuracy_lenient": {"value": 0.51},
     }
@@ -44,14 +53,23 @@ def run(tmp_path: Path, compose_config) -> Path:
 
 def write_card(run: Path, **settings: object) -> tuple[dict, str]:
     """The card's header and its text."""
-    cfg = {"run": str(run), "evaluation": str(run.parent / "evaluation"), "licence": None, **settings}
+    cfg = {
+        "run": str(run),
+        "evaluation": str(run.parent / "evaluation"),
+        "licence": None,
+        **settings,
+    }
     text = make_card(OmegaConf.create(cfg)).read_text()
     return yaml.safe_load(text.split("---\n")[1]), text
 
 
 def test_the_card_holds_what_the_run_left(run):
     header, text = write_card(run)
-    assert header["license"] == "apache-2.0" and "medical" in header["tags"] and "base_model" not in header
+    assert (
+        header["license"] == "apache-2.0"
+        and "medical" in header["tags"]
+        and "base_model" not in header
+    )
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
     assert (
         "Not for clinical use" in text
@@ -60,9 +78,14 @@ def test_the_card_holds_what_the_run_left(run):
     assert text.count("| bank/test") == 1  # the other model's result is not this one's
     assert "steps 1 to 8: phase 1, Format Failure" in text and "no monitor tripped" in text
     assert (
-        "| SHA-256 of train.jsonl | `e34ad35d` |" in text and "720b5ba1bdd69dcbde4e9228c4bba7b5b175ac61, with" in text
+        "| SHA-256 of train.jsonl | `e34ad35d` |" in text
+        and "720b5ba1bdd69dcbde4e9228c4bba7b5b175ac61, with" in text
     )
-    assert "openrlhf 0.11.2" in text and "| actor's learning rate | 0.0003 |" in text and "None |" not in text
+    assert (
+        "openrlhf 0.11.2" in text
+        and "| actor's learning rate | 0.0003 |" in text
+        and "None |" not in text
+    )
     assert (run / "model" / "training_dynamics.png").read_bytes() == b"png"
 
 
@@ -78,12 +101,16 @@ def test_a_qwen_model_stays_under_the_qwen_research_licence(run):
 def test_what_is_missing_is_said(run):
     (run / "report" / "dynamics.json").unlink()
     header, text = write_card(run, evaluation="nowhere")
-    assert "model-index" not in header and "Not evaluated: `make eval`" in text and "No report: `make report`" in text
+    assert (
+        "model-index" not in header
+        and "Not evaluated: `make eval`" in text
+        and "No report: `make report`" in text
+    )
 
 
 def test_a_folder_that_is_no_finished_run_is_an_error(run, tmp_path):
     (run / "model" / "config.json").unlink()
-    with pytest.raises(EvalError, match="saved no model"):
+    with pytest.raises(UserError, match="saved no model"):
         write_card(run)
-    with pytest.raises(EvalError, match=r"run\.json is not there: give a run folder"):
+    with pytest.raises(UserError, match=r"run\.json is not there: give a run folder"):
         write_card(tmp_path / "none")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from eval.errors import EvalError
 from eval.plan import make_plan
 from recipes.preflight import find_problems
 from tests.chatml import END, PREFIX, SUFFIX, TEMPLATE, write_base_model, write_model
@@ -49,7 +49,12 @@ def problems_of(compose_config, tmp_path):
     """problems_of(data folder, model, *overrides, method="ppo"): of the laptop recipe with data.chat=true."""
 
     def find(data: Path, model: Path, *overrides: str, method: str = "ppo") -> list[str]:
-        places = [f"data_dir={data}", f"model.path={model}", f"run_dir={tmp_path / 'run'}", "data.chat=true"]
+        places = [
+            f"data_dir={data}",
+            f"model.path={model}",
+            f"run_dir={tmp_path / 'run'}",
+            "data.chat=true",
+        ]
         cfg = compose_config("rlvr" if method == "ppo" else "sft", *places, *overrides)
         return find_problems(cfg, method)
 
@@ -69,7 +74,9 @@ def test_an_instruct_model_on_its_own_data_may_start(problems_of, prepared, inst
 
 
 @pytest.mark.parametrize("method", ["ppo", "sft"])
-def test_plain_data_for_a_chat_and_chat_data_for_none_are_refused(problems_of, bank, prepared, instruct, method):
+def test_plain_data_for_a_chat_and_chat_data_for_none_are_refused(
+    problems_of, bank, prepared, instruct, method
+):
     told = problems_of(bank, instruct, method=method)
     mend = f"run `make prep data=bank data_dir={bank} data.chat=true`"
     assert_told(told, "holds plain prompts, but data.chat=true", mend)
@@ -79,7 +86,9 @@ def test_plain_data_for_a_chat_and_chat_data_for_none_are_refused(problems_of, b
 
 
 @pytest.mark.parametrize("method", ["ppo", "sft"])
-def test_a_base_model_with_a_chat_template_never_ends_its_turn(problems_of, prepared_for_base, base, method):
+def test_a_base_model_with_a_chat_template_never_ends_its_turn(
+    problems_of, prepared_for_base, base, method
+):
     told = problems_of(prepared_for_base, base, method=method)
     parts = (
         f"ends a turn in {END} (token 2)",
@@ -89,7 +98,9 @@ def test_a_base_model_with_a_chat_template_never_ends_its_turn(problems_of, prep
     assert_told(told, *parts)
 
 
-def test_stop_tokens_are_those_of_config_json_without_a_generation_config(problems_of, prepared, tmp_path):
+def test_stop_tokens_are_those_of_config_json_without_a_generation_config(
+    problems_of, prepared, tmp_path
+):
     model = write_model(tmp_path / "model", eos_token="<|endoftext|>")
     (model / "generation_config.json").unlink()
     assert_told(problems_of(prepared, model), "eos_token_id [0] in config.json")
@@ -102,7 +113,9 @@ def test_the_tokenizers_own_eos_stops_too(problems_of, prepared, tmp_path):
     assert problems_of(prepared, write_model(tmp_path / "model", stops=0)) == []  # vLLM takes both
 
 
-def test_sft_ends_in_the_tokenizers_eos_so_that_must_end_the_turn(problems_of, prepared_for_base, tmp_path):
+def test_sft_ends_in_the_tokenizers_eos_so_that_must_end_the_turn(
+    problems_of, prepared_for_base, tmp_path
+):
     model = write_model(tmp_path / "model", eos_token="<|endoftext|>", stops=[0, 2])
     assert problems_of(prepared_for_base, model) == []
     told = problems_of(prepared_for_base, model, method="sft")
@@ -111,14 +124,20 @@ def test_sft_ends_in_the_tokenizers_eos_so_that_must_end_the_turn(problems_of, p
 
 def test_data_in_another_models_template_is_refused(problems_of, prepared, tmp_path):
     other = write_model(tmp_path / "other", TEMPLATE.replace("of the tests", "of others"))
-    assert_told(problems_of(prepared, other), "has another chat template", f"data.chat=true model.path={other}`")
+    assert_told(
+        problems_of(prepared, other),
+        "has another chat template",
+        f"data.chat=true model.path={other}`",
+    )
     none = write_model(tmp_path / "none", None)
     assert_told(problems_of(prepared, none), "has no chat template")
     (none / "chat_template.jinja").write_text(TEMPLATE)
     assert problems_of(prepared, none) == []
 
 
-def test_a_hub_model_is_looked_at_once_it_is_in_the_cache(problems_of, prepared, base, tmp_path, monkeypatch):
+def test_a_hub_model_is_looked_at_once_it_is_in_the_cache(
+    problems_of, prepared, base, tmp_path, monkeypatch
+):
     hub_id, revision = "Qwen/Qwen2.5-0.5B", "060db6499f32faf8b98477b0a26969ef7d8b9987"
     asked = (prepared, Path(hub_id), f"model.revision={revision}")
     assert not [line for line in problems_of(*asked) if "chat template" in line]
@@ -134,8 +153,15 @@ def make_eval(compose_config, instruct, tmp_path):
     """make_eval(data folder, *overrides): eval.yaml for the bank's test split and the instruct model."""
 
     def make(data: Path, *overrides: str):
-        places = [f"data_dir={data}", f"results_dir={tmp_path}/results", f"models={{m:{instruct}}}", "limit=3"]
-        return compose_config("eval", *places, "modes=[think,direct,cot]", "benchmarks=[bank/test]", *overrides)
+        places = [
+            f"data_dir={data}",
+            f"results_dir={tmp_path}/results",
+            f"models={{m:{instruct}}}",
+            "limit=3",
+        ]
+        return compose_config(
+            "eval", *places, "modes=[think,direct,cot]", "benchmarks=[bank/test]", *overrides
+        )
 
     return make
 
@@ -151,18 +177,20 @@ def test_evaluation_asks_in_the_frame_of_the_data_and_records_it(make_eval, prep
 
 
 def test_evaluation_refuses_data_that_does_not_fit(make_eval, prepared, bank):
-    with pytest.raises(EvalError) as error:
+    with pytest.raises(UserError) as error:
         make_plan(make_eval(bank, "data.chat=true"))
     mend = f"run `make prep data=bank data_dir={bank} data.chat=true`, or ask with data.chat=false"
     assert_told(error.value.problems, "holds plain prompts, but data.chat=true", mend)
-    with pytest.raises(EvalError) as error:
+    with pytest.raises(UserError) as error:
         make_plan(make_eval(prepared))
-    mend = f"run `make prep data=bank data_dir={prepared} data.chat=false`, or ask with data.chat=true"
+    mend = (
+        f"run `make prep data=bank data_dir={prepared} data.chat=false`, or ask with data.chat=true"
+    )
     assert_told(error.value.problems, "holds chat prompts, but data.chat=false", mend)
 
 
 def test_a_server_must_not_wrap_a_chat_prompt_again(make_eval, prepared):
     overrides = ["data.chat=true", "endpoint=http://127.0.0.1:1/v1", "endpoint_options.api=chat"]
-    with pytest.raises(EvalError) as error:
+    with pytest.raises(UserError) as error:
         make_plan(make_eval(prepared, *overrides))
     assert_told(error.value.problems, "endpoint_options.api=completions")

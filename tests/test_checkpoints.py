@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-from recipes.engine.checkpoints import clear_unfinished, find_last, list_complete, mark_complete, mark_sft
+from recipes.engine.checkpoints import (
+    clear_unfinished,
+    find_last,
+    list_complete,
+    mark_complete,
+    mark_sft,
+)
 
 ROLES = ["_actor", "_critic"]
 
@@ -27,7 +33,9 @@ def save(tmp_path):
 
 
 def list_folders(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*global_step*") if path.is_dir())
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*global_step*") if path.is_dir()
+    )
 
 
 def test_nothing_to_go_on_from(tmp_path):
@@ -40,14 +48,22 @@ def test_the_critic_was_killed_while_it_saved(tmp_path, save):
     save("global_step8", 8, marked=False, roles=["_actor"])
     assert clear_unfinished(tmp_path) == 4
     assert {(tmp_path / role / "latest").read_text() for role in ROLES} == {"global_step4"}
-    assert list_folders(tmp_path) == ["_actor/global_step4", "_critic/global_step4", "global_step4_hf"]
+    assert list_folders(tmp_path) == [
+        "_actor/global_step4",
+        "_critic/global_step4",
+        "global_step4_hf",
+    ]
 
 
 def test_a_half_written_best_is_not_gone_on_from(tmp_path, save):
     save("global_step4", 4)
     save("best_global_step4", 4, marked=False)
     assert clear_unfinished(tmp_path) == 4
-    assert list_folders(tmp_path) == ["_actor/global_step4", "_critic/global_step4", "global_step4_hf"]
+    assert list_folders(tmp_path) == [
+        "_actor/global_step4",
+        "_critic/global_step4",
+        "global_step4_hf",
+    ]
 
 
 def test_a_best_later_than_the_last_regular_one_is_gone_on_from(tmp_path, save):
@@ -78,7 +94,9 @@ def test_copies_outlive_their_rotated_checkpoint(tmp_path, save):
 def test_only_the_last_bests_copy_stays(tmp_path, save):
     save("best_global_step4", 4)
     save("best_global_step8", 8)
-    assert [name for name in list_folders(tmp_path) if name.endswith("_hf")] == ["best_global_step8_hf"]
+    assert [name for name in list_folders(tmp_path) if name.endswith("_hf")] == [
+        "best_global_step8_hf"
+    ]
 
 
 def test_sfts_copies_are_moved_out_of_the_engines_rotation(tmp_path):
@@ -119,9 +137,14 @@ print("KEPT", sorted(path.name for path in Path(sys.argv[1]).iterdir()))
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("whose", "kept"),
-    [("engine", "['global_step12', 'global_step4']"), ("ours", "['global_step12', 'global_step8']")],
+    [
+        ("engine", "['global_step12', 'global_step4']"),
+        ("ours", "['global_step12', 'global_step8']"),
+    ],
 )
-def test_rotation_deletes_the_oldest_where_the_engine_deletes_the_worst(tmp_path, root, whose, kept):
+def test_rotation_deletes_the_oldest_where_the_engine_deletes_the_worst(
+    tmp_path, root, whose, kept
+):
     """With falling accuracy the engine's own rotation throws the second newest away: a death while step 16 is saved
     would throw the run back to step 4. (Half a minute: the engine's own function, so its imports.)"""
     environment = os.environ | {"PYTHONPATH": str(root)}

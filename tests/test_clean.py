@@ -12,7 +12,9 @@ from data_prep.rows import Question
 
 
 def clean(stem: str = "What helps?", options: list[str] | None = None, answer: str = "A") -> tuple:
-    question, mended, flags = clean_question(Question("x/test/0", stem, options or ["yes", "no"], answer))
+    question, mended, flags = clean_question(
+        Question("x/test/0", stem, options or ["yes", "no"], answer)
+    )
     return question, mended, flags
 
 

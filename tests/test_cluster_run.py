@@ -23,10 +23,18 @@ import pytest
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
-LAYOUT = ["hardware.gpus_per_node=2", "hardware.training_gpus_per_node=1", "hardware.vllm_engines=1"]
+LAYOUT = [
+    "hardware.gpus_per_node=2",
+    "hardware.training_gpus_per_node=1",
+    "hardware.vllm_engines=1",
+]
 LAYOUT += ["hardware.async=true", "openrlhf.data.max_samples=192", "openrlhf.train.num_episodes=1"]
 LAYOUT += ["openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"]
-SLURM = [program for program in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(program) is None]
+SLURM = [
+    program
+    for program in ("munged", "slurmctld", "slurmd", "sbatch")
+    if shutil.which(program) is None
+]
 
 
 class Cluster(NamedTuple):
@@ -44,7 +52,9 @@ def find_port() -> int:
 
 
 @contextmanager
-def run_daemon(command: list[str], log: Path, root: Path, **environment: str) -> Iterator[subprocess.Popen]:
+def run_daemon(
+    command: list[str], log: Path, root: Path, **environment: str
+) -> Iterator[subprocess.Popen]:
     """A process that stays in the foreground, and is ended with all that it started."""
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -53,7 +63,9 @@ def run_daemon(command: list[str], log: Path, root: Path, **environment: str) ->
     try:
         yield process
     finally:
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        family = (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        )
         process.terminate()
         _, alive = psutil.wait_procs(family, timeout=10)
         for member in alive:
@@ -65,7 +77,13 @@ def run_daemon(command: list[str], log: Path, root: Path, **environment: str) ->
 def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two raylets, one logical GPU each, started as docs/hardware.md says."""
     folder = tmp_path_factory.mktemp("ray")
-    ray = [str(Path(sys.executable).parent / "ray"), "start", "--num-gpus=1", "--num-cpus=16", "--block"]
+    ray = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--num-gpus=1",
+        "--num-cpus=16",
+        "--block",
+    ]
     ray += ["--object-store-memory=300000000", "--disable-usage-stats"]
     gcs, dashboard = find_port(), find_port()
     path = f"{root / 'recipes' / 'engine' / 'startup'}{os.pathsep}{root}"
@@ -112,19 +130,39 @@ def check_run(folder: Path, read_metrics: Callable, read_rollouts: Callable) -> 
 def check_left_alone(cluster: Cluster) -> None:
     """Both nodes are up, and all their GPUs are free again."""
     assert count_nodes(cluster.gcs) == 2
-    wait_until(lambda: ask_cluster(cluster.gcs, "ray.available_resources().get('GPU')") == "2.0", 30, "free GPUs")
+    wait_until(
+        lambda: ask_cluster(cluster.gcs, "ray.available_resources().get('GPU')") == "2.0",
+        30,
+        "free GPUs",
+    )
 
 
-def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_path, read_metrics, read_rollouts):
+def test_a_run_over_two_nodes_leaves_the_cluster_alone(
+    cluster, root, bank, tmp_path, read_metrics, read_rollouts
+):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.rlvr",
+        f"data_dir={bank}",
+        f"run_dir={folder}",
+        *LAYOUT,
+    ]
     environment = os.environ | {"RAY_ADDRESS": cluster.gcs}
     process = subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     places = set()
     while process.poll() is None:
-        alive = f"list_actors('{cluster.dashboard}', filters=[('state', '=', 'ALIVE')], detail=True)"
+        alive = (
+            f"list_actors('{cluster.dashboard}', filters=[('state', '=', 'ALIVE')], detail=True)"
+        )
         places.add(ask_cluster(cluster.gcs, f"len({{actor.node_id for actor in {alive}}})"))
         time.sleep(5)
     assert process.returncode == 0, process.stdout.read()
@@ -136,9 +174,17 @@ def test_a_run_over_two_nodes_leaves_the_cluster_alone(cluster, root, bank, tmp_
 def test_without_an_address_a_run_starts_a_ray_of_its_own(cluster, root):
     """`ray.init()` alone would join the cluster that the folder of temporary files tells of."""
     code = "import ray; from recipes.engine import ppo; ppo.init_ray(); print(ray.get_runtime_context().gcs_address)"
-    environment = {"RAY_TMPDIR": cluster.folder, "MEDRLVR_CPU_ENGINE": "1", "MEDRLVR_LOGICAL_GPUS": "1"}
+    environment = {
+        "RAY_TMPDIR": cluster.folder,
+        "MEDRLVR_CPU_ENGINE": "1",
+        "MEDRLVR_LOGICAL_GPUS": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=os.environ | environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().split("\n")[-1] != cluster.gcs
@@ -147,15 +193,26 @@ def test_without_an_address_a_run_starts_a_ray_of_its_own(cluster, root):
 
 def test_ctrl_c_ends_the_run_and_not_the_cluster(cluster, root, bank, tmp_path, list_processes):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.rlvr",
+        f"data_dir={bank}",
+        f"run_dir={folder}",
+        *LAYOUT,
+    ]
     process = subprocess.Popen(
         [*command, "openrlhf.data.max_samples=1280"],
         cwd=root,
         env=os.environ | {"RAY_ADDRESS": cluster.gcs},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's `&` would have switched off
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which a shell's `&` would have switched off
     )
     metrics = folder / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") > 0, 300, "the first step")
+    wait_until(
+        lambda: metrics.exists() and metrics.read_text().count("\n") > 0, 300, "the first step"
+    )
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
@@ -176,14 +233,24 @@ def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollou
     check_left_alone(cluster)
 
 
-@pytest.mark.skipif(bool(SLURM) or os.geteuid() != 0, reason=f"no Slurm to start as root, missing: {SLURM}")
+@pytest.mark.skipif(
+    bool(SLURM) or os.geteuid() != 0, reason=f"no Slurm to start as root, missing: {SLURM}"
+)
 def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts, list_processes):
     folder = tmp_path / "run"
     with start_slurm(tmp_path, root) as environment:
         words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
-        command = ["sbatch", "--wait", f"--output={tmp_path}/job.log", "recipes/launch/train.sbatch", *words]
+        command = [
+            "sbatch",
+            "--wait",
+            f"--output={tmp_path}/job.log",
+            "recipes/launch/train.sbatch",
+            *words,
+        ]
         resources = {"RAY_GPUS": "2", "RAY_CPUS": "24", "RAY_PORT": str(find_port())}
-        done = subprocess.run(command, cwd=root, env=os.environ | environment | resources, timeout=900)
+        done = subprocess.run(
+            command, cwd=root, env=os.environ | environment | resources, timeout=900
+        )
         assert done.returncode == 0, (tmp_path / "job.log").read_text()
         check_run(folder, read_metrics, read_rollouts)
         wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
@@ -193,8 +260,12 @@ def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts, list_processes
 def start_slurm(folder: Path, root: Path) -> Iterator[dict[str, str]]:
     """A Slurm of one node; yields the environment that its commands need."""
     host = socket.gethostname()
-    described = subprocess.run(["slurmd", "-C"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
-    node = " ".join(word for word in described.split() if word.split("=")[0] in ("CPUs", "RealMemory"))
+    described = subprocess.run(
+        ["slurmd", "-C"], capture_output=True, text=True, check=True
+    ).stdout.split("\n")[0]
+    node = " ".join(
+        word for word in described.split() if word.split("=")[0] in ("CPUs", "RealMemory")
+    )
     config = folder / "slurm.conf"
     config.write_text(f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -226,7 +297,11 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             munged = ["runuser", "-u", "munge", "--", "munged", "--foreground"]
             daemons.enter_context(run_daemon(munged, folder / "munged.log", root))
         for command in (["slurmctld", "-D"], ["slurmd", "-D"]):
-            daemons.enter_context(run_daemon(command, folder / f"{command[0]}.out", root, **environment))
+            daemons.enter_context(
+                run_daemon(command, folder / f"{command[0]}.out", root, **environment)
+            )
         ask = {"env": os.environ | environment, "capture_output": True, "text": True}
-        wait_until(lambda: "idle" in subprocess.run(["sinfo"], **ask).stdout, 60, "an idle Slurm node")
+        wait_until(
+            lambda: "idle" in subprocess.run(["sinfo"], **ask).stdout, 60, "an idle Slurm node"
+        )
         yield environment

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from recipes.engine_rules import find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.launcher import build_argv
 from recipes.memory import find_shortages
 from recipes.model import Shape, read_shape
-from recipes.run import build_argv
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 # What the engine says of a setting that is meant: in async mode only DeepSpeed's models share GPUs.
@@ -35,18 +35,31 @@ PAIRS = [(name, place) for name in EXPERIMENTS for place in HARDWARE]
 SMALL = ("laptop", "hacked", "sft/laptop")
 LARGE = [name for name in EXPERIMENTS if name not in SMALL]
 SENSELESS = {
-    **{(name, "cpu"): "GiB of memory without a GPU" for name in LARGE},  # told by preflight, see test_plan.py
-    **{(name, place): "not a multiple of" for name in SMALL[:2] for place in ("8x80gb", "2x8x80gb")},  # batches of 64
+    **{
+        (name, "cpu"): "GiB of memory without a GPU" for name in LARGE
+    },  # told by preflight, see test_plan.py
+    **{
+        (name, place): "not a multiple of" for name in SMALL[:2] for place in ("8x80gb", "2x8x80gb")
+    },  # batches of 64
     **{("sft/laptop", place): "not a multiple of" for place in ("8x80gb", "8x80gb_async")},
     **{(name, "2x8x80gb"): "one machine" for name in EXPERIMENTS if name.startswith("sft/")},
-    **{("7B", place): "GiB on each GPU" for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")},
+    **{
+        ("7B", place): "GiB on each GPU"
+        for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")
+    },
     ("sft/7B", "1x80gb"): "GiB on each GPU",
     ("sft/7B", "2x80gb"): "GiB on each GPU",
     ("sft/7B", "1x141gb"): "GiB on each GPU",
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]
-QUICK = ("cpu", "1x80gb", "8x80gb")  # the other presets' pairs take a quarter of a minute: marker slow
-MARKED = [pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in SENSIBLE]
+QUICK = (
+    "cpu",
+    "1x80gb",
+    "8x80gb",
+)  # the other presets' pairs take a quarter of a minute: marker slow
+MARKED = [
+    pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in SENSIBLE
+]
 
 
 @pytest.fixture
@@ -63,14 +76,42 @@ def compose_pair(compose_config):
 
 
 def test_there_is_something_to_compose():
-    asked = {"paper", "grpo", "reinforce_baseline", "dr_grpo", "paper_strict", "paper_shaped", "0.5B", "7B", "lora"}
-    assert asked | {"mixture", "laptop", "instruct", "sft/paper", "sft/laptop", "sft/instruct"} <= set(EXPERIMENTS)
-    assert {"cpu", "1x80gb", "1x141gb", "2x80gb", "4x80gb", "8x80gb", "2x8x80gb", "8x80gb_async"} == set(HARDWARE)
+    asked = {
+        "paper",
+        "grpo",
+        "reinforce_baseline",
+        "dr_grpo",
+        "paper_strict",
+        "paper_shaped",
+        "0.5B",
+        "7B",
+        "lora",
+    }
+    assert asked | {
+        "mixture",
+        "laptop",
+        "instruct",
+        "sft/paper",
+        "sft/laptop",
+        "sft/instruct",
+    } <= set(EXPERIMENTS)
+    assert {
+        "cpu",
+        "1x80gb",
+        "1x141gb",
+        "2x80gb",
+        "4x80gb",
+        "8x80gb",
+        "2x8x80gb",
+        "8x80gb_async",
+    } == set(HARDWARE)
     assert len(SENSIBLE) > 40 and set(SENSELESS) <= set(PAIRS)
 
 
 @pytest.mark.parametrize(("experiment", "hardware"), MARKED)
-def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(compose_pair, experiment, hardware):
+def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(
+    compose_pair, experiment, hardware
+):
     cfg, method = compose_pair(experiment, hardware)
     argv = build_argv(cfg, method)
     assert validate(argv, method) in ("", MEANT)  # nothing that the engine would change silently
@@ -82,7 +123,9 @@ def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(compose_pair, 
     assert find_shortages(cfg, method, read_shape(cfg)) == []
 
 
-@pytest.mark.parametrize(("experiment", "hardware"), [pair for pair in SENSELESS if pair[1] != "cpu"])
+@pytest.mark.parametrize(
+    ("experiment", "hardware"), [pair for pair in SENSELESS if pair[1] != "cpu"]
+)
 def test_a_senseless_pair_is_refused_for_its_reason(compose_pair, experiment, hardware):
     cfg, method = compose_pair(experiment, hardware)
     problems = [*find_broken_rules(cfg, method), *find_shortages(cfg, method, read_shape(cfg))]
@@ -115,9 +158,14 @@ def test_the_engines_own_cli_accepts_every_sensible_pair(compose_pair, root):
     for pair in SENSIBLE:
         cfg, method = compose_pair(*pair)
         pairs.append((modules[method], build_argv(cfg, method)))
-    environment = os.environ | {"PYTHONPATH": f"{root}/recipes/engine/startup:{root}", "MEDRLVR_CPU_ENGINE": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{root}/recipes/engine/startup:{root}",
+        "MEDRLVR_CPU_ENGINE": "1",
+    }
     command = [sys.executable, "-c", RUN_CLI]
-    done = subprocess.run(command, input=json.dumps(pairs), capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, input=json.dumps(pairs), capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("ACCEPTED") == len(pairs) > 40
 
@@ -159,7 +207,9 @@ def test_an_override_reaches_the_engine(compose_config):
     assert argv[argv.index("--ckpt.path") + 1].endswith("/runs/rlvr/low/checkpoints")
 
 
-@pytest.mark.parametrize("override", ["openrlhf.actor.adam.l=1", "openrlhf.actor.lr=1", "sed=3", "data=medqqa"])
+@pytest.mark.parametrize(
+    "override", ["openrlhf.actor.adam.l=1", "openrlhf.actor.lr=1", "sed=3", "data=medqqa"]
+)
 def test_an_unknown_override_is_refused(compose_config, override):
     with pytest.raises(HydraException, match=override.split("=")[0].split(".")[-1]):
         compose_config("rlvr", override)
@@ -181,7 +231,9 @@ def test_ppo_flags_in_the_sft_recipe_are_refused(compose_config):
         to_argv(OmegaConf.to_container(cfg.openrlhf, resolve=True), build_parser("sft"))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
 def test_every_file_says_what_it_is(path):
     lines = path.read_text().splitlines()
     assert next(line for line in lines if "@package" not in line).startswith("# ")

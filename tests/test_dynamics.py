@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.errors import UserError
+from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics.analysis import bootstrap_phases, find_spans, measure_evals
 from eval.dynamics.features import UNKNOWN, extract_features, find_terms, split_parts
 from eval.dynamics.page import choose_texts
-from eval.dynamics.records import read_run
-from eval.dynamics.simulate import simulate_rollouts, write_run
+from eval.dynamics.report import list_runs, make_page
+from eval.dynamics.run_files import read_run
 from eval.dynamics.texts import build_vocabulary, encode_vocabulary, pack_texts, unpack_texts
-from eval.errors import EvalError
-from eval.report import list_runs, make_page
 from reward_server.repetition import measure_repetition
 from reward_server.scoring import Settings, parse_label, score_response
 from reward_server.shaping import RewardOptions
@@ -28,7 +28,10 @@ REASONED = "<think> Fever is a sign. The drug lowers fever. So aspirin B. </thin
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        (REASONED, ("", " Fever is a sign. The drug lowers fever. So aspirin B. ", " B ", "\n", "")),
+        (
+            REASONED,
+            ("", " Fever is a sign. The drug lowers fever. So aspirin B. ", " B ", "\n", ""),
+        ),
         ("B<|endoftext|>", ("", "", "", "", "B")),
         ("Let me see.\n<think> x", ("Let me see.\n", " x", "", "", "")),
         ("<answer> B </answer>", ("", "", " B ", "", "")),
@@ -40,7 +43,9 @@ def test_a_response_is_cut_at_its_tags(response, expected):
 
 
 def test_features_of_a_reasoned_answer():
-    features = extract_features(REASONED, "B", OPTIONS, frozenset({"fever", "drug", "asthma", "cough"}))
+    features = extract_features(
+        REASONED, "B", OPTIONS, frozenset({"fever", "drug", "asthma", "cough"})
+    )
     assert (features.format, features.pre_think, features.leak) == (1.0, 0.0, 0.0)
     assert (features.think_words, features.words_think, features.words_answer) == (11, 11, 1)
     assert features.steps == 3 and features.overlap == 0.5 and features.agrees == 1.0
@@ -50,13 +55,29 @@ def test_features_of_a_reasoned_answer():
 @pytest.mark.parametrize(
     ("response", "name", "expected"),
     [
-        ("<think> The answer is C. Zinc heals wounds. </think><answer>C</answer>", "leak_position", 0.0),
+        (
+            "<think> The answer is C. Zinc heals wounds. </think><answer>C</answer>",
+            "leak_position",
+            0.0,
+        ),
         ("<think> Zinc heals wounds. </think><answer>C</answer>", "leak_position", UNKNOWN),
-        ("<think> Zinc heals wounds. </think><answer>C</answer>", "agrees", 1.0),  # by the option's text
+        (
+            "<think> Zinc heals wounds. </think><answer>C</answer>",
+            "agrees",
+            1.0,
+        ),  # by the option's text
         ("<think> Iron is lost, so A. </think><answer>C</answer>", "agrees", 0.0),
         ("<think> Nothing is known. </think><answer>C</answer>", "agrees", UNKNOWN),
-        ("It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>", "pre_think_words", 5.0),
-        ("It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>", "first_statement", 3.0),
+        (
+            "It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>",
+            "pre_think_words",
+            5.0,
+        ),
+        (
+            "It lowers fever. So B.\n<think> It is B. </think>\n<answer> B </answer>",
+            "first_statement",
+            3.0,
+        ),
         ("So it goes on. " * 20, "repetition", pytest.approx(73 / 77)),
         ("", "steps", 0.0),
     ],
@@ -69,10 +90,12 @@ def test_what_the_hook_logs_is_what_the_report_computes():
     rows, questions = simulate_rollouts([1, 2, 4, 5, 6], per_step=16)
     gold = {question.id: question.answer for question in questions}
     for row in rows:
-        label = json.dumps({"id": row["id"], "answer": gold[row["id"]], "num_options": 4, "split": "train"})
-        logs = score_response(row["response"], parse_label(label, ""), Settings("paper", RewardOptions()))[1][
-            "extra_logs"
-        ]
+        label = json.dumps(
+            {"id": row["id"], "answer": gold[row["id"]], "num_options": 4, "split": "train"}
+        )
+        logs = score_response(
+            row["response"], parse_label(label, ""), Settings("paper", RewardOptions())
+        )[1]["extra_logs"]
         features = extract_features(row["response"], gold[row["id"]], OPTIONS)
         for key in set(logs) - {"accuracy"}:
             assert getattr(features, key) == logs[key], (key, row["response"])
@@ -81,7 +104,9 @@ def test_what_the_hook_logs_is_what_the_report_computes():
 @given(st.text(max_size=300), st.sampled_from("ABCD"))
 @settings(max_examples=100, deadline=None)
 def test_features_are_total_and_within_bounds(text, answer):
-    features = extract_features(f"{text} <think> {text[::-1]} </think>", answer, OPTIONS, frozenset({"fever"}))
+    features = extract_features(
+        f"{text} <think> {text[::-1]} </think>", answer, OPTIONS, frozenset({"fever"})
+    )
     assert all(np.isfinite(features))
     assert 0 <= features.repetition <= 1 and features.overlap in (0.0, 1.0)
     assert features.leak_position == UNKNOWN or 0 <= features.leak_position < 1
@@ -101,7 +126,9 @@ def test_terms_are_what_few_questions_have():
 @given(st.lists(st.text(max_size=60), max_size=20))
 @settings(max_examples=100, deadline=None)
 def test_packed_texts_come_back(texts):
-    texts = [text.encode("utf-8", "replace").decode() for text in texts]  # a lone surrogate becomes U+FFFD
+    texts = [
+        text.encode("utf-8", "replace").decode() for text in texts
+    ]  # a lone surrogate becomes U+FFFD
     vocabulary = build_vocabulary(["the answer is B the answer is C", *texts[:3]])
     assert unpack_texts(pack_texts(texts, encode_vocabulary(vocabulary)), vocabulary) == texts
 
@@ -142,7 +169,10 @@ def test_a_cut_last_line_two_files_and_a_broken_line(run):
     assert len(record.rollouts) == 12 * 16 - 1
     said = "\n".join(record.missing)
     assert "the last line of simulated-1.jsonl (line 101) is cut" in said
-    assert "1 of 93 lines of other-2.jsonl are not rows" in said and "1 rollouts are there twice" in said
+    assert (
+        "1 of 93 lines of other-2.jsonl are not rows" in said
+        and "1 rollouts are there twice" in said
+    )
 
 
 def test_a_resumed_run_with_a_gap_and_no_end(run):
@@ -157,7 +187,18 @@ def test_a_resumed_run_with_a_gap_and_no_end(run):
     assert "steps 5 have neither" in said and "steps 12 have rollouts and no metrics" in said
     assert "the run has not ended; it was to have 20 steps" in said
     analyses, page, _ = make_page([("run", run)], 30)
-    assert [row["step"] for row in analyses[0].steps] == [1, 2, 3, 6, 7, 8, 9, 10, 11, 12] and "have neither" in page
+    assert [row["step"] for row in analyses[0].steps] == [
+        1,
+        2,
+        3,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        12,
+    ] and "have neither" in page
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "train.jsonl"])
@@ -169,7 +210,7 @@ def test_a_missing_file_is_said_and_the_rest_is_shown(run, name):
 
 
 def test_no_rollouts_at_all_is_an_error(tmp_path):
-    with pytest.raises(EvalError, match=r"reward\.hook"):
+    with pytest.raises(UserError, match=r"reward\.hook"):
         read_run(tmp_path)
 
 
@@ -184,7 +225,9 @@ def test_confidence_is_low_where_a_step_is_undecided():
 
 def test_dev_accuracy_has_intervals(run):
     record = read_run(run)
-    rows = [{"id": f"bank/dev/{n}", "split": "dev", "step": 6, "correct": n < 150} for n in range(200)]
+    rows = [
+        {"id": f"bank/dev/{n}", "split": "dev", "step": 6, "correct": n < 150} for n in range(200)
+    ]
     (found,) = measure_evals(record._replace(rollouts=[*record.rollouts, *rows]))
     assert found["name"] == "bank/dev" and found["n"] == 200 and found["value"] == 0.75
     assert 0.68 < found["low"] < 0.75 < found["high"] < 0.81

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from eval.dynamics.simulate import simulate_rollouts, write_run
-from eval.report import make_page
+from dev.simulate_run import simulate_rollouts, write_run
+from eval.dynamics.report import make_page
 from tests import browser
 
 pytestmark = [pytest.mark.slow, browser.NEEDED]
@@ -40,10 +40,14 @@ const rest = () => new Promise((done) => setTimeout(done, 300));
 
 def drive(address: str, page: Path, script: str, theme: str = "light") -> tuple[Any, list[str]]:
     """browser.drive with HELPERS, once every rollout is listed."""
-    return browser.drive(address, page, HELPERS + script, theme, "document.body.dataset.drawn === 'all'")
+    return browser.drive(
+        address, page, HELPERS + script, theme, "document.body.dataset.drawn === 'all'"
+    )
 
 
-def test_nothing_leaves_the_page_and_model_output_is_text(chromium: str, pages: dict[str, Path]) -> None:
+def test_nothing_leaves_the_page_and_model_output_is_text(
+    chromium: str, pages: dict[str, Path]
+) -> None:
     script = f"""await set("f-text", "onerror"); await rest();
     const detail = document.getElementById("detail"), shown = detail.textContent.includes({json.dumps(HOSTILE)});
     return [document.title, hits.length, detail.querySelectorAll("img, script").length, shown]"""
@@ -62,19 +66,31 @@ def test_filters(chromium: str, pages: dict[str, Path]) -> None:
     return result"""
     result, _ = drive(chromium, pages["one"], script)
     assert result["all"] == "432 of 432 rollouts"
-    assert result["step"] == [13] * 24 and 0 < len(result["right"]) < 24 and set(result["right"]) == {1}
+    assert (
+        result["step"] == [13] * 24
+        and 0 < len(result["right"]) < 24
+        and set(result["right"]) == {1}
+    )
     assert set(range(15, 19)) <= set(result["phase"]) <= set(range(11, 19))
     assert result["texts"] and all(text.index("<think>") > 10 for text in result["texts"])
     assert 50 < result["failed"] < 250
 
 
-def test_search_finds_what_a_search_of_the_files_finds(chromium: str, pages: dict[str, Path]) -> None:
-    rows = (pages["one"].parent / "paper" / "rollouts" / "simulated-1.jsonl").read_text().splitlines()
+def test_search_finds_what_a_search_of_the_files_finds(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    rows = (
+        (pages["one"].parent / "paper" / "rollouts" / "simulated-1.jsonl").read_text().splitlines()
+    )
     expected = sum("the answer is b" in json.loads(row)["response"].lower() for row in rows)
     result, _ = drive(
-        chromium, pages["one"], 'await set("f-text", "The answer is B"); return [hits.length, await texts()]'
+        chromium,
+        pages["one"],
+        'await set("f-text", "The answer is B"); return [hits.length, await texts()]',
     )
-    assert result[0] == expected > 0 and all("the answer is b" in text.lower() for text in result[1])
+    assert result[0] == expected > 0 and all(
+        "the answer is b" in text.lower() for text in result[1]
+    )
 
 
 def test_a_question_is_followed_over_training(chromium: str, pages: dict[str, Path]) -> None:
@@ -100,7 +116,9 @@ def test_two_runs_side_by_side(chromium: str, pages: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_theme_follows_the_system_and_the_button(chromium: str, pages: dict[str, Path], theme: str) -> None:
+def test_the_theme_follows_the_system_and_the_button(
+    chromium: str, pages: dict[str, Path], theme: str
+) -> None:
     script = """const paper = () => getComputedStyle(document.body).backgroundColor; const before = paper();
     document.getElementById("theme").click(); return [before, paper()]"""
     found, _ = drive(chromium, pages["one"], script, theme)

@@ -26,9 +26,13 @@ def run(root: Path, bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "openrlhf.eval.steps=2",
         "openrlhf.ckpt.save_steps=2",
     ]
-    done = subprocess.run([sys.executable, "-m", "recipes.rlvr", *overrides], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.rlvr", *overrides], cwd=root, capture_output=True, text=True
+    )
     log = folder / "engine.log"
-    assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
+    assert done.returncode == 0, (
+        done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
+    )
     assert "finished 3 steps" in done.stdout
     return folder
 
@@ -55,7 +59,9 @@ def test_every_rollout_is_on_disk_with_its_row_and_step(run, bank):
     rows = [row for path in (run / "rollouts").glob("*.jsonl") for row in read_rows(path)]
     train = [row for row in rows if row["split"] == "train"]
     assert len(train) == STEPS * BATCH
-    assert sorted({row["step"] for row in train}) == [1, 2, 3] and {row["episode"] for row in train} == {1}
+    assert sorted({row["step"] for row in train}) == [1, 2, 3] and {
+        row["episode"] for row in train
+    } == {1}
     assert len({row["id"] for row in train}) == STEPS * BATCH  # one episode: no row twice
     known = {row["id"]: row for row in read_rows(bank / "bank" / "train.jsonl")}
     assert all(row["id"] in known and 0 < row["prompt_tokens"] <= 896 for row in train)
@@ -66,8 +72,12 @@ def test_the_logged_reward_is_that_of_the_rollouts(run):
     rows = [row for path in (run / "rollouts").glob("*.jsonl") for row in read_rows(path)]
     for metrics in read_rows(run / "metrics.jsonl"):
         if metrics["kind"] == "train":
-            rewards = [r["reward"] for r in rows if r["split"] == "train" and r["step"] == metrics["step"]]
-            assert sum(rewards) / len(rewards) == pytest.approx(metrics["rollout/reward_mean"], abs=1e-6)
+            rewards = [
+                r["reward"] for r in rows if r["split"] == "train" and r["step"] == metrics["step"]
+            ]
+            assert sum(rewards) / len(rewards) == pytest.approx(
+                metrics["rollout/reward_mean"], abs=1e-6
+            )
 
 
 def test_the_run_says_what_it_was(run):

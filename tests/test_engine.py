@@ -18,10 +18,14 @@ def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, project):
     cpu = project / "recipes" / "engine" / "cpu.py"
     source = cpu.read_text()
     keep = "layer.cpu_linear = lambda x, w, b, kept=layer.weight.detach().clone(): torch.nn.functional.linear("
-    stale = keep + "x, kept if kept.shape[0] > 1000 else w, b)"  # the LM head is the one layer of over 1,000 rows
+    stale = (
+        keep + "x, kept if kept.shape[0] > 1000 else w, b)"
+    )  # the LM head is the one layer of over 1,000 rows
     assert source.count("layer.cpu_linear = torch.nn.functional.linear") == 1
     cpu.write_text(source.replace("layer.cpu_linear = torch.nn.functional.linear", stale))
-    done, folder = train("openrlhf.actor.adam.lr=3e-3", "openrlhf.train.num_episodes=2", cwd=project)
+    done, folder = train(
+        "openrlhf.actor.adam.lr=3e-3", "openrlhf.train.num_episodes=2", cwd=project
+    )
     assert done.returncode == 0, done.stderr
     assert max(abs(row["vllm_kl"]) for row in read_metrics(folder)) > 1e-3
 
@@ -47,7 +51,9 @@ wrapt.register_post_import_hook(record_weights, "openrlhf.trainer.ray.ppo_actor"
 """
 
 
-def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(train, read_metrics, read_rollouts, project):
+def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(
+    train, read_metrics, read_rollouts, project
+):
     with (project / "recipes" / "engine" / "cpu.py").open("a") as file:
         file.write(RECORD_WEIGHTS)
     done, folder = train("hardware.gpus_per_node=2", cwd=project)
@@ -76,7 +82,14 @@ def test_zero_3_on_two_ranks_is_refused(train):
 
 @pytest.mark.skipif(not MEDQA.is_dir(), reason=f"real MedQA text is not at {MEDQA}")
 def test_real_medqa_questions(train, read_rollouts, root, tmp_path):
-    prepare = [sys.executable, "-m", "data_prep.run", "data=medqa", f"data.source={MEDQA}", f"data_dir={tmp_path}"]
+    prepare = [
+        sys.executable,
+        "-m",
+        "data_prep.run",
+        "data=medqa",
+        f"data.source={MEDQA}",
+        f"data_dir={tmp_path}",
+    ]
     subprocess.run(prepare, cwd=root, check=True, capture_output=True)
     done, folder = train("data=medqa", f"data_dir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr

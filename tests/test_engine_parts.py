@@ -28,7 +28,9 @@ def find_family(parts):
     return [psutil.Process(process.pid) for process in parts if psutil.pid_exists(process.pid)]
 
 
-@pytest.mark.parametrize(("killed", "said"), [(0, "ray::RolloutRayActor"), (1, "VLLM::EngineCore"), (2, None)])
+@pytest.mark.parametrize(
+    ("killed", "said"), [(0, "ray::RolloutRayActor"), (1, "VLLM::EngineCore"), (2, None)]
+)
 def test_a_part_that_is_gone_is_named_after_a_while(parts, monkeypatch, killed, said):
     watch = PartsWatch()
     family = find_family(parts)

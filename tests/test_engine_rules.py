@@ -19,7 +19,9 @@ GROUP = "openrlhf.algo.advantage.estimator="
 @pytest.fixture
 def gpu_recipe(compose_config):
     """The paper's recipe on 8 GPUs with overrides."""
-    return lambda *overrides: compose_config("rlvr", "experiment=paper", "hardware=8x80gb", *overrides)
+    return lambda *overrides: compose_config(
+        "rlvr", "experiment=paper", "hardware=8x80gb", *overrides
+    )
 
 
 def run_engine_validation(cfg) -> None:
@@ -31,7 +33,11 @@ def run_engine_validation(cfg) -> None:
 @pytest.mark.parametrize(
     ("overrides", "ours", "engines"),
     [
-        (["hardware.async=true"], "async_enable excludes openrlhf.vllm.enable_sleep", "not supported with --vllm.ena"),
+        (
+            ["hardware.async=true"],
+            "async_enable excludes openrlhf.vllm.enable_sleep",
+            "not supported with --vllm.ena",
+        ),
         (["openrlhf.vllm.num_engines=null"], "num_engines must be at least 1", "'>' not supported"),
         *[
             (
@@ -63,12 +69,21 @@ def test_the_engine_refuses_too_but_later(gpu_recipe, overrides, ours, engines):
 @pytest.mark.parametrize(
     ("overrides", "ours"),
     [
-        (["openrlhf.train.batch_size=200"], "1024 is not a multiple of openrlhf.train.batch_size=200"),
-        (["openrlhf.train.micro_batch_size=3"], "openrlhf.train.micro_batch_size=3 × 8 actor ranks"),
+        (
+            ["openrlhf.train.batch_size=200"],
+            "1024 is not a multiple of openrlhf.train.batch_size=200",
+        ),
+        (
+            ["openrlhf.train.micro_batch_size=3"],
+            "openrlhf.train.micro_batch_size=3 × 8 actor ranks",
+        ),
         (["openrlhf.rollout.micro_batch_size=48"], "micro_batch_size=48 × 8 actor ranks"),
         (["hardware.vllm_engines=4"], "as many actor GPUs (8) as vLLM GPUs"),
         (["openrlhf.ref.num_gpus_per_node=4"], "the reference model needs the actor's 8 GPUs"),
-        (["openrlhf.critic.num_gpus_per_node=16"], "the critic can have at most the actor's 8 GPUs"),
+        (
+            ["openrlhf.critic.num_gpus_per_node=16"],
+            "the critic can have at most the actor's 8 GPUs",
+        ),
         (["openrlhf.train.dynamic_batch_enable=true"], "crashes below ZeRO-3"),
         (["openrlhf.ref.offload=true"], "does nothing below ZeRO-3"),
         (["openrlhf.ckpt.max_num=1"], "deletes the last checkpoint before the next is whole"),
@@ -79,7 +94,9 @@ def test_the_engine_refuses_too_but_later(gpu_recipe, overrides, ours, engines):
 def test_the_engines_command_line_lets_it_pass(gpu_recipe, overrides, ours):
     """These it finds in another process, on a GPU, or never: its own validation says nothing."""
     cfg = gpu_recipe(*overrides)
-    assert any(ours in problem for problem in find_broken_rules(cfg, "ppo")), find_broken_rules(cfg, "ppo")
+    assert any(ours in problem for problem in find_broken_rules(cfg, "ppo")), find_broken_rules(
+        cfg, "ppo"
+    )
     run_engine_validation(cfg)
 
 
@@ -102,6 +119,11 @@ for micro in (4, 3):
 @pytest.mark.slow
 def test_deepspeeds_batch_equation(root):
     """DeepSpeed's own assertion, which OpenRLHF meets inside an actor, after everything was loaded (15 s: imports)."""
-    done = subprocess.run([sys.executable, "-c", DEEPSPEED], capture_output=True, text=True, env=os.environ, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", DEEPSPEED], capture_output=True, text=True, env=os.environ, cwd=root
+    )
     assert "TOOK 4" in done.stdout and "REFUSED 3" in done.stdout, done.stdout + done.stderr[-2000:]
-    assert "train_batch_size is not equal to micro_batch_per_gpu * gradient_acc_step * world_size" in done.stdout
+    assert (
+        "train_batch_size is not equal to micro_batch_per_gpu * gradient_acc_step * world_size"
+        in done.stdout
+    )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from data_prep.errors import UserError
 from data_prep.rows import Question, build_row
-from eval import answer
-from eval.answer import answer_tasks, cut_chunks, lock_folder
-from eval.errors import EvalError
+from eval import ask
+from eval.ask import answer_tasks, cut_chunks, lock_folder
 from eval.modes import judge, render
 from eval.plan import make_plan
 from eval.run import evaluate
@@ -21,20 +21,31 @@ from eval.samples import Answer, Request, append_samples, build_sample, make_see
 from eval.summary import summarise
 
 
-def write_data(folder: Path, name: str = "toy/test", count: int = 10, options: int = 4, **meta: Any) -> Path:
+def write_data(
+    folder: Path, name: str = "toy/test", count: int = 10, options: int = 4, **meta: Any
+) -> Path:
     """A prepared file of `count` questions, gold letters in turn, with its manifest."""
     dataset, split = name.split("/")
     path = folder / dataset / f"{split}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = [f"option {number}" for number in range(options)]
     questions = [
-        Question(f"{name}/{i}", f"Question {i}?\u2028", texts, "ABCDEFGHIJ"[i % options], {"cluster": f"c{i}", **meta})
+        Question(
+            f"{name}/{i}",
+            f"Question {i}?\u2028",
+            texts,
+            "ABCDEFGHIJ"[i % options],
+            {"cluster": f"c{i}", **meta},
+        )
         for i in range(count)
     ]
-    lines = [json.dumps(build_row(question, split, "<e>"), ensure_ascii=False) for question in questions]
+    lines = [
+        json.dumps(build_row(question, split, "<e>"), ensure_ascii=False) for question in questions
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = {
-        file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in path.parent.glob("*.jsonl")
+        file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in path.parent.glob("*.jsonl")
     }
     (path.parent / "manifest.json").write_text(json.dumps({"files": files}))
     return path
@@ -48,13 +59,19 @@ def write_model(folder: Path, text: str = "weights") -> Path:
 
 
 @pytest.fixture
-def make_cfg(compose_config: Callable[..., DictConfig], tmp_path: Path) -> Callable[..., DictConfig]:
+def make_cfg(
+    compose_config: Callable[..., DictConfig], tmp_path: Path
+) -> Callable[..., DictConfig]:
     """make_cfg(*overrides): eval.yaml for a toy benchmark and one model folder."""
     write_data(tmp_path / "data")
     model = write_model(tmp_path / "model")
 
     def make(*overrides: str) -> DictConfig:
-        places = [f"data_dir={tmp_path}/data", f"results_dir={tmp_path}/results", f"models={{m:{model}}}"]
+        places = [
+            f"data_dir={tmp_path}/data",
+            f"results_dir={tmp_path}/results",
+            f"models={{m:{model}}}",
+        ]
         return compose_config("eval", *places, "benchmarks=[toy/test]", *overrides)
 
     return make
@@ -75,23 +92,29 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
                 yield {"event": "answers", "task": task["key"], "answers": [text for _ in chunk]}
         yield {"event": "done"}
 
-    monkeypatch.setattr(answer, "run_engine", run_engine)
+    monkeypatch.setattr(ask, "run_engine", run_engine)
     return jobs
 
 
 def run(cfg: DictConfig) -> tuple[dict[str, list[dict[str, Any]]], int]:
-    return answer_tasks(cfg, make_plan(cfg), Path(cfg.results_dir) / cfg.name, lambda task, done: None)
+    return answer_tasks(
+        cfg, make_plan(cfg), Path(cfg.results_dir) / cfg.name, lambda task, done: None
+    )
 
 
 def problems_of(cfg: DictConfig) -> str:
-    with pytest.raises(EvalError) as caught:
+    with pytest.raises(UserError) as caught:
         make_plan(cfg)
     return "\n".join(caught.value.problems)
 
 
 def test_all_problems_are_told_at_once(make_cfg: Callable[..., DictConfig], tmp_path: Path) -> None:
     cfg = make_cfg(
-        "samples=3", "limit=0", "modes=[thinking]", "name=a/b", "benchmarks=[toy/test,toy/nope,data/no/x.jsonl]"
+        "samples=3",
+        "limit=0",
+        "modes=[thinking]",
+        "name=a/b",
+        "benchmarks=[toy/test,toy/nope,data/no/x.jsonl]",
     )
     cfg.models = {"a": "/nope", "b": str(tmp_path)}
     told = problems_of(cfg)
@@ -108,7 +131,9 @@ def test_all_problems_are_told_at_once(make_cfg: Callable[..., DictConfig], tmp_
         assert part in told, told
 
 
-def test_data_that_differs_from_its_manifest_is_refused(make_cfg: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_data_that_differs_from_its_manifest_is_refused(
+    make_cfg: Callable[..., DictConfig], tmp_path: Path
+) -> None:
     path = tmp_path / "data" / "toy" / "test.jsonl"
     path.write_text(path.read_text().replace("option 2", "option two"))
     assert "is not what its manifest says" in problems_of(make_cfg())
@@ -128,7 +153,11 @@ def test_default_models_that_are_missing_are_noted_and_named_ones_are_errors(
     write_model(tmp_path / "base")
     write_model(tmp_path / "runs" / "rlvr" / "laptop" / "model")
     plan = make_plan(compose_config("eval", *places))
-    assert list(plan.models) == ["base", "rlvr"] and len(plan.notes) == 1 and "sft is left out" in plan.notes[0]
+    assert (
+        list(plan.models) == ["base", "rlvr"]
+        and len(plan.notes) == 1
+        and "sft is left out" in plan.notes[0]
+    )
     assert [task.key for task in plan.tasks] == [
         *(f"base.toy-test.{mode}" for mode in ("direct", "cot", "think")),
         "rlvr.toy-test.think",
@@ -141,7 +170,9 @@ def test_default_benchmarks_are_test_and_ood_where_there_is_one(
     write_data(tmp_path, "bank/test")
     model = write_model(tmp_path / "model")
     overrides = [f"data_dir={tmp_path}", f"models={{m:{model}}}"]
-    assert [task.benchmark.name for task in make_plan(compose_config("eval", *overrides)).tasks] == ["bank/test"]
+    assert [
+        task.benchmark.name for task in make_plan(compose_config("eval", *overrides)).tasks
+    ] == ["bank/test"]
     write_data(tmp_path, "bank/ood", options=10)
     names = [task.benchmark.name for task in make_plan(compose_config("eval", *overrides)).tasks]
     assert names == ["bank/test", "bank/ood"]
@@ -161,7 +192,9 @@ def test_modes_render_what_was_trained_on(make_cfg: Callable[..., DictConfig]) -
     assert render(row, "think") == row["prompt"] and render(row, "direct") == row["direct_prompt"]
     assert render(row, "loglikelihood") == row["direct_prompt"]
     cot = render(row, "cot")
-    assert cot.endswith("D. option 3\nAssistant:\n") and "<think>" not in cot and "step by step" in cot
+    assert (
+        cot.endswith("D. option 3\nAssistant:\n") and "<think>" not in cot and "step by step" in cot
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,10 +220,14 @@ def test_each_mode_reads_its_own_format(
     assert judgement.choice_lenient == lenient
 
 
-def test_a_second_call_asks_nothing(make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]]) -> None:
+def test_a_second_call_asks_nothing(
+    make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]]
+) -> None:
     first, asked = run(make_cfg())
     assert asked == 10 and len(engine) == 1
-    assert [sample["correct"] for sample in first["m.toy-test.think"]] == [i % 4 == 1 for i in range(10)]
+    assert [sample["correct"] for sample in first["m.toy-test.think"]] == [
+        i % 4 == 1 for i in range(10)
+    ]
     again, asked = run(make_cfg())
     assert (again, asked, len(engine)) == (first, 0, 1)
 
@@ -206,27 +243,36 @@ def test_a_killed_run_asks_only_what_is_missing(
     assert asked == 5 and again == whole and path.read_bytes() == b"".join(lines)
     prompts = [prompt["text"] for chunk in engine[1]["tasks"][0]["chunks"] for prompt in chunk]
     assert [text.partition("Question ")[2][0] for text in prompts] == ["5", "6", "7", "8", "9"]
-    assert [len(chunk) for chunk in engine[1]["tasks"][0]["chunks"]] == [3, 2], "cut where the first run cut"
+    assert [len(chunk) for chunk in engine[1]["tasks"][0]["chunks"]] == [3, 2], (
+        "cut where the first run cut"
+    )
 
 
 def test_chunks_do_not_move() -> None:
     requests = [Request({}, 0, 0, str(i)) for i in range(10)]
     missing = [(i, request) for i, request in enumerate(requests) if i not in (0, 1, 2, 3, 6)]
-    assert [[r.prompt for r in chunk] for chunk in cut_chunks(missing, 4)] == [["4", "5", "7"], ["8", "9"]]
+    assert [[r.prompt for r in chunk] for chunk in cut_chunks(missing, 4)] == [
+        ["4", "5", "7"],
+        ["8", "9"],
+    ]
 
 
 def test_other_settings_are_refused_and_named(
     make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     run(make_cfg())
-    with pytest.raises(EvalError, match=r"sampling.max_new_tokens was 128, is 7.*\n.*overwrite=true"):
+    with pytest.raises(
+        UserError, match=r"sampling.max_new_tokens was 128, is 7.*\n.*overwrite=true"
+    ):
         run(make_cfg("max_new_tokens=7"))
     write_model(tmp_path / "model", "other weights")
-    with pytest.raises(EvalError, match=r"model.sha256 was"):
+    with pytest.raises(UserError, match=r"model.sha256 was"):
         run(make_cfg())
     _, asked = run(make_cfg("overwrite=true"))
     assert asked == 10
-    _, asked = run(make_cfg("models={m:" + str(write_model(tmp_path / "copy", "other weights")) + "}"))
+    _, asked = run(
+        make_cfg("models={m:" + str(write_model(tmp_path / "copy", "other weights")) + "}")
+    )
     assert asked == 0, "a copy of the same model elsewhere is the same model"
 
 
@@ -248,19 +294,23 @@ def test_errors_count_as_wrong_and_are_asked_again_on_demand(
 
 
 def test_a_second_run_in_the_same_folder_is_kept_out(tmp_path: Path) -> None:
-    busy = pytest.raises(EvalError, match="another evaluation is writing")
+    busy = pytest.raises(UserError, match="another evaluation is writing")
     with lock_folder(tmp_path / "r"), busy, lock_folder(tmp_path / "r"):
         pass
     with lock_folder(tmp_path / "r"):
         pass
 
 
-def test_a_full_disk_is_told(make_cfg: Callable[..., DictConfig], engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told(
+    make_cfg: Callable[..., DictConfig], engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path, samples: list[dict[str, Any]]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(answer, "append_samples", refuse)
-    with pytest.raises(EvalError, match="No space left on device; mend that, and the same command goes on"):
+    monkeypatch.setattr(ask, "append_samples", refuse)
+    with pytest.raises(
+        UserError, match="No space left on device; mend that, and the same command goes on"
+    ):
         evaluate(make_cfg())
 
 
@@ -270,12 +320,26 @@ def test_seeds_differ_between_questions_and_samples() -> None:
     assert make_seed(42, "bank/test/0", 0) == 1274458592, "the same on every machine"
 
 
-def test_a_sample_has_what_the_statistics_need(make_cfg: Callable[..., DictConfig], tmp_path: Path) -> None:
-    write_data(tmp_path / "data", relation="drug_class", subject="aspirin", overlap_id="toy/train/3", overlap_share=0.9)
+def test_a_sample_has_what_the_statistics_need(
+    make_cfg: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    write_data(
+        tmp_path / "data",
+        relation="drug_class",
+        subject="aspirin",
+        overlap_id="toy/train/3",
+        overlap_share=0.9,
+    )
     request = make_plan(make_cfg()).tasks[0].requests[3]
     sample = build_sample(request, Answer("D", tokens=2, truncated=True), "direct")
     assert sample["prompt_sha256"] == hashlib.sha256(request.prompt.encode()).hexdigest()
-    expected = {"id": "toy/test/3", "cluster": "c3", "overlap": True, "group": "drug_class", "tokens": 2}
+    expected = {
+        "id": "toy/test/3",
+        "cluster": "c3",
+        "overlap": True,
+        "group": "drug_class",
+        "tokens": 2,
+    }
     assert sample == {**sample, **expected, "truncated": True, "correct": True, "error": None}
     assert "scores" in build_sample(request, Answer("D", scores={"A": -1.0}), "loglikelihood")
 
@@ -286,13 +350,25 @@ def test_the_training_sets_own_list_flags_rows_of_other_benchmarks(
     """Also of answers that are on disk already: the training set may be prepared after they were asked for."""
     overlapping = "m.toy-test.think"
     assert not any(sample["overlap"] for sample in run(make_cfg())[0][overlapping])
-    rows = {f"toy/test/{i}": {"train_id": "bank/train/0", "share": 0.9, "train_row_dropped": i == 2} for i in (1, 2)}
+    rows = {
+        f"toy/test/{i}": {"train_id": "bank/train/0", "share": 0.9, "train_row_dropped": i == 2}
+        for i in (1, 2)
+    }
     manifest = tmp_path / "data" / "bank" / "manifest.json"
     manifest.parent.mkdir()
-    manifest.write_text(json.dumps({"overlap": {"evaluation_rows": rows, "not_checked_against": []}}))
+    manifest.write_text(
+        json.dumps({"overlap": {"evaluation_rows": rows, "not_checked_against": []}})
+    )
     samples, asked = run(make_cfg())
-    assert [sample["id"] for sample in samples[overlapping] if sample["overlap"]] == ["toy/test/1"] and asked == 0
+    assert [sample["id"] for sample in samples[overlapping] if sample["overlap"]] == [
+        "toy/test/1"
+    ] and asked == 0
     assert summarise(samples[overlapping])["accuracy_clean"]["n"] == 9
-    manifest.write_text(json.dumps({"overlap": {"evaluation_rows": {}, "not_checked_against": ["toy"]}}))
+    manifest.write_text(
+        json.dumps({"overlap": {"evaluation_rows": {}, "not_checked_against": ["toy"]}})
+    )
     (note,) = make_plan(make_cfg()).notes
-    assert "toy/test was not compared with the training rows of bank" in note and "make prep data=bank" in note
+    assert (
+        "toy/test was not compared with the training rows of bank" in note
+        and "make prep data=bank" in note
+    )

@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from omegaconf import DictConfig
 
+from data_prep.errors import UserError
 from data_prep.rows import Question, build_row
 from eval.endpoint import ask_endpoint, build_body, find_endpoint_problems
-from eval.errors import EvalError
 from eval.run import evaluate
 from eval.samples import Answer, Request
 
@@ -49,7 +49,10 @@ class Server:
 
 def say(text: str, **choice: Any) -> web.Response:
     return web.json_response(
-        {"choices": [{"text": text, "finish_reason": "stop", **choice}], "usage": {"completion_tokens": 2}}
+        {
+            "choices": [{"text": text, "finish_reason": "stop", **choice}],
+            "usage": {"completion_tokens": 2},
+        }
     )
 
 
@@ -86,7 +89,9 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def cfg(compose_config: Callable[..., DictConfig], server: Server, tmp_path: Path) -> DictConfig:
     overrides = ["endpoint_options.backoff=0.01", "endpoint_options.retries=3", "models={m:tiny}"]
-    return compose_config("eval", f"endpoint={server.url}", f"results_dir={tmp_path}/results", *overrides)
+    return compose_config(
+        "eval", f"endpoint={server.url}", f"results_dir={tmp_path}/results", *overrides
+    )
 
 
 def write_toy_data(folder: Path) -> None:
@@ -94,9 +99,12 @@ def write_toy_data(folder: Path) -> None:
     folder.mkdir(parents=True)
     options = ["one", "two", "three", "four"]
     questions = [
-        Question(f"toy/test/{i}", f"Question {i}?", options, "ABCD"[i % 4], {"cluster": str(i)}) for i in range(10)
+        Question(f"toy/test/{i}", f"Question {i}?", options, "ABCD"[i % 4], {"cluster": str(i)})
+        for i in range(10)
     ]
-    content = "".join(json.dumps(build_row(question, "test", "<e>")) + "\n" for question in questions)
+    content = "".join(
+        json.dumps(build_row(question, "test", "<e>")) + "\n" for question in questions
+    )
     (folder / "test.jsonl").write_text(content)
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({"files": {"test.jsonl": {"sha256": sha256}}}))
@@ -120,21 +128,40 @@ def test_every_prompt_is_asked_once(cfg: DictConfig, server: Server) -> None:
     assert set(server.asked.values()) == {1} and len(server.asked) == 40
 
 
-def test_request_says_all_that_matters(cfg: DictConfig, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_says_all_that_matters(
+    cfg: DictConfig, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     ask(cfg)
-    expected = {"model": "tiny", "prompt": "prompt 0", "max_tokens": 9, "temperature": 0.5, "top_p": 1.0, "seed": 7}
+    expected = {
+        "model": "tiny",
+        "prompt": "prompt 0",
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "seed": 7,
+    }
     assert server.bodies == [{**expected, "stop": ["\n\n"]}]
     assert server.headers[0]["Authorization"] == "Bearer secret"
     cfg.endpoint_options.api, cfg.endpoint_options.extra = "chat", {"skip_special_tokens": False}
-    body = build_body("tiny", Request({}, 0, 7, "p"), {**SAMPLING, "stop": []}, cfg.endpoint_options)
-    assert body["messages"] == [{"role": "user", "content": "p"}] and "prompt" not in body and "stop" not in body
+    body = build_body(
+        "tiny", Request({}, 0, 7, "p"), {**SAMPLING, "stop": []}, cfg.endpoint_options
+    )
+    assert (
+        body["messages"] == [{"role": "user", "content": "p"}]
+        and "prompt" not in body
+        and "stop" not in body
+    )
     assert body["skip_special_tokens"] is False
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "malformed", "no choices", "null text", "closed", "html"])
+@pytest.mark.parametrize(
+    "fault", ["429", "500", "503", "malformed", "no choices", "null text", "closed", "html"]
+)
 def test_faults_that_pass_are_retried(cfg: DictConfig, server: Server, fault: str) -> None:
-    async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.StreamResponse:
+    async def answer(
+        request: web.Request, body: dict[str, Any], attempt: int
+    ) -> web.StreamResponse:
         if attempt > 2:
             return say("C")
         return fail(request, fault)
@@ -146,16 +173,18 @@ def test_faults_that_pass_are_retried(cfg: DictConfig, server: Server, fault: st
 
 @pytest.mark.parametrize("fault", ["429", "500", "malformed", "closed"])
 def test_faults_that_stay_become_errors(cfg: DictConfig, server: Server, fault: str) -> None:
-    async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.StreamResponse:
+    async def answer(
+        request: web.Request, body: dict[str, Any], attempt: int
+    ) -> web.StreamResponse:
         return fail(request, fault) if body["prompt"] == "prompt 1" else say("C")
 
     server.handler = answer
     answers = ask(cfg, 3)
     assert [a.response for a in answers] == ["C", "", "C"] and server.asked["prompt 1"] == 4
     assert answers[1].error is not None and "4 attempts" in answers[1].error
-    assert {"429": "http_429", "500": "http_500", "malformed": "malformed", "closed": "connection"}[fault] in answers[
-        1
-    ].error
+    assert {"429": "http_429", "500": "http_500", "malformed": "malformed", "closed": "connection"}[
+        fault
+    ] in answers[1].error
 
 
 def fail(request: web.Request, fault: str) -> web.StreamResponse:
@@ -194,7 +223,9 @@ def test_waits_as_long_as_the_server_asks(cfg: DictConfig, server: Server) -> No
 
     async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.Response:
         times.append(asyncio.get_running_loop().time())
-        return say("C") if attempt == 2 else web.Response(status=429, headers={"Retry-After": "0.4"})
+        return (
+            say("C") if attempt == 2 else web.Response(status=429, headers={"Retry-After": "0.4"})
+        )
 
     server.handler = answer
     ask(cfg)
@@ -211,12 +242,14 @@ def test_what_never_passes_is_not_retried(cfg: DictConfig, server: Server) -> No
 
 
 @pytest.mark.parametrize(("status", "mend"), [(401, "OPENAI_API_KEY"), (404, "check endpoint")])
-def test_what_fails_for_all_stops_the_run(cfg: DictConfig, server: Server, status: int, mend: str) -> None:
+def test_what_fails_for_all_stops_the_run(
+    cfg: DictConfig, server: Server, status: int, mend: str
+) -> None:
     async def refuse(request: web.Request, body: dict[str, Any], attempt: int) -> web.Response:
         return web.Response(status=status)
 
     server.handler = refuse
-    with pytest.raises(EvalError, match=mend):
+    with pytest.raises(UserError, match=mend):
         ask(cfg, 200)
     assert len(server.asked) <= 2 * cfg.endpoint_options.concurrency
 
@@ -233,21 +266,36 @@ def test_whole_evaluation_over_an_endpoint(
 ) -> None:
     """Errors are in the summary and count as wrong; the same command asks for nothing more."""
 
-    async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.StreamResponse:
+    async def answer(
+        request: web.Request, body: dict[str, Any], attempt: int
+    ) -> web.StreamResponse:
         if "Question 3?" in body["prompt"]:
             return web.Response(status=500)
         return say("<think>x</think><answer>B</answer>" if "<think>" in body["prompt"] else "B")
 
     server.handler = answer
     write_toy_data(tmp_path / "data" / "toy")
-    options = ["endpoint_options.backoff=0.01", "endpoint_options.retries=2", "modes={rlvr:[think],sft:[direct]}"]
+    options = [
+        "endpoint_options.backoff=0.01",
+        "endpoint_options.retries=2",
+        "modes={rlvr:[think],sft:[direct]}",
+    ]
     claims = ["claims.level=[toy/test]", "claims.ahead=[]"]
-    places = [f"endpoint={server.url}", f"results_dir={tmp_path}/results", f"data_dir={tmp_path}/data"]
+    places = [
+        f"endpoint={server.url}",
+        f"results_dir={tmp_path}/results",
+        f"data_dir={tmp_path}/data",
+    ]
     names = ["benchmarks=[toy/test]", "models={rlvr:tiny,sft:tiny}"]
     cfg = compose_config("eval", *places, *names, *options, *claims)
     summary = evaluate(cfg)
-    assert [(r["n"], r["errors"], r["accuracy"]["value"]) for r in summary["results"]] == [(10, 1, 0.3), (10, 1, 0.3)]
-    assert len(summary["comparisons"]) == 1 and summary["comparisons"][0]["difference"]["value"] == 0
+    assert [(r["n"], r["errors"], r["accuracy"]["value"]) for r in summary["results"]] == [
+        (10, 1, 0.3),
+        (10, 1, 0.3),
+    ]
+    assert (
+        len(summary["comparisons"]) == 1 and summary["comparisons"][0]["difference"]["value"] == 0
+    )
     assert summary["claims"][0]["verdict"] == "shown"
     asked, folder = sum(server.asked.values()), tmp_path / "results" / "laptop"
     before = (folder / "summary.json").read_bytes()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.rows import Question, build_row
 from eval.engine import run_engine
-from eval.errors import EvalError
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.e2e
@@ -56,7 +56,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = [f"option {(i * 7 + n) % 31}" for n in range(4 + i % 23)]
         stem = "very " * 2000 if i == 63 else f"Case {i}: what helps?"
         rows.append(
-            build_row(Question(f"toy/test/{i}", stem, options, "ABCD"[i % 4], {"cluster": str(i)}), "test", "<e>")
+            build_row(
+                Question(f"toy/test/{i}", stem, options, "ABCD"[i % 4], {"cluster": str(i)}),
+                "test",
+                "<e>",
+            )
         )
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "toy" / "test.jsonl").write_text(content)
@@ -66,7 +70,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(model: Path, data: Path, results: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "eval.run", f"models={{tiny:{model}}}", "benchmarks=[toy/test]"]
+    command = [
+        sys.executable,
+        "-m",
+        "eval.run",
+        f"models={{tiny:{model}}}",
+        "benchmarks=[toy/test]",
+    ]
     command += [
         f"data_dir={data}",
         f"results_dir={results}",
@@ -75,13 +85,17 @@ def start(model: Path, data: Path, results: Path, *overrides: str) -> subprocess
         "max_len=1024",
         *overrides,
     ]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> str:
     with process:
         try:
-            out, err = process.communicate(timeout=540)  # seconds of work, minutes on a machine that is busy
+            out, err = process.communicate(
+                timeout=540
+            )  # seconds of work, minutes on a machine that is busy
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -118,7 +132,9 @@ def test_killed_in_the_middle_and_resumed(model: Path, data: Path, tmp_path: Pat
     assert result["errors"] == 1 and "prompt_too_long" in json.loads(after[-1])["error"]
 
 
-def test_letters_probabilities_are_those_of_transformers(model: Path, data: Path, tmp_path: Path) -> None:
+def test_letters_probabilities_are_those_of_transformers(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
     """Every letter's log-probability after the prompt, up to 26 options, one prompt at a time in transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -148,7 +164,9 @@ def test_a_broken_model_is_told_in_one_line(model: Path, data: Path, tmp_path: P
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in model.iterdir():
-        (broken / file.name).write_bytes(file.read_bytes()[: 3000 if file.suffix == ".safetensors" else None])
+        (broken / file.name).write_bytes(
+            file.read_bytes()[: 3000 if file.suffix == ".safetensors" else None]
+        )
     process = start(broken, data, tmp_path, "modes=[think]")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 2 and "Traceback" not in err
@@ -158,15 +176,29 @@ def test_a_broken_model_is_told_in_one_line(model: Path, data: Path, tmp_path: P
 def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
     prompts = [{"text": f"Case {i}\nAssistant:\n", "seed": i, "num_options": 4} for i in range(300)]
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "stop": []}
-    task = {"key": "k", "letters": False, "sampling": sampling, "chunks": [prompts[:280], prompts[280:]]}
+    task = {
+        "key": "k",
+        "letters": False,
+        "sampling": sampling,
+        "chunks": [prompts[:280], prompts[280:]],
+    }
     job = {"model": str(model), "engine": {"dtype": "float32"}, "max_len": 64, "tasks": [task]}
     events = list(run_engine(job, tmp_path / "engine.log"))
     assert sum(event["done"] for event in events if event["event"] == "progress") == 300
-    answers = [answer for event in events if event["event"] == "answers" for answer in event["answers"]]
-    assert len(answers) == 300 and len({answer["response"] for answer in answers}) > 100, "a seed for each"
+    answers = [
+        answer for event in events if event["event"] == "answers" for answer in event["answers"]
+    ]
+    assert len(answers) == 300 and len({answer["response"] for answer in answers}) > 100, (
+        "a seed for each"
+    )
 
 
 def test_an_engine_that_cannot_start_says_why(tmp_path: Path) -> None:
-    job: dict[str, Any] = {"model": str(tmp_path / "none"), "engine": {}, "max_len": 10, "tasks": []}
-    with pytest.raises(EvalError, match="engine stopped"):
+    job: dict[str, Any] = {
+        "model": str(tmp_path / "none"),
+        "engine": {},
+        "max_len": 10,
+        "tasks": [],
+    }
+    with pytest.raises(UserError, match="engine stopped"):
         list(run_engine(job, tmp_path / "engine.log"))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.errors import UserError
 from eval.compare import compare_systems, judge_claims
-from eval.errors import EvalError
 from eval.page import render_page
 from eval.plots import plot_accuracy
 from eval.results import find_differing, render_text
@@ -35,9 +35,26 @@ def make_samples(correct: list[Any], **fields: Any) -> list[dict[str, Any]]:
         own = {key: value[i] if isinstance(value, list) else value for key, value in fields.items()}
         choice = "A" if right else "B"
         sample: dict[str, Any] = {
-            **{"id": f"q{i}", "sample": 0, "response": choice, "tokens": i, "truncated": False, "format_ok": True},
-            **{"reason": "correct" if right else "wrong", "choice": choice, "choice_lenient": choice},
-            **{"correct": bool(right), "correct_lenient": bool(right), "answer": "A", "num_options": 4, "group": "g"},
+            **{
+                "id": f"q{i}",
+                "sample": 0,
+                "response": choice,
+                "tokens": i,
+                "truncated": False,
+                "format_ok": True,
+            },
+            **{
+                "reason": "correct" if right else "wrong",
+                "choice": choice,
+                "choice_lenient": choice,
+            },
+            **{
+                "correct": bool(right),
+                "correct_lenient": bool(right),
+                "answer": "A",
+                "num_options": 4,
+                "group": "g",
+            },
             **{"cluster": f"q{i}", "overlap": False, "error": None},
         }
         samples.append({**sample, **own})
@@ -50,13 +67,21 @@ def draw(rng: np.random.Generator, n: int, rate: float) -> list[bool]:
 
 def test_summary_counts() -> None:
     samples = make_samples(
-        [1, 1, 0, 0], overlap=[True, False, False, False], num_options=[4, 4, 10, 10], group=["x", "y", "y", "y"]
+        [1, 1, 0, 0],
+        overlap=[True, False, False, False],
+        num_options=[4, 4, 10, 10],
+        group=["x", "y", "y", "y"],
     )
     result = summarise(samples)
     assert result["accuracy"]["value"] == 0.5 and result["accuracy"]["method"] == "wilson"
-    assert result["accuracy_clean"]["n"] == 3 and result["accuracy_clean"]["value"] == pytest.approx(1 / 3, abs=1e-6)
+    assert result["accuracy_clean"]["n"] == 3 and result["accuracy_clean"][
+        "value"
+    ] == pytest.approx(1 / 3, abs=1e-6)
     assert result["chance"] == pytest.approx(0.175)
-    assert list(result["by_num_options"]) == ["4", "10"] and result["by_num_options"]["10"]["chance"] == 0.1
+    assert (
+        list(result["by_num_options"]) == ["4", "10"]
+        and result["by_num_options"]["10"]["chance"] == 0.1
+    )
     assert result["by_group"]["y"]["n"] == 3 and result["reasons"] == {"correct": 2, "wrong": 2}
     assert sum(part["n"] for part in result["by_length"].values()) == 4
     assert summarise(make_samples([1], overlap=True))["accuracy_clean"] is None
@@ -67,11 +92,21 @@ def test_the_same_row_twice_does_not_narrow_the_interval() -> None:
     correct = draw(rng, 200, 0.6)
     once = summarise(make_samples(correct))
     twice = summarise(
-        make_samples(correct * 2, id=[f"r{i}" for i in range(400)], cluster=[f"q{i % 200}" for i in range(400)])
+        make_samples(
+            correct * 2,
+            id=[f"r{i}" for i in range(400)],
+            cluster=[f"q{i % 200}" for i in range(400)],
+        )
     )
-    width = {name: r["accuracy"]["high"] - r["accuracy"]["low"] for name, r in (("once", once), ("twice", twice))}
+    width = {
+        name: r["accuracy"]["high"] - r["accuracy"]["low"]
+        for name, r in (("once", once), ("twice", twice))
+    }
     assert width["twice"] > 0.97 * width["once"]
-    assert twice["accuracy_unique"] == once["accuracy_unique"] and twice["accuracy"]["method"] == "cluster bootstrap"
+    assert (
+        twice["accuracy_unique"] == once["accuracy_unique"]
+        and twice["accuracy"]["method"] == "cluster bootstrap"
+    )
 
 
 def test_several_samples() -> None:
@@ -85,7 +120,11 @@ def test_several_samples() -> None:
     )
     sampled = summarise(samples)["sampled"]
     assert sampled["avg@3"] == pytest.approx(1 / 3, abs=1e-6) and sampled["maj@3"] == 0.5
-    assert (sampled["pass@1"], sampled["pass@2"], sampled["pass@3"]) == (pytest.approx(1 / 3, abs=1e-6), 0.5, 0.5)
+    assert (sampled["pass@1"], sampled["pass@2"], sampled["pass@3"]) == (
+        pytest.approx(1 / 3, abs=1e-6),
+        0.5,
+        0.5,
+    )
     assert sampled["accuracy_of_each_sample"] == [0.5, 0.5, 0.0]
     assert summarise(make_samples([1, 0]))["sampled"] is None
 
@@ -117,7 +156,11 @@ def shift(base: list[bool], gains: int, losses: int) -> list[bool]:
 def test_verdict_on_level(gains: int, losses: int, verdict: str, words: str) -> None:
     base = draw(np.random.default_rng(1), 1273, 0.5)
     claim = claim_of(shift(base, gains, losses), base, "medqa/test")
-    assert claim["verdict"] == verdict and words in claim["sentence"] and "n = 1,273" in claim["sentence"]
+    assert (
+        claim["verdict"] == verdict
+        and words in claim["sentence"]
+        and "n = 1,273" in claim["sentence"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +177,11 @@ def test_verdict_on_level(gains: int, losses: int, verdict: str, words: str) -> 
 def test_verdict_on_ahead(gains: int, losses: int, verdict: str, words: str) -> None:
     base = draw(np.random.default_rng(2), 818, 0.5)
     claim = claim_of(shift(base, gains, losses), base, "mmlu_pro_health/test")
-    assert claim["verdict"] == verdict and words in claim["sentence"] and "McNemar" in claim["sentence"]
+    assert (
+        claim["verdict"] == verdict
+        and words in claim["sentence"]
+        and "McNemar" in claim["sentence"]
+    )
 
 
 def test_a_comparison_in_either_order_gives_the_same_verdict() -> None:
@@ -162,7 +209,7 @@ def test_holm_is_over_the_benchmarks_of_a_pair() -> None:
 
 
 def test_unknown_system_is_named() -> None:
-    with pytest.raises(EvalError, match=r"c\.think not evaluated here: there are a\.think"):
+    with pytest.raises(UserError, match=r"c\.think not evaluated here: there are a\.think"):
         compare_systems({"x": {"a.think": make_samples([1, 0])}}, [["a.think", "c.think"]], 0)
 
 
@@ -174,10 +221,14 @@ def shown() -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     results = []
     for benchmark in ("medqa/test", "mmlu_pro_health/test"):
         base = draw(rng, 60, 0.5)
-        for number, (model, mode) in enumerate((("base", "cot"), ("sft", "direct"), ("rlvr", "think"))):
+        for number, (model, mode) in enumerate(
+            (("base", "cot"), ("sft", "direct"), ("rlvr", "think"))
+        ):
             groups = [f"{HOSTILE if i % 2 else 'plain'}" for i in range(60)]
             options = [4 + i % 3 for i in range(60)]
-            samples = make_samples(shift(base, 6 * number, 3), response=HOSTILE, group=groups, num_options=options)
+            samples = make_samples(
+                shift(base, 6 * number, 3), response=HOSTILE, group=groups, num_options=options
+            )
             systems.setdefault(benchmark, {})[f"{model}.{mode}"] = samples
             result = {"model": model, "benchmark": benchmark, "mode": mode, **summarise(samples)}
             results.append({**result, "settings": {"seed": 42}})
@@ -185,7 +236,9 @@ def shown() -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     claims = judge_claims(comparisons, CLAIMS)
     summary = {"name": "toy", "results": results, "comparisons": comparisons, "claims": claims}
     row = {"question": HOSTILE, "options": [HOSTILE, "b", "c", "d"], "answer": "A"}
-    return summary, find_differing(summary, systems, {f"q{i}": {"id": f"q{i}", **row} for i in range(60)})
+    return summary, find_differing(
+        summary, systems, {f"q{i}": {"id": f"q{i}", **row} for i in range(60)}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +282,9 @@ def test_page_is_whole_and_asks_for_nothing(page: str) -> None:
                 assert value and value.startswith("#"), (tag, key, value)
     assert re.findall(r"url\((?!#)", page) == [] and "@import" not in page
     policy = "default-src 'none'; style-src 'unsafe-inline'"
-    assert any(attributes.get("content") == policy for tag, attributes in parser.seen if tag == "meta")
+    assert any(
+        attributes.get("content") == policy for tag, attributes in parser.seen if tag == "meta"
+    )
     assert "&lt;script&gt;fetch(" in page
 
 
@@ -264,7 +319,9 @@ def test_readme_rows(shown: tuple[dict[str, Any], dict[str, list[dict[str, Any]]
     table = render_markdown(list_readme_rows(shown[0], "abc123", "2026-01-01"))
     lines = table.splitlines()
     assert len(lines) == 8 and {line.count("|") for line in lines} == {11}
-    assert "| 42 | abc123 | 2026-01-01 |" in lines[2] and re.search(r"\d+\.\d % \(\d+\.\d–\d+\.\d\)", lines[2])
+    assert "| 42 | abc123 | 2026-01-01 |" in lines[2] and re.search(
+        r"\d+\.\d % \(\d+\.\d–\d+\.\d\)", lines[2]
+    )
 
 
 @pytest.mark.slow

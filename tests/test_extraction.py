@@ -20,13 +20,19 @@ READINGS = ("strict: think", "strict: direct", "strict: cot", "lenient")
 @pytest.fixture(scope="module")
 def labelled() -> dict[str, list[dict[str, Any]]]:
     content = yaml.safe_load((ROOT / "tests" / "extraction.yaml").read_text(encoding="utf-8"))
-    return {style: [{**content["questions"][r["q"]], **r} for r in rows] for style, rows in content["styles"].items()}
+    return {
+        style: [{**content["questions"][r["q"]], **r} for r in rows]
+        for style, rows in content["styles"].items()
+    }
 
 
 def read_all(row: dict[str, Any]) -> dict[str, str | None]:
     """Every reading of one response."""
     number = len(row["options"])
-    judged = {mode: judge(row["response"], row["gold"], number, mode) for mode in ("think", "direct", "cot")}
+    judged = {
+        mode: judge(row["response"], row["gold"], number, mode)
+        for mode in ("think", "direct", "cot")
+    }
     return {
         **{f"strict: {mode}": judgement.choice for mode, judgement in judged.items()},
         "lenient": judged["think"].choice_lenient,
@@ -47,13 +53,17 @@ def count_readings(rows: list[dict[str, Any]]) -> dict[str, Counter[str]]:
 
 def write_table(labelled: dict[str, list[dict[str, Any]]]) -> str:
     """The table of docs/evaluation.md."""
-    lines = ["| style | responses | with an answer | " + " | ".join(READINGS) + " |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| style | responses | with an answer | " + " | ".join(READINGS) + " |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     everything = [row for rows in labelled.values() for row in rows]
     for style, rows in [*labelled.items(), ("**all**", everything)]:
         counts = count_readings(rows)
         stated = counts["lenient"]["stated"]
         cells = [
-            f"{counts[r]['right']}/{counts[r]['read']} right, {counts[r]['right'] / stated:.0%} found" for r in READINGS
+            f"{counts[r]['right']}/{counts[r]['read']} right, {counts[r]['right'] / stated:.0%} found"
+            for r in READINGS
         ]
         lines.append(f"| {style} | {len(rows)} | {stated} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -62,10 +72,14 @@ def write_table(labelled: dict[str, list[dict[str, Any]]]) -> str:
 def test_the_set_is_what_it_says(labelled: dict[str, list[dict[str, Any]]]) -> None:
     rows = [row for rows in labelled.values() for row in rows]
     assert len(rows) >= 200 and len(labelled) == 8
-    assert len({row["response"] for row in rows}) > 0.95 * len(rows), "no style is one response over and over"
+    assert len({row["response"] for row in rows}) > 0.95 * len(rows), (
+        "no style is one response over and over"
+    )
     for row in rows:
         assert row["says"] is None or row["says"] in "ABCDEFGHIJ"[: len(row["options"])], row
-    assert sum(row["says"] is None for row in rows) >= 40, "enough responses in which there is nothing to find"
+    assert sum(row["says"] is None for row in rows) >= 40, (
+        "enough responses in which there is nothing to find"
+    )
 
 
 def test_strict_readings_guess_nothing(labelled: dict[str, list[dict[str, Any]]]) -> None:

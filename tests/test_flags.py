@@ -27,7 +27,9 @@ def load_flags(method: str) -> dict:
 
 
 def test_yaml_is_what_the_installed_engine_has(method):
-    assert (CONFIG_FOLDER / f"{method}.yaml").read_text() == render_yaml(method), "run `python -m recipes.flags`"
+    assert (CONFIG_FOLDER / f"{method}.yaml").read_text() == render_yaml(method), (
+        "run `python -m recipes.flags`"
+    )
 
 
 def test_every_flag_is_there_once(method):
@@ -53,13 +55,21 @@ def test_argv_is_read_back_by_the_engines_parser():
         *("--actor.adam.lr", "3e-07", "--actor.adam.betas", "0.9", "0.999"),
     ]
     read = vars(parser.parse_args(argv))
-    assert read["actor.adam.lr"] == 3e-7 and read["train.colocate_all"] and not read["actor.muon.nesterov"]
+    assert (
+        read["actor.adam.lr"] == 3e-7
+        and read["train.colocate_all"]
+        and not read["actor.muon.nesterov"]
+    )
 
 
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("actor", "adam", "l"), 1e-6, "not flags of OpenRLHF: openrlhf.actor.adam.l"),  # argparse would take it as lr
+        (
+            ("actor", "adam", "l"),
+            1e-6,
+            "not flags of OpenRLHF: openrlhf.actor.adam.l",
+        ),  # argparse would take it as lr
         (("actor", "adam", "lr"), "fast", "openrlhf.actor.adam.lr: invalid float value: 'fast'"),
         (("actor", "adam", "betas"), [0.9], "openrlhf.actor.adam.betas: expected 2 arguments"),
         (("ds", "param_dtype"), "fp8", "openrlhf.ds.param_dtype: invalid choice: 'fp8'"),

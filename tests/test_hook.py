@@ -22,7 +22,14 @@ HOOK = Path(__file__).parents[1] / "reward_server" / "openrlhf_hook.py"
 PROMPT = "Use <think> </think> and <answer> </answer> tags.\nUser: Which?\nAssistant:\n"
 RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 WRONG = "<think>Fever and a rash.</think><answer>B</answer><|endoftext|>"
-RESPONSES = (RIGHT, WRONG, "I think so", "", "First. " + RIGHT, "<think>The answer is C.</think><answer>C</answer>")
+RESPONSES = (
+    RIGHT,
+    WRONG,
+    "I think so",
+    "",
+    "First. " + RIGHT,
+    "<think>The answer is C.</think><answer>C</answer>",
+)
 LOGGED = {"accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition"}
 
 
@@ -35,7 +42,9 @@ def load_hook():
 
 
 def make_label(**changes):
-    return json.dumps({"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes})
+    return json.dumps(
+        {"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes}
+    )
 
 
 def score(hook, response, **changes):
@@ -44,7 +53,12 @@ def score(hook, response, **changes):
 
 @pytest.fixture
 def hook(monkeypatch):
-    for name in ("MEDRLVR_REWARD_MODE", "MEDRLVR_REWARD_OPTIONS", "MEDRLVR_ROLLOUTS", "MEDRLVR_REWARD_URL"):
+    for name in (
+        "MEDRLVR_REWARD_MODE",
+        "MEDRLVR_REWARD_OPTIONS",
+        "MEDRLVR_ROLLOUTS",
+        "MEDRLVR_REWARD_URL",
+    ):
         monkeypatch.delenv(name, raising=False)
     return load_hook()
 
@@ -68,7 +82,10 @@ def test_the_reply_has_the_same_keys_and_floats_for_every_response(hook, respons
     reply = score(hook, response, split=split)
     assert set(reply) == {"rewards", "scores", "extra_logs"}
     assert set(reply["extra_logs"]) == LOGGED
-    assert all(type(value) is float for value in (reply["rewards"], reply["scores"], *reply["extra_logs"].values()))
+    assert all(
+        type(value) is float
+        for value in (reply["rewards"], reply["scores"], *reply["extra_logs"].values())
+    )
 
 
 def test_logged_values(hook):
@@ -81,8 +98,14 @@ def test_rows_for_evaluation_get_accuracy(hook, monkeypatch):
     monkeypatch.setenv("MEDRLVR_REWARD_OPTIONS", '{"correct": 5, "wrong": 2, "format_failed": -3}')
     shaped = load_hook()
     for split in ("dev", "test", "ood"):
-        assert [score(shaped, response, split=split)["rewards"] for response in (RIGHT, WRONG, "C")] == [1.0, 0.0, 0.0]
-    assert [score(shaped, response)["rewards"] for response in (RIGHT, WRONG, "C")] == [5.0, 2.0, -3.0]
+        assert [
+            score(shaped, response, split=split)["rewards"] for response in (RIGHT, WRONG, "C")
+        ] == [1.0, 0.0, 0.0]
+    assert [score(shaped, response)["rewards"] for response in (RIGHT, WRONG, "C")] == [
+        5.0,
+        2.0,
+        -3.0,
+    ]
 
 
 def test_mode_comes_from_the_environment(hook, monkeypatch):
@@ -100,7 +123,10 @@ def test_mode_comes_from_the_environment(hook, monkeypatch):
         ("[" * 100_000, "is not a JSON object"),
         ({"answer": "C"}, "is not a JSON object"),
         (None, "label None is not a JSON object"),
-        (make_label(answer="E"), "row 'medqa/train/7': answer 'E' is not one capital letter from A to D"),
+        (
+            make_label(answer="E"),
+            "row 'medqa/train/7': answer 'E' is not one capital letter from A to D",
+        ),
         (make_label(answer="c"), "row 'medqa/train/7': answer 'c'"),
         (make_label(answer=2), "row 'medqa/train/7': label has answer=2"),
         (make_label(num_options=1), "row 'medqa/train/7': num_options 1"),
@@ -133,7 +159,9 @@ def test_batches_are_refused(hook):
 
 def test_root_missing_from_the_path(tmp_path):
     code = f"import runpy; runpy.run_path({str(HOOK)!r})"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode != 0
     assert f"Set PYTHONPATH={HOOK.parents[1]}" in done.stderr
 
@@ -143,7 +171,13 @@ def test_the_hook_needs_no_engine():
         f"import runpy, sys; runpy.run_path({str(HOOK)!r});"
         "print([name for name in ('torch', 'openrlhf', 'ray', 'aiohttp') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=HOOK.parents[1], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=HOOK.parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -153,16 +187,32 @@ def test_the_hook_needs_no_engine():
         ("MEDRLVR_REWARD_MODE", "loose", "MEDRLVR_REWARD_MODE='loose' is not one of paper, strict"),
         ("MEDRLVR_REWARD_OPTIONS", "{", "MEDRLVR_REWARD_OPTIONS: reward options are not JSON"),
         ("MEDRLVR_REWARD_OPTIONS", "[1]", "must be one JSON object"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"corect": 1}', r"unknown reward options \['corect'\]: known are \['correct'"),
+        (
+            "MEDRLVR_REWARD_OPTIONS",
+            '{"corect": 1}',
+            r"unknown reward options \['corect'\]: known are \['correct'",
+        ),
         ("MEDRLVR_REWARD_OPTIONS", '{"correct": "1"}', "correct='1' must be a finite number"),
         ("MEDRLVR_REWARD_OPTIONS", '{"correct": NaN}', "correct=nan must be a finite number"),
         ("MEDRLVR_REWARD_OPTIONS", '{"correct": true}', "correct=True must be a finite number"),
         ("MEDRLVR_REWARD_OPTIONS", '{"correct": 0}', "need correct > wrong >= format_failed"),
         ("MEDRLVR_REWARD_OPTIONS", '{"wrong": -2}', "need correct > wrong >= format_failed"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"leak_penalty": -0.5}', "leak_penalty=-0.5 must not be negative"),
+        (
+            "MEDRLVR_REWARD_OPTIONS",
+            '{"leak_penalty": -0.5}',
+            "leak_penalty=-0.5 must not be negative",
+        ),
         ("MEDRLVR_REWARD_OPTIONS", '{"max_words": 2.5}', "max_words=2.5 must be a whole number"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"min_words": 9, "max_words": 9}', "max_words=9 is not above min_words=9"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"length_penalty": 1}', "length_penalty needs min_words or max_words"),
+        (
+            "MEDRLVR_REWARD_OPTIONS",
+            '{"min_words": 9, "max_words": 9}',
+            "max_words=9 is not above min_words=9",
+        ),
+        (
+            "MEDRLVR_REWARD_OPTIONS",
+            '{"length_penalty": 1}',
+            "length_penalty needs min_words or max_words",
+        ),
     ],
 )
 def test_bad_settings_are_named(name, value, message):
@@ -184,7 +234,11 @@ def test_no_options_change_nothing():
 
 def test_reward_values():
     options = {"correct": 2.0, "wrong": 0.25, "format_failed": -0.5}
-    assert [shaped_reward(options, response) for response in (RIGHT, WRONG, "C")] == [2.0, 0.25, -0.5]
+    assert [shaped_reward(options, response) for response in (RIGHT, WRONG, "C")] == [
+        2.0,
+        0.25,
+        -0.5,
+    ]
 
 
 def test_leak_penalty():
@@ -208,12 +262,20 @@ def test_length_shaping():
 
 def test_penalties_never_make_the_format_a_loss():
     options = {"leak_penalty": 9, "pre_think_penalty": 9}
-    assert shaped_reward(options, "The answer is C. <think>The answer is C.</think><answer>C</answer>") == -1.0
+    assert (
+        shaped_reward(options, "The answer is C. <think>The answer is C.</think><answer>C</answer>")
+        == -1.0
+    )
     assert shaped_reward(options, "C") == -1.0
 
 
 def make_output(tokens=12, prompt_tokens=5, **changes):
-    return {"action_ranges": [(prompt_tokens, tokens)], "truncated": False, "reward": 1.0, **changes}
+    return {
+        "action_ranges": [(prompt_tokens, tokens)],
+        "truncated": False,
+        "reward": 1.0,
+        **changes,
+    }
 
 
 def test_rollout_rows(hook, tmp_path):
@@ -223,7 +285,9 @@ def test_rollout_rows(hook, tmp_path):
     hook.write_rollout(rollouts, label, verify(response, "C"), make_output(), response, 0.7)
     hook.write_rollout(rollouts, label, verify(RIGHT, "C"), make_output(truncated=True), RIGHT, 0.7)
     (path,) = (tmp_path / "deep" / "rollouts").iterdir()  # flushed: readable while still open
-    first, second = (json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
+    first, second = (
+        json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
+    )
     assert "Fièvre 发热" in path.read_text(encoding="utf-8")
     assert first.pop("time") > 1.7e9
     assert first == {
@@ -264,7 +328,9 @@ def run_executor(executor, tokenizer, response, label, max_tokens=64):
 
     async def generate(prompt_token_ids, sampling_params, multi_modal_data=None):
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
-        return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, finish_reason="stop", logprobs=None)])
+        return SimpleNamespace(
+            outputs=[SimpleNamespace(token_ids=ids, finish_reason="stop", logprobs=None)]
+        )
 
     parameters = SimpleNamespace(max_tokens=max_tokens, temperature=0.9, logprobs=None)
     engine = SimpleNamespace(generate=generate)
@@ -283,7 +349,9 @@ def test_agent_scores_and_writes(monkeypatch, tmp_path):
     for response in RESPONSES[:3]:
         output = run_executor(executor, tokenizer, response, make_label(step=1, episode=1))
         expected = score(module, response)
-        assert (output["reward"], output["scores"], output["extra_logs"]) == tuple(expected.values())
+        assert (output["reward"], output["scores"], output["extra_logs"]) == tuple(
+            expected.values()
+        )
     rows = [json.loads(line) for path in tmp_path.iterdir() for line in path.open(encoding="utf-8")]
     assert [row["response"] for row in rows] == list(RESPONSES[:3])
     assert rows[0]["prompt_tokens"] == len(PROMPT.encode())
@@ -301,5 +369,7 @@ def test_the_engine_does_not_swallow_a_bad_label():
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     with pytest.raises(BaseException, match="row 'medqa/train/7': answer 'Z'") as caught:
-        run_executor(SingleTurnAgentExecutor(str(HOOK)), build_tokenizer(), RIGHT, make_label(answer="Z"))
+        run_executor(
+            SingleTurnAgentExecutor(str(HOOK)), build_tokenizer(), RIGHT, make_label(answer="Z")
+        )
     assert not isinstance(caught.value, Exception)

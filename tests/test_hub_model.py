@@ -16,14 +16,25 @@ from tests.chatml import END, TEMPLATE
 
 PINNED, OTHER = "a" * 40, "b" * 40
 EOS = json.dumps({"eos_token": END}).encode()
-FILES = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"pickle", "tokenizer.json": b"{}"}
-TOKENIZER = {"tokenizer.json": (Path(__file__).with_name("tokenizer") / "tokenizer.json").read_bytes()}
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "tokenizer.json": b"{}",
+}
+TOKENIZER = {
+    "tokenizer.json": (Path(__file__).with_name("tokenizer") / "tokenizer.json").read_bytes()
+}
 CHATTING = json.dumps({"eos_token": END, "chat_template": TEMPLATE}).encode()
 REPOS = {
     "lab/tiny": FILES,
     "lab/pickled": {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
     "lab/instruct": {**TOKENIZER, "tokenizer_config.json": CHATTING},
-    "lab/newer": {**TOKENIZER, "tokenizer_config.json": EOS, "chat_template.jinja": TEMPLATE.encode()},
+    "lab/newer": {
+        **TOKENIZER,
+        "tokenizer_config.json": EOS,
+        "chat_template.jinja": TEMPLATE.encode(),
+    },
     "lab/base": {**TOKENIZER, "tokenizer_config.json": EOS},
 }
 CHILD = """
@@ -39,12 +50,12 @@ for argument in sys.argv[1:]:
 """
 PREPARING_CHILD = """
 import sys
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.lengths import load_tokenizer
 for argument in sys.argv[1:]:
     try:
         print(load_tokenizer(*argument.split("@"), chat=True).chat.end_of_turn)
-    except PrepError as error:
+    except UserError as error:
         print("refused:", error)
 """
 
@@ -69,11 +80,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
         if words[2] == "tree":
             sizes = [(file, len(content)) for file, content in REPOS[repo].items()]
-            tree = [{"type": "file", "path": file, "size": size, "oid": "1" * 40} for file, size in sizes]
+            tree = [
+                {"type": "file", "path": file, "size": size, "oid": "1" * 40}
+                for file, size in sizes
+            ]
             return self.answer(200, json.dumps(tree).encode(), {})
         if not name:
             siblings = [{"rfilename": file} for file in REPOS[repo]]
-            return self.answer(200, json.dumps({"id": repo, "sha": PINNED, "siblings": siblings}).encode(), {})
+            return self.answer(
+                200, json.dumps({"id": repo, "sha": PINNED, "siblings": siblings}).encode(), {}
+            )
         if name not in REPOS[repo]:
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": PINNED})
         etag = hashlib.sha256(REPOS[repo][name]).hexdigest()
@@ -100,7 +116,11 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 def fetch(root: Path, cache: Path, port: int, *models: str, child: str = CHILD) -> list[str]:
     """What fetch_model says of each ID@COMMIT, in a process of its own, since HF_ENDPOINT is read at import."""
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(cache)}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(root)}
+    environment |= {
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(root),
+    }
     command = [sys.executable, "-c", child, *models]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -117,7 +137,9 @@ def test_fetching_and_refusing(hub, root, tmp_path):
     ]
     assert Path(folder).name == PINNED
     for line, mend in zip(
-        refused, ("no such commit", "does not exist", "accept its terms", "no *.safetensors"), strict=True
+        refused,
+        ("no such commit", "does not exist", "accept its terms", "no *.safetensors"),
+        strict=True,
     ):
         assert line.startswith("refused: model.path=lab/") and mend in line
 
@@ -126,7 +148,9 @@ def test_a_cached_model_needs_no_hub_and_an_absent_one_says_so(hub, root, tmp_pa
     (folder,) = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}")
     hub.shutdown()
     hub.server_close()
-    again, refused = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}", f"lab/other@{PINNED}")
+    again, refused = fetch(
+        root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}", f"lab/other@{PINNED}"
+    )
     assert again == folder
     assert "the hub cannot be reached; give a local copy, model.path=FOLDER" in refused
 

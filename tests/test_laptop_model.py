@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.bank import build_bank
 from data_prep.prompt import render_prompt
-from recipes.pretrain import MODEL_FOLDER, SHAPE, SPECIAL_TOKENS
+from dev.laptop.bank import build_bank
+from dev.laptop.pretrain import MODEL_FOLDER, SHAPE, SPECIAL_TOKENS
 from reward_server.verifier import verify
 
 ASKED = 200
@@ -36,11 +36,19 @@ def ask(folder: Path, temperature: float) -> tuple[float, float]:
     prompts = [render_prompt(row["question"], row["options"]) for row in rows]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
     torch.manual_seed(42)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    ids = model.generate(**batch, max_new_tokens=96, pad_token_id=tokenizer.pad_token_id, **sampling)
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0}
+        if temperature
+        else {"do_sample": False}
+    )
+    ids = model.generate(
+        **batch, max_new_tokens=96, pad_token_id=tokenizer.pad_token_id, **sampling
+    )
     responses = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :])
     ends = [response.split("<|endoftext|>")[0] for response in responses]
-    verdicts = [verify(end, row["answer"], len(row["options"])) for end, row in zip(ends, rows, strict=True)]
+    verdicts = [
+        verify(end, row["answer"], len(row["options"])) for end, row in zip(ends, rows, strict=True)
+    ]
     return sum(v.format_ok for v in verdicts) / ASKED, sum(v.correct for v in verdicts) / ASKED
 
 
@@ -60,8 +68,8 @@ def test_the_script_makes_such_a_model(root, tmp_path):
     """Half an hour. Another CPU rounds otherwise, so the weights are not compared, but the tokenizer is."""
     documents = tmp_path / "documents.jsonl"
     for command in (
-        ["data_prep.documents", "--out", str(documents)],
-        ["recipes.pretrain", "--documents", str(documents), "--out", str(tmp_path / "model")],
+        ["dev.laptop.documents", "--out", str(documents)],
+        ["dev.laptop.pretrain", "--documents", str(documents), "--out", str(tmp_path / "model")],
     ):
         subprocess.run([sys.executable, "-m", *command], cwd=root, check=True)
     for name in ("tokenizer.json", "config.json"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from recipes import choices, engine_process, run_folder
+from recipes import choices, process, run_folder
 from recipes.engine.ppo import check_cluster, choose_forwarded
 from recipes.machine import Gpu, NoPresetError, choose_hardware, find_gpus
 from recipes.preflight import check_secrets
@@ -16,7 +16,14 @@ from recipes.preflight import check_secrets
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS", "EXPERIMENT", "HARDWARE", "WANDB_API_KEY", "WANDB_MODE"):
+    for name in (
+        "CUDA_VISIBLE_DEVICES",
+        "RAY_ADDRESS",
+        "EXPERIMENT",
+        "HARDWARE",
+        "WANDB_API_KEY",
+        "WANDB_MODE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -53,7 +60,9 @@ def test_a_cluster_is_not_guessed(monkeypatch):
 
 def test_gpus_are_read_from_nvidia_smi_and_the_visible_ones_counted(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3, 81559\\nNVIDIA H100 80GB HBM3, 81559\\n'\n")
+    tool.write_text(
+        "#!/bin/sh\nprintf 'NVIDIA H100 80GB HBM3, 81559\\nNVIDIA H100 80GB HBM3, 81559\\n'\n"
+    )
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024)] * 2
@@ -67,8 +76,16 @@ def test_gpus_are_read_from_nvidia_smi_and_the_visible_ones_counted(tmp_path, mo
     ("words", "prefix", "expected"),
     [
         (["experiment=paper", "hardware=8x80gb"], "", ["experiment=paper", "hardware=8x80gb"]),
-        (["experiment=paper", "hardware=8x80gb"], "sft/", ["experiment=sft/paper", "hardware=8x80gb"]),
-        (["experiment=sft/paper", "hardware=cpu"], "sft/", ["experiment=sft/paper", "hardware=cpu"]),
+        (
+            ["experiment=paper", "hardware=8x80gb"],
+            "sft/",
+            ["experiment=sft/paper", "hardware=8x80gb"],
+        ),
+        (
+            ["experiment=sft/paper", "hardware=cpu"],
+            "sft/",
+            ["experiment=sft/paper", "hardware=cpu"],
+        ),
         (["experiment=sft", "hardware=cpu"], "sft/", ["experiment=sft/paper", "hardware=cpu"]),
         (["name=x", "hardware.nodes=2"], "", ["name=x", "hardware.nodes=2", "hardware=cpu"]),
         (["hardware=auto"], "", ["hardware=cpu"]),
@@ -103,7 +120,11 @@ def test_a_mixture_is_not_taken_as_a_merge_of_two_configurations(capsys):
 @pytest.mark.parametrize(
     ("offered", "free", "message"),
     [
-        ({"GPU": 8, "CPU": 64}, {"GPU": 8, "CPU": 64}, "the run asks for 16 GPUs, the Ray cluster has 8"),
+        (
+            {"GPU": 8, "CPU": 64},
+            {"GPU": 8, "CPU": 64},
+            "the run asks for 16 GPUs, the Ray cluster has 8",
+        ),
         ({"GPU": 16, "CPU": 64}, {"GPU": 12, "CPU": 64}, "of which 12 are free"),
         ({"GPU": 16, "CPU": 16}, {"GPU": 16, "CPU": 16}, "asks for 20 CPUs"),
     ],
@@ -114,7 +135,11 @@ def test_a_cluster_that_is_too_small_is_told_before_a_placement_group_waits(offe
     check_cluster({"GPU": 16, "CPU": 20}, {"GPU": 16, "CPU": 20}, 16)
 
 
-SECRETS = {"WANDB_API_KEY": "wandb-53cret", "HF_TOKEN": "hf-53cret", "MEDRLVR_REWARD_TOKEN": "reward-53cret"}
+SECRETS = {
+    "WANDB_API_KEY": "wandb-53cret",
+    "HF_TOKEN": "hf-53cret",
+    "MEDRLVR_REWARD_TOKEN": "reward-53cret",
+}
 
 
 def test_no_secret_is_written_down(compose_config, monkeypatch, tmp_path):
@@ -123,12 +148,14 @@ def test_no_secret_is_written_down(compose_config, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["rlvr"])
     cfg = compose_config("rlvr", f"run_dir={tmp_path}", "openrlhf.logger.wandb.key=environment")
     assert list(check_secrets(cfg)) == []
-    environment = engine_process.build_environment(cfg, 0)
+    environment = process.build_environment(cfg, 0)
     written = [
-        engine_process.format_command(engine_process.build_command("ppo", ["--x"], cfg), environment),
+        process.format_command(process.build_command("ppo", ["--x"], cfg), environment),
         OmegaConf.to_yaml(cfg, resolve=True),
         json.dumps(run_folder.describe_run(cfg, "ppo", {}, 0)),
-        json.dumps(choose_forwarded(SECRETS | environment)),  # Ray's runtime environment, which it logs
+        json.dumps(
+            choose_forwarded(SECRETS | environment)
+        ),  # Ray's runtime environment, which it logs
     ]
     assert not any("53cret" in text for text in written)
     assert environment["WANDB_MODE"] == "online" and "PYTHONPATH" in choose_forwarded(environment)
@@ -143,15 +170,18 @@ def test_a_key_on_the_command_line_is_refused(compose_config):
 
 
 def test_wandb_goes_on_in_the_same_run_after_a_resume():
-    assert engine_process.name_wandb_run(Path("/a")) == engine_process.name_wandb_run(Path("/a"))
-    assert engine_process.name_wandb_run(Path("/a")) != engine_process.name_wandb_run(Path("/b"))
+    assert process.name_wandb_run(Path("/a")) == process.name_wandb_run(Path("/a"))
+    assert process.name_wandb_run(Path("/a")) != process.name_wandb_run(Path("/b"))
 
 
 @pytest.mark.parametrize(
     ("cause", "advice"),
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "micro_batch_size"),
-        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory", "machine's memory"),
+        (
+            "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
+            "machine's memory",
+        ),
         ("OSError: [Errno 28] No space left on device", "make room"),
         ("ValueError: row bank/train/7: label has no answer", "docs/reward.md"),
         ("ValueError: No available memory for the cache blocks.", "raise hardware.vllm_memory"),
@@ -159,5 +189,5 @@ def test_wandb_goes_on_in_the_same_run_after_a_resume():
     ],
 )
 def test_a_cause_comes_with_the_next_step(cause, advice):
-    found = engine_process.advise(cause)
+    found = process.advise(cause)
     assert advice in found and bool(found) == bool(advice)

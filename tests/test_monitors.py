@@ -8,13 +8,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from eval.dynamics.monitors import MONITORS, check_monitors, check_run
 from recipes import terminal
 from recipes.live import LiveView, count_question_words
-from recipes.monitors import MONITORS, check_monitors, check_run
 
 ROOT = Path(__file__).resolve().parents[1]
 CALM = {
-    **{"format": 0.95, "leak": 0.02, "pre_think": 0.02, "think_words": 12.0, "pre_think_words": 0.2, "truncated": 0.0},
+    **{
+        "format": 0.95,
+        "leak": 0.02,
+        "pre_think": 0.02,
+        "think_words": 12.0,
+        "pre_think_words": 0.2,
+        "truncated": 0.0,
+    },
     **{"repetition": 0.01, "response_length": 36.0, "kl": 0.05, "vllm_kl": 2e-4, "accuracy": 0.5},
 }
 
@@ -90,7 +97,9 @@ def test_the_docs_say_what_to_do_about_each(name):
 def test_a_monitor_that_flickers_is_one_span_and_one_warning():
     steps = [row | {"leak": 0.9 if row["step"] % 16 < 8 else 0.0} for row in make_steps(120)]
     spans = check_run(steps)
-    assert [span.alarm.monitor for span in spans] == ["leak"] and spans[0].last - spans[0].first > 80
+    assert [span.alarm.monitor for span in spans] == ["leak"] and spans[0].last - spans[
+        0
+    ].first > 80
     live = LiveView(question_words=20)
     assert sum("warning" in line for row in steps for line in live.take(row)) == 1
 
@@ -106,7 +115,10 @@ def test_the_terminal_says_a_phase_and_a_warning_once():
 
 def test_the_terminal_shows_both_while_it_watches(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
-    before, now = make_steps(90, leak=0.7, think_words=4.0)[:60], make_steps(90, leak=0.7, think_words=4.0)[60:]
+    before, now = (
+        make_steps(90, leak=0.7, think_words=4.0)[:60],
+        make_steps(90, leak=0.7, think_words=4.0)[60:],
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in before))
     reader = terminal.MetricsReader(path)
     live = LiveView(question_words=20)
@@ -119,11 +131,17 @@ def test_the_terminal_shows_both_while_it_watches(tmp_path, monkeypatch):
     monkeypatch.setattr(terminal, "Console", lambda **_: Console(file=out, width=100))
     terminal.watch(reader, "ppo", 60, 90, lambda: False, lambda _: None, live)
     shown = " ".join(out.getvalue().split())
-    assert "phase 4, Direct Answer Hacker since step 70" in shown and "warning: 59% of the responses" in shown
+    assert (
+        "phase 4, Direct Answer Hacker since step 70" in shown
+        and "warning: 59% of the responses" in shown
+    )
     assert "61/90" in shown and "60/90" not in shown
 
 
 def test_words_of_the_questions_are_counted(tmp_path):
-    rows = [{"question": "one two three", "options": ["a b", "c"]}, {"question": "one", "options": ["a", "b"]}]
+    rows = [
+        {"question": "one two three", "options": ["a b", "c"]},
+        {"question": "one", "options": ["a", "b"]},
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert count_question_words(tmp_path / "train.jsonl") == 4.5

@@ -28,7 +28,10 @@ POLICY = OmegaConf.create({"drop": 0.8, "flag": 0.5})
 def list_grams(words: list[str]) -> set[tuple[str, ...]]:
     if len(words) < overlap.NGRAM:
         return {tuple(words)}
-    return {tuple(words[start : start + overlap.NGRAM]) for start in range(len(words) - overlap.NGRAM + 1)}
+    return {
+        tuple(words[start : start + overlap.NGRAM])
+        for start in range(len(words) - overlap.NGRAM + 1)
+    }
 
 
 texts = st.lists(st.lists(st.sampled_from("ab"), max_size=24), max_size=8)
@@ -50,7 +53,9 @@ def test_pairs_are_those_of_a_plain_computation(left: list, right: list, thresho
 
 @settings(max_examples=100, deadline=None)
 @given(texts, st.sampled_from([0.3, 0.5, 1.0]))
-def test_pairs_within_a_set_come_once_with_the_share_of_the_smaller(rows: list, threshold: float) -> None:
+def test_pairs_within_a_set_come_once_with_the_share_of_the_smaller(
+    rows: list, threshold: float
+) -> None:
     grams = [list_grams(words) for words in rows]
     expected = {}
     for a in range(len(rows)):
@@ -60,7 +65,9 @@ def test_pairs_within_a_set_come_once_with_the_share_of_the_smaller(rows: list, 
                 expected[a, b] = pytest.approx(share)
     measured = hash_grams(rows, {})
     pairs = find_pairs(measured, measured, threshold, within=True)
-    assert {tuple(sorted((int(a), int(b)))): float(s) for a, b, s in zip(*pairs, strict=True)} == expected
+    assert {
+        tuple(sorted((int(a), int(b)))): float(s) for a, b, s in zip(*pairs, strict=True)
+    } == expected
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +89,14 @@ def test_a_phrase_that_thousands_share_is_not_looked_up(monkeypatch: pytest.Monk
 
 
 def test_short_stems_are_compared_with_their_options() -> None:
-    assert split_words("Treatment of choice?", ["b X", "a"]) == ["treatment", "of", "choice", "a", "b", "x"]
+    assert split_words("Treatment of choice?", ["b X", "a"]) == [
+        "treatment",
+        "of",
+        "choice",
+        "a",
+        "b",
+        "x",
+    ]
     assert split_words("word " * 20, ["b", "a"]) == ["word"] * 20
 
 
@@ -98,7 +112,9 @@ def number_words(first: int, last: int) -> str:
 
 def contaminate(train: list[Question], evaluation: list[Question]) -> tuple:
     vocabulary: dict[str, int] = {}
-    return find_contamination(measure_rows(train, vocabulary), [measure_rows(evaluation, vocabulary)], POLICY)
+    return find_contamination(
+        measure_rows(train, vocabulary), [measure_rows(evaluation, vocabulary)], POLICY
+    )
 
 
 def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
@@ -108,7 +124,10 @@ def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
         make_question("t/train/2", number_words(0, 47)),  # 40 of 100
         make_question("t/train/3", number_words(500, 600)),
     ]
-    evaluation = [make_question("e/test/0", number_words(0, 107)), make_question("e/test/1", number_words(900, 1000))]
+    evaluation = [
+        make_question("e/test/0", number_words(0, 107)),
+        make_question("e/test/1", number_words(900, 1000)),
+    ]
     drop, flagged, seen = contaminate(train, evaluation)
     assert drop == {"t/train/0": ("e/test/0", 1.0)}
     assert flagged == {"t/train/1": ("e/test/0", 0.6)}
@@ -118,12 +137,17 @@ def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
 
 def test_an_exact_copy_with_other_distractors_is_found_even_where_8_grams_do_not_show_it() -> None:
     train = [make_question("t/train/0", "Drug of choice for gout?", ("Colchicine", *"abcdefgh"))]
-    evaluation = [make_question("e/test/0", "drug of choice for gout", ("q", "colchicine", *"stuvwxyz"), "B")]
+    evaluation = [
+        make_question("e/test/0", "drug of choice for gout", ("q", "colchicine", *"stuvwxyz"), "B")
+    ]
     assert contaminate(train, evaluation)[0] == {"t/train/0": ("e/test/0", 1.0)}
 
 
 def test_near_copies_name_the_earlier_row() -> None:
-    rows = [make_question(f"t/train/{n}", number_words(start, start + 60)) for n, start in enumerate((0, 300, 3))]
+    rows = [
+        make_question(f"t/train/{n}", number_words(start, start + 60))
+        for n, start in enumerate((0, 300, 3))
+    ]
     assert find_near_copies(measure_rows(rows, {}), 0.5) == {"t/train/2": ("t/train/0", 0.943)}
 
 
@@ -135,7 +159,11 @@ def test_clusters_need_stem_and_gold() -> None:
         make_question("e/test/2", stem, ("c", "Iron is blue."), "B"),
     ]
     measured = measure_rows(rows, {})
-    assert find_clusters(measured) == {"e/test/0": "e/test/0", "e/test/1": "e/test/0", "e/test/2": "e/test/2"}
+    assert find_clusters(measured) == {
+        "e/test/0": "e/test/0",
+        "e/test/1": "e/test/0",
+        "e/test/2": "e/test/2",
+    }
     assert list(count_duplicates(measured).values()) == [3, 1, 2, 3]
 
 
@@ -169,7 +197,9 @@ def test_medqa_rows_that_overlap_with_its_training_file() -> None:
         _, _, seen = find_contamination(train, [rows], keep_all)
         assert len(seen) == half
         assert sum(share >= 0.8 for _, share in seen.values()) == most
-        assert split == "dev" or not any(share == 1 for _, share in seen.values()), "no test row is an exact copy"
+        assert split == "dev" or not any(share == 1 for _, share in seen.values()), (
+            "no test row is an exact copy"
+        )
 
 
 def test_mmlu_pro_health_has_686_different_questions() -> None:

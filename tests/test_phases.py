@@ -5,8 +5,8 @@ from itertools import groupby, pairwise
 
 import pytest
 
-from eval.dynamics.simulate import simulate_rollouts
-from recipes.phases import KEYS, PhaseTracker, Shape, fits, label_steps
+from dev.simulate_run import simulate_rollouts
+from eval.dynamics.phases import KEYS, PhaseTracker, Shape, fits, label_steps
 from reward_server.scoring import Settings, parse_label, score_response
 from reward_server.shaping import RewardOptions
 
@@ -24,7 +24,9 @@ def log_steps(schedule: list[int], seed: int = 0) -> list[list[dict[str, float]]
         logs = []
         for row in group:
             label = f'{{"id": "{row["id"]}", "answer": "{gold[row["id"]]}", "num_options": 4, "split": "train"}}'
-            scored = score_response(row["response"], parse_label(label, ""), SETTINGS)[1]["extra_logs"]
+            scored = score_response(row["response"], parse_label(label, ""), SETTINGS)[1][
+                "extra_logs"
+            ]
             logs.append({**scored, "truncated": 0.0})
         steps.append(logs)
     return steps
@@ -55,9 +57,13 @@ def test_each_boundary_is_found_at_more_seeds(seed):
     test_each_boundary_of_six_phases_is_found_within_two_steps(seed)
 
 
-@pytest.mark.parametrize("schedule", [[1, 3], [1, 2, 3], [3, 5], [1, 5, 6], [3], [1, 4], [1, 3, 0, 3]], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [[1, 3], [1, 2, 3], [3, 5], [1, 5, 6], [3], [1, 4], [1, 3, 0, 3]], ids=str
+)
 def test_a_run_that_skips_phases_is_not_forced_into_six(schedule):
-    labels = label_steps([average(logs) for logs in log_steps([p for p in schedule for _ in range(8)], 3)], WORDS)
+    labels = label_steps(
+        [average(logs) for logs in log_steps([p for p in schedule for _ in range(8)], 3)], WORDS
+    )
     kept = [phase for phase, group in groupby(labels) if len(list(group)) > 3]
     assert kept == schedule
 
@@ -78,18 +84,37 @@ def test_the_phases_do_not_change_on_resampling():
 
 
 def test_phase_six_needs_a_hack_before_it():
-    concise = {"format": 1.0, "leak": 0.0, "pre_think": 0.0, "think_words": 12, "pre_think_words": 0, "truncated": 0.0}
+    concise = {
+        "format": 1.0,
+        "leak": 0.0,
+        "pre_think": 0.0,
+        "think_words": 12,
+        "pre_think_words": 0,
+        "truncated": 0.0,
+    }
     hack = {**concise, "leak": 0.9, "think_words": 4}
     assert label_steps([concise] * 4, WORDS) == [3] * 4
     assert label_steps([hack] * 3 + [concise] * 3, WORDS) == [4] * 3 + [6] * 3
 
 
 def test_one_step_alone_changes_nothing():
-    concise = {"format": 1.0, "leak": 0.0, "pre_think": 0.0, "think_words": 12, "pre_think_words": 0, "truncated": 0.0}
+    concise = {
+        "format": 1.0,
+        "leak": 0.0,
+        "pre_think": 0.0,
+        "think_words": 12,
+        "pre_think_words": 0,
+        "truncated": 0.0,
+    }
     odd = {**concise, "format": 0.2}
     assert label_steps([concise, concise, odd, concise, concise], WORDS) == [3] * 5
     tracker = PhaseTracker(WORDS)
-    assert [tracker.update(row) for row in (concise, concise, odd, odd)] == [False, True, False, True]
+    assert [tracker.update(row) for row in (concise, concise, odd, odd)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     assert (tracker.phase, tracker.since) == (1, 2)
 
 

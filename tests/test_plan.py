@@ -37,8 +37,12 @@ def test_shapes_have_the_published_number_of_weights(plan, experiment, parameter
 def test_the_laptop_models_shape_is_that_of_its_weights(plan, root):
     _, shape = plan("laptop", "cpu")
     content = (root / "recipes" / "laptop_model" / "model.safetensors").read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # the format's own table of tensors
-    weights = [math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"]
+    header = json.loads(
+        content[8 : 8 + int.from_bytes(content[:8], "little")]
+    )  # the format's own table of tensors
+    weights = [
+        math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+    ]
     assert shape.parameters == sum(weights) and shape.tensors == len(weights)
 
 
@@ -66,7 +70,9 @@ def test_more_gpus_never_need_more_each(plan, experiment):
         needs, _ = memory.plan_ppo(*plan(experiment, hardware))
         assert tuple(need.phase for need in needs) == memory.PHASES
         sizes.append([need.bytes for need in needs])
-    assert all(later <= before for pair in pairwise(sizes) for before, later in zip(*pair, strict=True))
+    assert all(
+        later <= before for pair in pairwise(sizes) for before, later in zip(*pair, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,9 @@ def test_more_gpus_never_need_more_each(plan, experiment):
         ("paper", "8x80gb", ["openrlhf.train.micro_batch_size=16"]),
     ],
 )
-def test_what_cannot_fit_is_refused_and_the_first_key_named_helps(plan, experiment, hardware, overrides):
+def test_what_cannot_fit_is_refused_and_the_first_key_named_helps(
+    plan, experiment, hardware, overrides
+):
     cfg, shape = plan(experiment, hardware, *overrides)
     problems = memory.find_shortages(cfg, "ppo", shape)
     assert problems
@@ -88,16 +96,22 @@ def test_what_cannot_fit_is_refused_and_the_first_key_named_helps(plan, experime
     for problem in problems:
         advice = problem.split(": ", 1)[1].split(" or ")[0]
         advice = advice.replace(
-            "a lower openrlhf.vllm.gpu_memory_utilization", "openrlhf.vllm.gpu_memory_utilization=0.3"
+            "a lower openrlhf.vllm.gpu_memory_utilization",
+            "openrlhf.vllm.gpu_memory_utilization=0.3",
         )
-        after = {need.phase: need.bytes for need in memory.plan_ppo(*plan(experiment, hardware, *overrides, advice))[0]}
+        after = {
+            need.phase: need.bytes
+            for need in memory.plan_ppo(*plan(experiment, hardware, *overrides, advice))[0]
+        }
         phase = problem.split()[0]
         assert after[phase] < before[phase], problem
 
 
 def test_a_kv_cache_that_holds_no_sample_is_refused(plan):
     cfg, shape = plan("7B", "8x80gb", "openrlhf.vllm.gpu_memory_utilization=0.2")
-    assert any("raise hardware.vllm_memory" in line for line in memory.find_shortages(cfg, "ppo", shape))
+    assert any(
+        "raise hardware.vllm_memory" in line for line in memory.find_shortages(cfg, "ppo", shape)
+    )
 
 
 def test_a_large_model_without_a_gpu_is_refused_with_the_reason(plan):
@@ -120,7 +134,9 @@ def test_a_hub_model_is_taken_from_its_pinned_snapshot(plan, tmp_path, monkeypat
 
 
 def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(plan):
-    steps = [cost.estimate_step(*plan("paper", hardware)) for hardware in ("2x80gb", "4x80gb", "8x80gb")]
+    steps = [
+        cost.estimate_step(*plan("paper", hardware)) for hardware in ("2x80gb", "4x80gb", "8x80gb")
+    ]
     assert steps[0]["step"] > steps[1]["step"] > steps[2]["step"]
     assert len({step["controller"] for step in steps}) == 1
 
@@ -128,13 +144,18 @@ def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(plan):
 def test_longer_responses_take_longer_and_prompts_never_less(plan):
     short = cost.estimate_step(*plan("paper", "8x80gb"))
     long = cost.estimate_step(*plan("paper", "8x80gb", "plan.response_tokens=900"))
-    assert all(long[phase] >= short[phase] for phase in short) and long["training"] > 1.5 * short["training"]
+    assert (
+        all(long[phase] >= short[phase] for phase in short)
+        and long["training"] > 1.5 * short["training"]
+    )
 
 
 def test_the_disk_counts_what_is_kept(plan):
     cfg, shape = plan("paper", "8x80gb")
     sizes = disk.plan_disk(cfg, "ppo", shape, {"train": 10178, "dev": 1272})
-    assert sizes["to resume from"] == 14 * shape.parameters * 2 * 3  # actor and critic; two regular ones and the best
+    assert (
+        sizes["to resume from"] == 14 * shape.parameters * 2 * 3
+    )  # actor and critic; two regular ones and the best
     assert sizes["copies"] == 2 * shape.parameters * (
         10 + 2
     )  # ten passes; the best, and the one before while it is saved
@@ -144,7 +165,10 @@ def test_make_plan_prints_every_phase(root):
     command = [sys.executable, "-m", "recipes.plan", "experiment=paper", "hardware=1x80gb"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(phase in done.stdout for phase in (*memory.PHASES, "GPU-hours", "disk:", "planned, not measured"))
+    assert all(
+        phase in done.stdout
+        for phase in (*memory.PHASES, "GPU-hours", "disk:", "planned, not measured")
+    )
 
 
 @pytest.mark.slow

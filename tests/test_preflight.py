@@ -31,7 +31,12 @@ def assert_told(problems: list[str], *parts: str) -> None:
 
 def test_the_laptop_recipes_may_start(laptop, compose_config, bank, tmp_path):
     assert find_problems(laptop(), "ppo") == []
-    assert find_problems(compose_config("sft", f"data_dir={bank}", f"run_dir={tmp_path / 'sft'}"), "sft") == []
+    assert (
+        find_problems(
+            compose_config("sft", f"data_dir={bank}", f"run_dir={tmp_path / 'sft'}"), "sft"
+        )
+        == []
+    )
 
 
 def test_all_problems_are_told_at_once(laptop, tmp_path):
@@ -46,7 +51,9 @@ def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
     with (copy / "bank" / "train.jsonl").open("a") as file:
         file.write("\n")
     assert_told(
-        find_problems(laptop(f"data_dir={copy}"), "ppo"), "train.jsonl differs", "`make prep data=bank data_dir="
+        find_problems(laptop(f"data_dir={copy}"), "ppo"),
+        "train.jsonl differs",
+        "`make prep data=bank data_dir=",
     )
 
 
@@ -55,7 +62,11 @@ def test_data_of_another_tokenizer(laptop, bank, tmp_path):
     manifest = json.loads((copy / "bank" / "manifest.json").read_text())
     manifest["tokenizer"] |= {"path": "Qwen/Qwen2.5-3B", "sha256": "0" * 64}
     (copy / "bank" / "manifest.json").write_text(json.dumps(manifest))
-    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), "Qwen/Qwen2.5-3B", "model.path=recipes/laptop_model")
+    assert_told(
+        find_problems(laptop(f"data_dir={copy}"), "ppo"),
+        "Qwen/Qwen2.5-3B",
+        "model.path=recipes/laptop_model",
+    )
 
 
 def test_prompts_longer_than_the_run_has_room_for(laptop):
@@ -70,7 +81,10 @@ def test_prompts_longer_than_the_run_has_room_for(laptop):
         (["model.path=Qwen/Qwen2.5-3B"], None),
         (["openrlhf.train.batch_size=48"], ["64 is not a multiple of", "batch_size=48"]),
         (["openrlhf.train.micro_batch_size=5"], None),
-        (["openrlhf.rollout.batch_size=4096", "openrlhf.train.batch_size=4096"], ["2000 rows", "4096"]),
+        (
+            ["openrlhf.rollout.batch_size=4096", "openrlhf.train.batch_size=4096"],
+            ["2000 rows", "4096"],
+        ),
         (["openrlhf.actor.num_gpus_per_node=2"], None),
         (["hardware=cpu", "openrlhf.train.colocate_all=false"], ["asks for 4 GPUs", "there are 1"]),
         (["openrlhf.algo.advantage.estimator=group_norm"], ["n_samples_per_prompt"]),
@@ -94,7 +108,11 @@ def test_what_would_stop_or_spoil_a_run(laptop, overrides, parts):
 def test_a_model_that_brings_code(laptop, root, tmp_path):
     model = shutil.copytree(root / "recipes" / "laptop_model", tmp_path / "model")
     (model / "modeling_other.py").write_text("raise SystemExit('ran')\n")
-    assert_told(find_problems(laptop(f"model.path={model}"), "ppo"), "modeling_other.py", "trust_remote_code=true")
+    assert_told(
+        find_problems(laptop(f"model.path={model}"), "ppo"),
+        "modeling_other.py",
+        "trust_remote_code=true",
+    )
     assert find_problems(laptop(f"model.path={model}", "model.trust_remote_code=true"), "ppo") == []
 
 
@@ -123,7 +141,13 @@ def test_too_few_gpus_on_this_machine(laptop, monkeypatch):
 
 
 def test_the_command_line_tells_it_and_exits_with_2(root, tmp_path):
-    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={tmp_path}", f"run_dir={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.rlvr",
+        f"data_dir={tmp_path}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 2
     assert "make prep data=bank" in done.stderr and "Traceback" not in done.stderr

@@ -11,12 +11,23 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests/tokenizer"
-FIELDS = ["id", "question", "options", "answer", "prompt", "direct_prompt", "response", "label", "datasource", "meta"]
+FIELDS = [
+    "id",
+    "question",
+    "options",
+    "answer",
+    "prompt",
+    "direct_prompt",
+    "response",
+    "label",
+    "datasource",
+    "meta",
+]
 
 
 def medqa_record(number: int, **changes: object) -> dict[str, object]:
@@ -77,12 +88,23 @@ def test_rows_have_the_row_format(cfg: DictConfig) -> None:
     assert list(row) == FIELDS
     assert row["id"] == "medqa/test/3"
     assert row["options"] == ["drug 3", "aspirin", "rest", "surgery"]
-    assert row["label"] == '{"id": "medqa/test/3", "answer": "B", "num_options": 4, "split": "test"}'
+    assert (
+        row["label"] == '{"id": "medqa/test/3", "answer": "B", "num_options": 4, "split": "test"}'
+    )
     assert row["response"] == "B<|endoftext|>"
     assert row["datasource"] == "medqa"
     cluster = "medqa/test/3"
-    assert row["meta"] == {"step": "step1", "flags": "", "cluster": cluster, "overlap_id": "", "overlap_share": 0.0}
-    assert "Case 3: what helps?\nA. drug 3\nB. aspirin\nC. rest\nD. surgery\nAssistant:\n" in row["prompt"]
+    assert row["meta"] == {
+        "step": "step1",
+        "flags": "",
+        "cluster": cluster,
+        "overlap_id": "",
+        "overlap_share": 0.0,
+    }
+    assert (
+        "Case 3: what helps?\nA. drug 3\nB. aspirin\nC. rest\nD. surgery\nAssistant:\n"
+        in row["prompt"]
+    )
 
 
 def test_manifest_says_what_the_files_hold(cfg: DictConfig) -> None:
@@ -91,8 +113,18 @@ def test_manifest_says_what_the_files_hold(cfg: DictConfig) -> None:
     assert json.loads((folder / "manifest.json").read_text(encoding="utf-8")) == manifest
     for name, facts in manifest["files"].items():
         content = (folder / name).read_bytes()
-        assert facts == {"rows": content.count(b"\n"), "sha256": hashlib.sha256(content).hexdigest()}
-    written = {"README.md", "dev.jsonl", "lengths.png", "manifest.json", "test.jsonl", "train.jsonl"}
+        assert facts == {
+            "rows": content.count(b"\n"),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+    written = {
+        "README.md",
+        "dev.jsonl",
+        "lengths.png",
+        "manifest.json",
+        "test.jsonl",
+        "train.jsonl",
+    }
     assert {path.name for path in folder.iterdir()} == written
     assert manifest["max_prompt_tokens"]["limit"] == 800
     assert 0 < manifest["max_prompt_tokens"]["found"] <= 800
@@ -143,11 +175,20 @@ def test_blanks_around_options_are_mended_and_case_is_kept(cfg: DictConfig) -> N
 
 
 def test_all_problems_are_told_at_once_and_nothing_is_written(cfg: DictConfig) -> None:
-    cfg.data.source, cfg.model.path, cfg.openrlhf.data.max_len = "/no/such/folder", "/no/such/model", 100
-    with pytest.raises(PrepError) as error:
+    cfg.data.source, cfg.model.path, cfg.openrlhf.data.max_len = (
+        "/no/such/folder",
+        "/no/such/model",
+        100,
+    )
+    with pytest.raises(UserError) as error:
         prepare(cfg)
     told = "\n".join(error.value.problems)
-    for part in ("max_len=100", "/no/such/model", "/no/such/folder/train.jsonl", "/no/such/folder/test.jsonl"):
+    for part in (
+        "max_len=100",
+        "/no/such/model",
+        "/no/such/folder/train.jsonl",
+        "/no/such/folder/test.jsonl",
+    ):
         assert part in told
     assert not Path(cfg.data_dir).exists()
 
@@ -158,8 +199,11 @@ def test_a_failure_while_writing_leaves_the_former_folder_as_it_was(
     prepare(cfg)
     folder = Path(cfg.data_dir) / "medqa"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("data_prep.prepare.write_manifest", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(PrepError, match="what was there before is untouched"):
+    monkeypatch.setattr(
+        "data_prep.prepare.write_manifest",
+        lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")),
+    )
+    with pytest.raises(UserError, match="what was there before is untouched"):
         prepare(cfg)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(folder.parent.iterdir()) == [folder]
@@ -171,7 +215,7 @@ def test_a_model_without_eos_token_is_refused(cfg: DictConfig, tmp_path: Path) -
     (folder / "tokenizer.json").write_bytes((Path(cfg.model.path) / "tokenizer.json").read_bytes())
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<stop>"}')
     cfg.model.path = str(folder)
-    with pytest.raises(PrepError, match="<stop>"):
+    with pytest.raises(UserError, match="<stop>"):
         prepare(cfg)
 
 
@@ -186,18 +230,41 @@ def run_prep(tmp_path_factory: pytest.TempPathFactory):
     )
 
     def run(*overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "data_prep.run", f"hydra.searchpath=[file://{configs}]", *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "data_prep.run",
+            f"hydra.searchpath=[file://{configs}]",
+            *overrides,
+        ]
         environment = {**os.environ, "EXPERIMENT": "tiny", **env}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
 
     return run
 
 
-def test_the_command_writes_the_same_bytes_anywhere(cfg: DictConfig, tmp_path: Path, run_prep) -> None:
-    write_records(Path(cfg.data.source), {"train": [medqa_record(90, question="Été – naïve β-blocker?")]})
+def test_the_command_writes_the_same_bytes_anywhere(
+    cfg: DictConfig, tmp_path: Path, run_prep
+) -> None:
+    write_records(
+        Path(cfg.data.source), {"train": [medqa_record(90, question="Été – naïve β-blocker?")]}
+    )
     prepare(cfg)
-    elsewhere = {"LC_ALL": "C", "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "1", "PYTHONUTF8": "0", "COLUMNS": "40"}
-    done = run_prep(f"data.source={cfg.data.source}", "data.accept=true", f"data_dir={tmp_path / 'other'}", **elsewhere)
+    elsewhere = {
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+        "PYTHONHASHSEED": "1",
+        "PYTHONUTF8": "0",
+        "COLUMNS": "40",
+    }
+    done = run_prep(
+        f"data.source={cfg.data.source}",
+        "data.accept=true",
+        f"data_dir={tmp_path / 'other'}",
+        **elsewhere,
+    )
     assert done.returncode == 0, done.stderr
     contents = [
         {path.name: path.read_bytes() for path in (folder / "medqa").iterdir()}
@@ -206,7 +273,9 @@ def test_the_command_writes_the_same_bytes_anywhere(cfg: DictConfig, tmp_path: P
     assert contents[0] == contents[1]
 
 
-def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(tmp_path: Path, run_prep) -> None:
+def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(
+    tmp_path: Path, run_prep
+) -> None:
     done = run_prep("data.source=/no/such/folder", f"data_dir={tmp_path}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -216,5 +285,7 @@ def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(tmp_pa
 
 def test_preparation_imports_no_torch() -> None:
     code = "import sys, data_prep.run; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -10,13 +10,18 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.run import name_mixture
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
-    {"stem": f"Patient {n} of ward {n * 31} asks: what helps?", "a": f"drug {n}", "b": "rest", "gold": f"drug {n}"}
+    {
+        "stem": f"Patient {n} of ward {n * 31} asks: what helps?",
+        "a": f"drug {n}",
+        "b": "rest",
+        "gold": f"drug {n}",
+    }
     for n in range(40)
 ]
 
@@ -49,7 +54,10 @@ def run(folder: Path, *overrides: str) -> dict:
 
 
 def run_custom(folder: Path, source: Path, *overrides: str) -> dict:
-    columns = ["data.columns={question: stem, options: [a, b], answer: gold}", "data.answer_is=text"]
+    columns = [
+        "data.columns={question: stem, options: [a, b], answer: gold}",
+        "data.answer_is=text",
+    ]
     return run(folder, "data=custom", f"data.source={source}", *columns, *overrides)
 
 
@@ -80,7 +88,12 @@ def test_rows_are_set_aside_by_the_seed(tmp_path: Path) -> None:
     parts = []
     for folder, seed in (("one", 1), ("again", 1), ("two", 2)):
         run_custom(tmp_path / folder, source, "data.holdout={dev: 5, test: 10}", f"seed={seed}")
-        parts.append([read_ids(tmp_path / folder / "custom", f"{split}.jsonl") for split in ("train", "dev", "test")])
+        parts.append(
+            [
+                read_ids(tmp_path / folder / "custom", f"{split}.jsonl")
+                for split in ("train", "dev", "test")
+            ]
+        )
     assert [len(ids) for ids in parts[0]] == [25, 5, 10]
     numbers = {row_id.rsplit("/", 1)[1] for ids in parts[0] for row_id in ids}
     assert numbers == {str(n) for n in range(40)}
@@ -106,7 +119,7 @@ def test_what_cannot_be_read_is_told_and_nothing_is_written(
     source = tmp_path / name
     if content is not None:
         source.write_bytes(content)
-    with pytest.raises(PrepError, match=told):
+    with pytest.raises(UserError, match=told):
         run_custom(tmp_path / "data", source)
     assert not (tmp_path / "data/custom").exists()
 
@@ -114,10 +127,13 @@ def test_what_cannot_be_read_is_told_and_nothing_is_written(
 def test_what_must_be_given_is_named(tmp_path: Path) -> None:
     for overrides, told in (
         (["data=custom"], "give data.source=FOLDER"),
-        (["data=custom", "data.name=???", "data.licence=???"], r"data.licence is not set(.|\n)*data.name is not set"),
+        (
+            ["data=custom", "data.name=???", "data.licence=???"],
+            r"data.licence is not set(.|\n)*data.name is not set",
+        ),
         (["data=mix"], "make prep data=\\[medqa,medmcqa\\]"),
     ):
-        with pytest.raises(PrepError, match=told):
+        with pytest.raises(UserError, match=told):
             run(tmp_path, *overrides)
 
 
@@ -134,7 +150,11 @@ def parts(tmp_path: Path) -> Path:
         source = tmp_path / name
         source.mkdir()
         made = [
-            {**row, "stem": f"Case {first + n * 17} of doctor {first + n} asks what may help now?", "source": name}
+            {
+                **row,
+                "stem": f"Case {first + n * 17} of doctor {first + n} asks what may help now?",
+                "source": name,
+            }
             for n, row in enumerate(ROWS[: rows + 5])
         ]
         write_rows(source / "train.jsonl", made[:rows])
@@ -148,9 +168,13 @@ def test_a_mixture_takes_proportions_and_no_row_twice(parts: Path) -> None:
     ids = read_ids(parts / "mix", "train.jsonl")
     assert Counter(row_id.split("/")[0] for row_id in ids) == {"left": 10, "right": 10}
     assert len(set(ids)) == 20
-    assert {row_id.split("/")[0] for row_id in ids[:10]} == {"left", "right"}, "the parts are shuffled together"
+    assert {row_id.split("/")[0] for row_id in ids[:10]} == {"left", "right"}, (
+        "the parts are shuffled together"
+    )
     assert len(read_ids(parts / "mix", "test.jsonl")) == 10
-    taken = {name: facts["train_rows_taken"] for name, facts in manifest["origin"]["mixture"].items()}
+    taken = {
+        name: facts["train_rows_taken"] for name, facts in manifest["origin"]["mixture"].items()
+    }
     assert taken == {"left": 10, "right": 10}
     row = json.loads((parts / "mix/train.jsonl").read_bytes().splitlines()[0])
     assert row["datasource"] == row["meta"]["source"] == row["id"].split("/")[0]
@@ -158,13 +182,16 @@ def test_a_mixture_takes_proportions_and_no_row_twice(parts: Path) -> None:
 
 
 def test_a_mixture_without_weights_takes_all(parts: Path) -> None:
-    assert run(parts, "data=mix", "data.parts_of_mixture=[left,right]")["files"]["train.jsonl"]["rows"] == 40
+    assert (
+        run(parts, "data=mix", "data.parts_of_mixture=[left,right]")["files"]["train.jsonl"]["rows"]
+        == 40
+    )
 
 
 def test_a_mixture_of_changed_or_missing_parts_is_refused(parts: Path) -> None:
     with (parts / "left/train.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(PrepError) as error:
+    with pytest.raises(UserError) as error:
         run(parts, "data=mix", "data.parts_of_mixture=[left,nowhere]")
     assert "left/train.jsonl is not the file that its manifest describes" in error.value.problems[0]
     assert "make prep data=nowhere" in error.value.problems[1]
@@ -181,10 +208,17 @@ def test_training_rows_are_compared_with_other_prepared_sets(parts: Path, tmp_pa
 
 
 def test_shuffled_rows_are_consistent_through_and_through(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "mine.jsonl", [*ROWS, {**ROWS[0], "stem": "Why is option A wrong, of those below?"}])
+    source = write_rows(
+        tmp_path / "mine.jsonl",
+        [*ROWS, {**ROWS[0], "stem": "Why is option A wrong, of those below?"}],
+    )
     manifest = run_custom(tmp_path, source, "data.shuffle_options=true")
-    assert manifest["shuffled_options"] == {"train": {"rows": 40, "left_in_order": ["custom/train/40"]}}
-    rows = [json.loads(line) for line in (tmp_path / "custom/train.jsonl").read_bytes().splitlines()]
+    assert manifest["shuffled_options"] == {
+        "train": {"rows": 40, "left_in_order": ["custom/train/40"]}
+    }
+    rows = [
+        json.loads(line) for line in (tmp_path / "custom/train.jsonl").read_bytes().splitlines()
+    ]
     assert {row["answer"] for row in rows[:40]} == {"A", "B"}
     for row, source_row in zip(rows, ROWS, strict=False):
         letter = row["answer"]
@@ -197,5 +231,9 @@ def test_a_list_of_data_sets_is_a_mixture() -> None:
     """Hydra itself would merge the two configurations, and the last one would win without a word."""
     with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
         cfg = compose("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
-    assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == ("mix", ["medqa", "medmcqa"], [1, 3])
+    assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == (
+        "mix",
+        ["medqa", "medmcqa"],
+        [1, 3],
+    )
     assert name_mixture(["data=medqa", "seed=1"]) == ["data=medqa", "seed=1"]

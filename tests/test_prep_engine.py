@@ -35,7 +35,9 @@ def prepare_rows(folder: Path, *overrides: str) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module", params=["bank", "hostile", *REAL])
-def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """The prepared files of each data set, real ones with all their rows."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "bank":
@@ -43,7 +45,9 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param in REAL:
         if not SHARED.exists():
             pytest.skip(f"{SHARED} is not here")
-        return prepare_rows(folder, f"data={request.param}", f"data.source={SHARED / REAL[request.param]}", *LONG)
+        return prepare_rows(
+            folder, f"data={request.param}", f"data.source={SHARED / REAL[request.param]}", *LONG
+        )
     rows = [{"question": text, "options": [text, "no", "maybe"], "answer": "A"} for text in HOSTILE]
     source = folder / "rows.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -59,7 +63,9 @@ def tokenizer():
 
 def make_strategy(**data: object) -> SimpleNamespace:
     return SimpleNamespace(
-        args=SimpleNamespace(data=SimpleNamespace(**data), use_ms=False), is_rank_0=lambda: False, print=print
+        args=SimpleNamespace(data=SimpleNamespace(**data), use_ms=False),
+        is_rank_0=lambda: False,
+        print=print,
     )
 
 
@@ -74,7 +80,9 @@ def read_rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def test_ppo_gets_prompt_label_and_datasource_as_they_are(files: dict[str, Path], tokenizer) -> None:
+def test_ppo_gets_prompt_label_and_datasource_as_they_are(
+    files: dict[str, Path], tokenizer
+) -> None:
     from openrlhf.datasets.prompts_dataset import PromptDataset
 
     strategy = make_strategy(input_key="prompt", label_key="label", apply_chat_template=False)
@@ -96,18 +104,25 @@ def test_ppo_gets_prompt_label_and_datasource_as_they_are(files: dict[str, Path]
 def test_sft_trains_on_the_response_and_nothing_else(files: dict[str, Path], tokenizer) -> None:
     from openrlhf.datasets.sft_dataset import SFTDataset
 
-    strategy = make_strategy(input_key="direct_prompt", output_key="response", apply_chat_template=False)
+    strategy = make_strategy(
+        input_key="direct_prompt", output_key="response", apply_chat_template=False
+    )
     for path in files.values():
         rows = read_rows(path)
-        dataset = SFTDataset(load_as_engine(path), tokenizer, 8192, strategy, input_template=None, num_processors=1)
+        dataset = SFTDataset(
+            load_as_engine(path), tokenizer, 8192, strategy, input_template=None, num_processors=1
+        )
         assert len(dataset) == len(rows)
         for row, (input_ids, _, loss_mask) in zip(rows, dataset, strict=True):
             prompt, response = (
-                tokenizer(row[key], add_special_tokens=False)["input_ids"] for key in ("direct_prompt", "response")
+                tokenizer(row[key], add_special_tokens=False)["input_ids"]
+                for key in ("direct_prompt", "response")
             )
             assert input_ids[0].tolist() == prompt + response
             # the mask marks the positions that predict the response's tokens
-            assert loss_mask[0].tolist() == [0.0] * (len(prompt) - 1) + [1.0] * len(response) + [0.0]
+            assert loss_mask[0].tolist() == [0.0] * (len(prompt) - 1) + [1.0] * len(response) + [
+                0.0
+            ]
             assert response[-1] == tokenizer.eos_token_id and len(response) == 2
 
 
@@ -115,10 +130,21 @@ def test_prompt_and_response_keep_their_ids_when_joined(files: dict[str, Path], 
     think = "<think>\nIt is so.\n</think>\n<answer>A</answer><|endoftext|>"
     for path in files.values():
         for row in read_rows(path):
-            for prompt, response in ((row["prompt"], think), (row["direct_prompt"], row["response"])):
-                apart = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, response)]
-                assert apart[0] + apart[1] == tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
-                assert tokenizer.decode(apart[0]) == prompt, "the reward strips the prompt from the decoded text"
+            for prompt, response in (
+                (row["prompt"], think),
+                (row["direct_prompt"], row["response"]),
+            ):
+                apart = [
+                    tokenizer(text, add_special_tokens=False)["input_ids"]
+                    for text in (prompt, response)
+                ]
+                assert (
+                    apart[0] + apart[1]
+                    == tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
+                )
+                assert tokenizer.decode(apart[0]) == prompt, (
+                    "the reward strips the prompt from the decoded text"
+                )
 
 
 def test_tags_in_a_question_cannot_fool_the_reward(files: dict[str, Path]) -> None:

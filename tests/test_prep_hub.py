@@ -32,7 +32,7 @@ import json, sys
 import huggingface_hub.constants
 huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 500  # else a resume starts after 10 MB
 from hydra import compose, initialize_config_dir
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 for line in sys.stdin:
     case = json.loads(line)
@@ -40,7 +40,7 @@ for line in sys.stdin:
         cfg = compose("prep", case["overrides"])
     try:
         outcome = {"manifest": prepare(cfg)}
-    except PrepError as error:
+    except UserError as error:
         outcome = {"problems": list(error.problems)}
     print(json.dumps(outcome), flush=True)
 """
@@ -66,12 +66,24 @@ def hub_row(number: int) -> dict:
 def upstream_row(number: int) -> dict:
     stem, options, label = make_question(number)
     letters = dict(zip("ABCD", options, strict=True))
-    return {"question": stem, "answer": options[label], "options": letters, "meta_info": "step1", "answer_idx": "B"}
+    return {
+        "question": stem,
+        "answer": options[label],
+        "options": letters,
+        "meta_info": "step1",
+        "answer_idx": "B",
+    }
 
 
 def mmlu_pro_row(number: int, category: str = "health") -> dict:
     stem, options, label = make_question(number)
-    row = {"question_id": number, "question": stem, "options": options, "answer": "B", "answer_index": label}
+    row = {
+        "question_id": number,
+        "question": stem,
+        "options": options,
+        "answer": "B",
+        "answer_index": label,
+    }
     return {**row, "cot_content": "", "category": category, "src": "x"}
 
 
@@ -109,12 +121,19 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def do_GET(self, body: bool = True) -> None:
         path = self.path.split("?")[0]
-        match = re.fullmatch(r"/(api/)?datasets/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", path)
+        match = re.fullmatch(
+            r"/(api/)?datasets/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)/?(.*)", path
+        )
         if not match:
             return self.send(404, b"", {}, body)
         _, repo, kind, revision, rest = match.groups()
         if self.server.fault == "gated":
-            return self.send(401, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}, body)
+            return self.send(
+                401,
+                b"",
+                {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"},
+                body,
+            )
         commit = self.server.main if revision == "main" else revision
         revisions = self.server.repos.get(repo)
         if revisions is None or commit not in revisions:
@@ -123,11 +142,16 @@ class HubHandler(BaseHTTPRequestHandler):
         files = revisions[commit]
         if kind == "revision":
             siblings = [{"rfilename": name} for name in files]
-            return self.send_json({"id": repo, "sha": commit, "private": False, "siblings": siblings, "tags": []}, body)
+            return self.send_json(
+                {"id": repo, "sha": commit, "private": False, "siblings": siblings, "tags": []},
+                body,
+            )
         if kind == "tree":
             return self.send_json(self.list_tree(files, rest), body)
         if rest not in files or (self.server.fault == "missing" and rest.startswith("data/")):
-            return self.send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, body)
+            return self.send(
+                404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, body
+            )
         return self.send_file(files[rest], rest, commit, body)
 
     def list_tree(self, files: dict[str, bytes], rest: str) -> list[dict]:
@@ -135,11 +159,23 @@ class HubHandler(BaseHTTPRequestHandler):
         below = {name: content for name, content in files.items() if name.startswith(base)}
         entries = []
         if "recursive=true" not in self.path.lower():
-            folders = {name[len(base) :].split("/")[0] for name in below if "/" in name[len(base) :]}
-            below = {name: content for name, content in below.items() if "/" not in name[len(base) :]}
-            entries = [{"type": "directory", "path": base + name, "oid": "1" * 40, "size": 0} for name in folders]
+            folders = {
+                name[len(base) :].split("/")[0] for name in below if "/" in name[len(base) :]
+            }
+            below = {
+                name: content for name, content in below.items() if "/" not in name[len(base) :]
+            }
+            entries = [
+                {"type": "directory", "path": base + name, "oid": "1" * 40, "size": 0}
+                for name in folders
+            ]
         return entries + [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            {
+                "type": "file",
+                "path": name,
+                "size": len(content),
+                "oid": hashlib.sha1(content).hexdigest(),
+            }
             for name, content in below.items()
         ]
 
@@ -165,7 +201,14 @@ class HubHandler(BaseHTTPRequestHandler):
     def send_json(self, value: object, body: bool) -> None:
         self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body)
 
-    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool, cut: int | None = None) -> None:
+    def send(
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str],
+        body: bool,
+        cut: int | None = None,
+    ) -> None:
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(key, value)
@@ -189,7 +232,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
         "PYTHONPATH": str(ROOT),
     }
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     assert child.stdin is not None and child.stdout is not None
 
@@ -205,14 +252,20 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
         answer = child.stdout.readline()
         assert answer, "the child died"
         folder = work / "data/medqa"
-        files = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-        leftovers = [path.name for path in (work / "data").glob(".*")] if (work / "data").exists() else []
+        files = (
+            {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+        )
+        leftovers = (
+            [path.name for path in (work / "data").glob(".*")] if (work / "data").exists() else []
+        )
         return {**json.loads(answer), "files": files, "leftovers": leftovers}
 
     medqa = ["data=medqa", f"data.hub.id={MEDQA}", "data.official.dev.sha256=null"]
     results: dict[str, dict] = {}
     try:
-        results["no such repository"] = run(*medqa, f"data.hub.id={MEDQA}x", f"data.hub.revision={PINNED}")
+        results["no such repository"] = run(
+            *medqa, f"data.hub.id={MEDQA}x", f"data.hub.revision={PINNED}"
+        )
         hub.repos = {MEDQA: {PINNED: medqa_files(), MOVED: medqa_files(changed=2)}}
         hub.fault = "gated"
         results["gated"] = run(*medqa, f"data.hub.revision={PINNED}")
@@ -225,12 +278,17 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
         results["branch"] = run(*medqa, "data.hub.revision=main")
         hub.main = MOVED
         results["branch moved"] = run(*medqa, "data.hub.revision=main")
-        results["branch moved, accepted"] = run(*medqa, "data.hub.revision=main", "data.accept=true")
+        results["branch moved, accepted"] = run(
+            *medqa, "data.hub.revision=main", "data.accept=true"
+        )
         broken = {
-            name: content[: len(content) // 2] if "test" in name else content for name, content in medqa_files().items()
+            name: content[: len(content) // 2] if "test" in name else content
+            for name, content in medqa_files().items()
         }
         hub.repos["some/truncated"] = {PINNED: broken}
-        results["truncated"] = run(*medqa, "data.hub.id=some/truncated", f"data.hub.revision={PINNED}")
+        results["truncated"] = run(
+            *medqa, "data.hub.id=some/truncated", f"data.hub.revision={PINNED}"
+        )
         lines = [mmlu_pro_row(number, "health" if number % 2 else "law") for number in range(20)]
         jsonl = "\n".join(map(json.dumps, lines)).encode()
         hub.repos[MMLU_PRO] = {PINNED: {"test.jsonl": jsonl}}
@@ -265,7 +323,9 @@ def test_a_dropped_connection_is_resumed(outcomes: dict) -> None:
         ("truncated", "broken or cut off"),
     ],
 )
-def test_a_failure_is_one_clear_line_and_writes_nothing(outcomes: dict, case: str, told: str) -> None:
+def test_a_failure_is_one_clear_line_and_writes_nothing(
+    outcomes: dict, case: str, told: str
+) -> None:
     result = outcomes[case]
     [problem] = result["problems"]
     assert told in problem

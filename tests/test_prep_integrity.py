@@ -7,16 +7,19 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.errors import BadRow, PrepError
+from data_prep.errors import BadRow, UserError
 from data_prep.integrity import check_rows, hash_rows
-from data_prep.manifest import FORMAT
+from data_prep.prepared import FORMAT
 from data_prep.rows import Question
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_rows(count: int = 3) -> list[Question | BadRow]:
-    return [Question(f"medqa/test/{n}", f"Stem {n}?", ["yes", "no"], "A", {"step": str(n)}) for n in range(count)]
+    return [
+        Question(f"medqa/test/{n}", f"Stem {n}?", ["yes", "no"], "A", {"step": str(n)})
+        for n in range(count)
+    ]
 
 
 def test_the_hash_sees_content_and_order_and_not_white_space_ids_or_meta() -> None:
@@ -45,22 +48,28 @@ def describe(rows: list[Question | BadRow]) -> dict:
     return {"rows": len(rows), "sha256": hash_rows(rows)}
 
 
-def write_manifest(folder: Path, rows: dict, revision: str | None = "a" * 40, form: int = FORMAT) -> Path:
+def write_manifest(
+    folder: Path, rows: dict, revision: str | None = "a" * 40, form: int = FORMAT
+) -> Path:
     folder.mkdir()
     origin = {"rows": rows, "revision": revision}
     (folder / "manifest.json").write_text(json.dumps({"format": form, "origin": origin}))
     return folder
 
 
-def test_a_split_that_is_not_the_official_one_stops_with_both_hashes(data: DictConfig, tmp_path: Path) -> None:
+def test_a_split_that_is_not_the_official_one_stops_with_both_hashes(
+    data: DictConfig, tmp_path: Path
+) -> None:
     data.official = {"test": {"rows": 3, "sha256": "0" * 64}}
-    with pytest.raises(PrepError) as error:
+    with pytest.raises(UserError) as error:
         check_rows(data, tmp_path / "none", {"test": describe(make_rows())}, None)
     assert "0" * 64 in error.value.problems[0] and hash_rows(make_rows()) in error.value.problems[0]
     assert "data.accept=true" in error.value.problems[-1]
 
 
-def test_the_official_split_passes_and_another_number_of_rows_is_told(data: DictConfig, tmp_path: Path) -> None:
+def test_the_official_split_passes_and_another_number_of_rows_is_told(
+    data: DictConfig, tmp_path: Path
+) -> None:
     rows = describe(make_rows())
     data.official = {"train": {"rows": 5, "sha256": None}, "test": OmegaConf.create(rows)}
     remarks = check_rows(data, tmp_path / "none", {"train": rows, "test": rows}, None)
@@ -69,17 +78,26 @@ def test_the_official_split_passes_and_another_number_of_rows_is_told(data: Dict
 
 def test_a_split_left_out_on_purpose_is_no_difference(data: DictConfig, tmp_path: Path) -> None:
     rows = describe(make_rows())
-    data.official = {"train": {"rows": 5, "sha256": None}, "dev": {"rows": 9, "sha256": "0" * 64}, "test": rows}
+    data.official = {
+        "train": {"rows": 5, "sha256": None},
+        "dev": {"rows": 9, "sha256": "0" * 64},
+        "test": rows,
+    }
     assert check_rows(data, tmp_path / "none", {"test": rows}, None) == []
 
 
-def test_other_rows_than_last_time_stop_and_every_change_is_told(data: DictConfig, tmp_path: Path) -> None:
+def test_other_rows_than_last_time_stop_and_every_change_is_told(
+    data: DictConfig, tmp_path: Path
+) -> None:
     data.official = {}
     same, before, now = describe(make_rows(2)), describe(make_rows(3)), describe(make_rows(4))
     folder = write_manifest(tmp_path / "medqa", {"train": same, "dev": before, "test": before})
-    with pytest.raises(PrepError) as error:
+    with pytest.raises(UserError) as error:
         check_rows(data, folder, {"train": same, "test": now}, "b" * 40)
-    assert [problem.split(":")[0] for problem in error.value.problems[:2]] == ["medqa/dev", "medqa/test"]
+    assert [problem.split(":")[0] for problem in error.value.problems[:2]] == [
+        "medqa/dev",
+        "medqa/test",
+    ]
     assert "no such split now" in error.value.problems[0]
     assert "3 rows" in error.value.problems[1] and "4 rows" in error.value.problems[1]
     assert "a" * 40 in error.value.problems[2] and "b" * 40 in error.value.problems[2]
@@ -89,11 +107,15 @@ def test_accepting_takes_them_and_leaves_a_remark(data: DictConfig, tmp_path: Pa
     data.official, data.accept = {"test": {"rows": 3, "sha256": "0" * 64}}, True
     folder = write_manifest(tmp_path / "medqa", {"test": describe(make_rows(3))})
     remarks = check_rows(data, folder, {"test": describe(make_rows(4))}, "a" * 40)
-    assert len(remarks) == 2 and all(remark.startswith("accepted: medqa/test") for remark in remarks)
+    assert len(remarks) == 2 and all(
+        remark.startswith("accepted: medqa/test") for remark in remarks
+    )
 
 
 @pytest.mark.parametrize("revision", ["a" * 40, "b" * 40, None])
-def test_the_same_rows_pass_wherever_they_come_from(data: DictConfig, tmp_path: Path, revision: str | None) -> None:
+def test_the_same_rows_pass_wherever_they_come_from(
+    data: DictConfig, tmp_path: Path, revision: str | None
+) -> None:
     data.official = {}
     rows = {"test": describe(make_rows())}
     assert check_rows(data, write_manifest(tmp_path / "medqa", rows), rows, revision) == []

@@ -29,16 +29,28 @@ def make_question(
         ["x", "y", "z", "a only"],
         ["abc", "bcd", "ab", "d"],  # MedMCQA
         ["x", "y", "z", "Option B is wrong"],
-        ["x", "All of the above", "y", "z"],  # not last: moving the others would change what is above
+        [
+            "x",
+            "All of the above",
+            "y",
+            "z",
+        ],  # not last: moving the others would change what is above
         ["None of these", "x", "y", "z"],
     ],
 )
-def test_rows_whose_options_speak_of_others_by_letter_or_place_keep_their_order(options: list[str]) -> None:
+def test_rows_whose_options_speak_of_others_by_letter_or_place_keep_their_order(
+    options: list[str],
+) -> None:
     assert shuffle_options(make_question(options), 1) is None
 
 
 @pytest.mark.parametrize(
-    "stem", ["Which is true, option B or the others?", "Why is choice (c) wrong?", "The answer A is wrong. Which else?"]
+    "stem",
+    [
+        "Which is true, option B or the others?",
+        "Why is choice (c) wrong?",
+        "The answer A is wrong. Which else?",
+    ],
 )
 def test_stems_that_cite_letters_keep_the_order(stem: str) -> None:
     assert shuffle_options(make_question(["w", "x", "y", "z"], stem), 1) is None
@@ -79,12 +91,17 @@ def test_collective_options_stay_last(last: list[str]) -> None:
 )
 def test_letters_and_words_that_mean_something_else_do_not_hold_a_row(options: list[str]) -> None:
     assert any(
-        (new := shuffle_options(make_question(options, row_id=f"x/test/{n}"), 1)) and new.options != options
+        (new := shuffle_options(make_question(options, row_id=f"x/test/{n}"), 1))
+        and new.options != options
         for n in range(5)
     )
 
 
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=10, unique=True), st.integers(0, 9), st.integers())
+@given(
+    st.lists(st.text(min_size=1), min_size=2, max_size=10, unique=True),
+    st.integers(0, 9),
+    st.integers(),
+)
 def test_the_gold_text_stays_gold(options: list[str], gold: int, seed: int) -> None:
     question = make_question(options, answer="ABCDEFGHIJ"[gold % len(options)])
     shuffled = shuffle_options(question, seed)
@@ -96,6 +113,7 @@ def test_the_gold_text_stays_gold(options: list[str], gold: int, seed: int) -> N
 
 def test_the_gold_letter_becomes_even() -> None:
     letters = Counter(
-        shuffle_options(make_question(["w", "x", "y", "z"], row_id=f"x/train/{n}"), 7).answer for n in range(4000)
+        shuffle_options(make_question(["w", "x", "y", "z"], row_id=f"x/train/{n}"), 7).answer
+        for n in range(4000)
     )
     assert all(900 < letters[letter] < 1100 for letter in "ABCD")

@@ -10,9 +10,7 @@ from data_prep.prompt import render_direct_prompt, render_prompt, render_questio
 
 OPTIONS = ["Aspirin", "Rest"]
 TOKENIZER = Path(__file__).with_name("tokenizer")
-QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Qwen2 and Qwen2.5 cut text before byte-pair encoding (their tokenizer.json)."""
 
 
@@ -36,7 +34,9 @@ def build_tokenizer() -> Tokenizer:
 
 
 def test_the_tests_tokenizer_is_this_one() -> None:
-    assert json.loads((TOKENIZER / "tokenizer.json").read_text()) == json.loads(build_tokenizer().to_str())
+    assert json.loads((TOKENIZER / "tokenizer.json").read_text()) == json.loads(
+        build_tokenizer().to_str()
+    )
 
 
 @pytest.mark.parametrize("render", [render_prompt, render_direct_prompt])
@@ -63,7 +63,10 @@ def test_a_response_never_merges_with_the_end_of_the_prompt(render, response: st
     """
     tokenizer = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json"))
     prompt = render("What helps?", OPTIONS)
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in (prompt, response, prompt + response)]
+    ids = [
+        tokenizer.encode(text, add_special_tokens=False).ids
+        for text in (prompt, response, prompt + response)
+    ]
     assert ids[0] + ids[1] == ids[2]
 
 

@@ -36,7 +36,15 @@ def test_the_module_exists(source, module):
 
 
 def test_the_makefile_forwards_overrides_to_hydra():
-    command = ["make", "-n", "rlvr", "openrlhf.actor.adam.lr=1e-6", "+x=[1,2]", "PYTHON=python3", "EXPERIMENT=laptop"]
+    command = [
+        "make",
+        "-n",
+        "rlvr",
+        "openrlhf.actor.adam.lr=1e-6",
+        "+x=[1,2]",
+        "PYTHON=python3",
+        "EXPERIMENT=laptop",
+    ]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     (line,) = [line for line in out.splitlines() if "recipes.rlvr" in line]
     assert "openrlhf.actor.adam.lr=1e-6" in line and "+x=[1,2]" in line

@@ -18,7 +18,11 @@ SMALL = [
     ),
 ]
 GROUPS = [
-    *("openrlhf.rollout.batch_size=8", "openrlhf.data.max_samples=24", "openrlhf.rollout.n_samples_per_prompt=4"),
+    *(
+        "openrlhf.rollout.batch_size=8",
+        "openrlhf.data.max_samples=24",
+        "openrlhf.rollout.n_samples_per_prompt=4",
+    ),
     "openrlhf.train.batch_size=32",
 ]
 
@@ -46,7 +50,11 @@ def test_lora_trains_what_vllm_samples_from(train, read_metrics, read_rollouts, 
     from safetensors.torch import load_file  # torch, 2 s: this file is collected in every unit run
 
     done, folder = train(
-        "experiment=lora", *SMALL, *GROUPS, "openrlhf.actor.adam.lr=3e-3", "openrlhf.ckpt.save_hf=false"
+        "experiment=lora",
+        *SMALL,
+        *GROUPS,
+        "openrlhf.actor.adam.lr=3e-3",
+        "openrlhf.ckpt.save_hf=false",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     check_steps(folder, read_metrics, read_rollouts, samples=32)
@@ -60,8 +68,14 @@ def test_lora_trains_what_vllm_samples_from(train, read_metrics, read_rollouts, 
 
 def test_async_with_a_vllm_engine_of_its_own(train, read_metrics, read_rollouts, bank):
     """Rollouts are a step older than the weights, so `vllm_kl` may be larger, and stays finite."""
-    places = ["hardware.gpus_per_node=2", "hardware.training_gpus_per_node=1", "hardware.vllm_engines=1"]
-    done, folder = train(*places, "hardware.async=true", "openrlhf.eval.steps=2", "openrlhf.ckpt.save_steps=2")
+    places = [
+        "hardware.gpus_per_node=2",
+        "hardware.training_gpus_per_node=1",
+        "hardware.vllm_engines=1",
+    ]
+    done, folder = train(
+        *places, "hardware.async=true", "openrlhf.eval.steps=2", "openrlhf.ckpt.save_steps=2"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = read_metrics(folder)
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3]
@@ -71,5 +85,8 @@ def test_async_with_a_vllm_engine_of_its_own(train, read_metrics, read_rollouts,
     assert len(trained) == 192 and len({row["id"] for row in trained}) == 192
     assert {row["step"] for row in trained} == {1, 2, 3}
     assert {row["step"] for row in rollouts if row["split"] == "dev"} == {2}
-    marks = {path.stem: json.loads(path.read_text()) for path in (folder / "checkpoints" / "complete").glob("*.json")}
+    marks = {
+        path.stem: json.loads(path.read_text())
+        for path in (folder / "checkpoints" / "complete").glob("*.json")
+    }
     assert "global_step2" in marks and marks["global_step2"]["step"] == 2

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_prep import bank as bank_module
-from data_prep.bank import SIZES, build_bank, make_question
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.prompt import LETTERS
-from data_prep.relations import Relation, fill, iter_pairs, load_relations
+from dev.laptop import bank as bank_module
+from dev.laptop.bank import SIZES, build_bank, make_question
+from dev.laptop.relations import Relation, fill, iter_pairs, load_relations
 
 WORDING = {
     "phrasings": ["What {p}?", "Which one {p}?", "Name it: {p}", "Say which {p}"],
@@ -20,10 +20,16 @@ WORDING = {
 TABLE = {
     "relation": "toy",
     "statements": ["{subject} is a {object}.", "a {object} is {subject}.", "{object}: {subject}."],
-    "ask_object": {kind: [text.replace("{p}", "{subject}") for text in texts] for kind, texts in WORDING.items()},
-    "ask_subject": {kind: [text.replace("{p}", "{object}") for text in texts] for kind, texts in WORDING.items()},
+    "ask_object": {
+        kind: [text.replace("{p}", "{subject}") for text in texts]
+        for kind, texts in WORDING.items()
+    },
+    "ask_subject": {
+        kind: [text.replace("{p}", "{object}") for text in texts] for kind, texts in WORDING.items()
+    },
     "similar": [["object 1", "object 2"]],
-    "facts": [["subject 0", "object 0", ["object 5"]]] + [[f"subject {n}", f"object {n % 12}"] for n in range(1, 14)],
+    "facts": [["subject 0", "object 0", ["object 5"]]]
+    + [[f"subject {n}", f"object {n % 12}"] for n in range(1, 14)],
 }
 
 
@@ -53,34 +59,88 @@ def set_facts(table, facts):
         (lambda t: t.update(relation="other"), "must be the file's name 'toy', got 'other'"),
         (lambda t: t.pop("statements"), "statements: needs a list of 3 or more texts, got None"),
         (lambda t: t["statements"].pop(), "statements: needs a list of 3 or more texts"),
-        (lambda t: t.pop("ask_object"), "ask_object: needs the keys phrasings and ood_phrasings, got None"),
+        (
+            lambda t: t.pop("ask_object"),
+            "ask_object: needs the keys phrasings and ood_phrasings, got None",
+        ),
         (lambda t: t["ask_subject"].pop("ood_phrasings"), "ask_subject: needs the keys"),
         (lambda t: t["ask_object"].update(extra=[]), "ask_object: needs the keys"),
-        (lambda t: t["ask_object"]["phrasings"].pop(), "ask_object.phrasings: needs a list of 4 or more"),
-        (lambda t: t["ask_object"]["ood_phrasings"].pop(), "ask_object.ood_phrasings: needs a list of 2 or more"),
+        (
+            lambda t: t["ask_object"]["phrasings"].pop(),
+            "ask_object.phrasings: needs a list of 4 or more",
+        ),
+        (
+            lambda t: t["ask_object"]["ood_phrasings"].pop(),
+            "ask_object.ood_phrasings: needs a list of 2 or more",
+        ),
         (lambda t: t["statements"].append(7), "statements: needs a list"),
-        (lambda t: t["statements"].append("no placeholder"), "'no placeholder': needs {object} and {subject} once"),
-        (lambda t: t["statements"].append("{subject} {object} {drug}"), "{drug}': needs {object} and {subject} once"),
-        (lambda t: t["statements"].append("{subject} {object} }"), "needs {object} and {subject} once"),
-        (lambda t: t["ask_object"]["phrasings"].append("{object}?"), "'{object}?': needs {subject} once"),
+        (
+            lambda t: t["statements"].append("no placeholder"),
+            "'no placeholder': needs {object} and {subject} once",
+        ),
+        (
+            lambda t: t["statements"].append("{subject} {object} {drug}"),
+            "{drug}': needs {object} and {subject} once",
+        ),
+        (
+            lambda t: t["statements"].append("{subject} {object} }"),
+            "needs {object} and {subject} once",
+        ),
+        (
+            lambda t: t["ask_object"]["phrasings"].append("{object}?"),
+            "'{object}?': needs {subject} once",
+        ),
         (lambda t: t["ask_object"]["ood_phrasings"].append(""), "'': needs {subject} once"),
-        (lambda t: t["ask_subject"]["phrasings"].append("What  {object}?"), "'What  {object}?': empty, or with blanks"),
-        (lambda t: t["ask_object"]["phrasings"].append("As to {subject}:"), "'as to {subject}:': sentence given 2"),
-        (lambda t: t["facts"].append(["subject 1", "object 3"]), "'subject 1': subject given 2 times"),
-        (lambda t: t["facts"].append(["Subject 1", "object 3"]), "'subject 1': subject given 2 times"),
-        (lambda t: t["facts"].append(["new", "Object 3"]), "'object 3': object in another spelling given 2 times"),
+        (
+            lambda t: t["ask_subject"]["phrasings"].append("What  {object}?"),
+            "'What  {object}?': empty, or with blanks",
+        ),
+        (
+            lambda t: t["ask_object"]["phrasings"].append("As to {subject}:"),
+            "'as to {subject}:': sentence given 2",
+        ),
+        (
+            lambda t: t["facts"].append(["subject 1", "object 3"]),
+            "'subject 1': subject given 2 times",
+        ),
+        (
+            lambda t: t["facts"].append(["Subject 1", "object 3"]),
+            "'subject 1': subject given 2 times",
+        ),
+        (
+            lambda t: t["facts"].append(["new", "Object 3"]),
+            "'object 3': object in another spelling given 2 times",
+        ),
         (lambda t: t["facts"].append(["new", ""]), "'': empty, or with blanks"),
         (lambda t: t["facts"].append(["new ", "object 3"]), "'new ': empty, or with blanks"),
-        (lambda t: t["facts"].append(["a {subject}", "object 3"]), "'a {subject}': a brace in a fact"),
+        (
+            lambda t: t["facts"].append(["a {subject}", "object 3"]),
+            "'a {subject}': a brace in a fact",
+        ),
         (lambda t: t["facts"].append(["new"]), "facts: needs [subject, object]"),
         (lambda t: t["facts"].append(["new", 5]), "facts: needs [subject, object]"),
-        (lambda t: t["facts"].append(["new", "object 3", "object 4"]), "facts: new: needs a list of 1 or more texts"),
-        (lambda t: t["facts"].append(["new", "object 3", ["object 3"]]), "as its object and again as also right"),
-        (lambda t: t["facts"].append(["new", "object 3", ["object x"]]), "also 'object x', but no fact has this"),
+        (
+            lambda t: t["facts"].append(["new", "object 3", "object 4"]),
+            "facts: new: needs a list of 1 or more texts",
+        ),
+        (
+            lambda t: t["facts"].append(["new", "object 3", ["object 3"]]),
+            "as its object and again as also right",
+        ),
+        (
+            lambda t: t["facts"].append(["new", "object 3", ["object x"]]),
+            "also 'object x', but no fact has this",
+        ),
         (lambda t: t.pop("facts"), "facts: needs [subject, object]"),
         (lambda t: t.update(similar=[["object 1"]]), "similar: needs a list of 2 or more texts"),
-        (lambda t: t.update(similar=[["object 1", "object x"]]), "'object x': similar, but no fact has this object"),
-        (lambda t: set_facts(t, t["facts"][1:5]), "'subject 1' - 'object 1', asked for the object: only 3 options"),
+        (
+            lambda t: t.update(similar=[["object 1", "object x"]]),
+            "'object x': similar, but no fact has this object",
+        ),
+        (
+            lambda t: set_facts(t, t["facts"][1:5]),
+            "'subject 1' - 'object 1', asked for the object: only 3 options",
+        ),
     ],
 )
 def test_a_bad_table_is_refused(tmp_path, break_table, said):
@@ -94,15 +154,23 @@ def test_a_bad_table_is_refused(tmp_path, break_table, said):
 
 def test_all_problems_of_all_files_come_at_once(tmp_path):
     (tmp_path / "broken.yaml").write_text("facts: [", encoding="utf-8")
-    load_first = TABLE | {"relation": "first", "facts": [*TABLE["facts"], ["subject 1", "object 1"], ["new", ""]]}
-    with pytest.raises(PrepError):
+    load_first = TABLE | {
+        "relation": "first",
+        "facts": [*TABLE["facts"], ["subject 1", "object 1"], ["new", ""]],
+    }
+    with pytest.raises(UserError):
         load_table(tmp_path, load_first, "first")
-    with pytest.raises(PrepError) as refused:
+    with pytest.raises(UserError) as refused:
         load_table(tmp_path, ["no table"], "second")
     text = "\n".join(refused.value.problems)
-    for part in ("broken.yaml: no YAML", "first.yaml: 'subject 1'", "first.yaml: ''", "second.yaml: needs a mapping"):
+    for part in (
+        "broken.yaml: no YAML",
+        "first.yaml: 'subject 1'",
+        "first.yaml: ''",
+        "second.yaml: needs a mapping",
+    ):
         assert part in text
-    with pytest.raises(PrepError, match="no fact table"):
+    with pytest.raises(UserError, match="no fact table"):
         load_relations(tmp_path / "missing")
 
 
@@ -165,7 +233,11 @@ def test_small_tables_give_small_splits(tmp_path, monkeypatch):
     relations = load_table(tmp_path, table)
     monkeypatch.setattr(bank_module, "load_relations", lambda: relations)
     rows = build_bank(1)
-    assert {split: len(rows[split]) for split in ("dev", "test", "ood")} == {"dev": 16, "test": 16, "ood": 16}
+    assert {split: len(rows[split]) for split in ("dev", "test", "ood")} == {
+        "dev": 16,
+        "test": 16,
+        "ood": 16,
+    }
     assert {len(row["options"]) for row in rows["ood"]} <= {5, 6, 7, 8}
     assert 200 < len(rows["train"]) < SIZES["train"]
     relations[:] = load_table(tmp_path, TABLE | {"facts": table["facts"][:4], "similar": []})

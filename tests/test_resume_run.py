@@ -22,7 +22,13 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 KILLS, BATCH = 20, 64
-VICTIMS = ("recipes.engine.ppo", "ray::PolicyModelActor", "ray::CriticModelActor", "ray::RolloutRayActor", "VLLM::")
+VICTIMS = (
+    "recipes.engine.ppo",
+    "ray::PolicyModelActor",
+    "ray::CriticModelActor",
+    "ray::RolloutRayActor",
+    "VLLM::",
+)
 
 
 def list_prompts(rollouts: list[dict]) -> list[tuple[int, list[str]]]:
@@ -58,8 +64,12 @@ def check_whole(read_metrics, read_rollouts):
 
     def check(folder: Path, undisturbed: Path, steps: int) -> None:
         metrics = read_metrics(folder)
-        assert [row["step"] for row in metrics if row["kind"] == "train"] == list(range(1, steps + 1))
-        rows = [(row["id"], row["step"]) for row in read_rollouts(folder) if row["split"] == "train"]
+        assert [row["step"] for row in metrics if row["kind"] == "train"] == list(
+            range(1, steps + 1)
+        )
+        rows = [
+            (row["id"], row["step"]) for row in read_rollouts(folder) if row["split"] == "train"
+        ]
         assert len(rows) == len(set(rows)) == steps * BATCH
         assert list_prompts(read_rollouts(folder)) == list_prompts(read_rollouts(undisturbed))
 
@@ -79,25 +89,38 @@ def await_moment(launcher: subprocess.Popen, folder: Path, draw: random.Random) 
     time.sleep(draw.uniform(0, 2) if ahead else draw.uniform(5, 25))
     while ahead and launcher.poll() is None and count_steps(folder) < begin + ahead:
         time.sleep(0.2)
-        begin = min(begin, count_steps(folder))  # the resumed run takes back what came after its checkpoint
+        begin = min(
+            begin, count_steps(folder)
+        )  # the resumed run takes back what came after its checkpoint
     time.sleep(draw.uniform(0, 2))
     while launcher.poll() is None and not list_victims(launcher.pid):
         time.sleep(0.5)
     assert launcher.poll() is None, "ended before its kill"
 
 
-def test_twenty_kills_lose_nothing_and_double_nothing(train, check_whole, list_processes, root, bank, tmp_path):
+def test_twenty_kills_lose_nothing_and_double_nothing(
+    train, check_whole, list_processes, root, bank, tmp_path
+):
     steps = 48
     done, undisturbed = train(*size_run(steps), name="undisturbed")
     assert done.returncode == 0, done.stderr
     folder, draw = tmp_path / "killed", random.Random(7)
-    command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *size_run(steps)]
+    command = [
+        sys.executable,
+        "-m",
+        "recipes.rlvr",
+        f"data_dir={bank}",
+        f"run_dir={folder}",
+        *size_run(steps),
+    ]
     killed: Counter[str] = Counter()
     steps_at: list[int] = []
     while True:
         resume = ["resume=true"] if (folder / "run.json").exists() else []
         log = (tmp_path / "launcher.log").open("a")
-        launcher = subprocess.Popen([*command, *resume], cwd=root, stdout=log, stderr=subprocess.STDOUT)
+        launcher = subprocess.Popen(
+            [*command, *resume], cwd=root, stdout=log, stderr=subprocess.STDOUT
+        )
         if to_kill := killed.total() < KILLS:
             await_moment(launcher, folder, draw)
             victims = list_victims(launcher.pid)
@@ -111,17 +134,24 @@ def test_twenty_kills_lose_nothing_and_double_nothing(train, check_whole, list_p
         wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
         if not to_kill:
             break
-    assert len(killed) >= 3 and max(steps_at) > 6, (killed, steps_at)  # of several kinds, and well into the run
+    assert len(killed) >= 3 and max(steps_at) > 6, (
+        killed,
+        steps_at,
+    )  # of several kinds, and well into the run
     check_whole(folder, undisturbed, steps)
 
 
 def fill_disk(filler: Path) -> None:
     """Leave nothing on the file's disk."""
-    subprocess.run(["fallocate", "--length", str(shutil.disk_usage(filler.parent).free), filler], check=True)
+    subprocess.run(
+        ["fallocate", "--length", str(shutil.disk_usage(filler.parent).free), filler], check=True
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own is mounted, which needs root")
-def test_ctrl_c_and_a_full_disk_lose_nothing(train, check_whole, list_processes, root, bank, tmp_path):
+def test_ctrl_c_and_a_full_disk_lose_nothing(
+    train, check_whole, list_processes, root, bank, tmp_path
+):
     """Ctrl-C after step 3; then the disk is full after step 7, and what is printed says so; then to the end."""
     steps, disk = 12, tmp_path / "disk"
     done, undisturbed = train(*size_run(steps), name="undisturbed")
@@ -130,15 +160,26 @@ def test_ctrl_c_and_a_full_disk_lose_nothing(train, check_whole, list_processes,
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", disk], check=True)
     try:
         folder, filler = disk / "run", disk / "filler"
-        command = [sys.executable, "-m", "recipes.rlvr", f"data_dir={bank}", f"run_dir={folder}", *size_run(steps)]
+        command = [
+            sys.executable,
+            "-m",
+            "recipes.rlvr",
+            f"data_dir={bank}",
+            f"run_dir={folder}",
+            *size_run(steps),
+        ]
 
-        def run_until(step: int, act: Callable[[subprocess.Popen], None], *words: str) -> tuple[int, str]:
+        def run_until(
+            step: int, act: Callable[[subprocess.Popen], None], *words: str
+        ) -> tuple[int, str]:
             launcher = subprocess.Popen(
                 [*command, *words],
                 cwd=root,
                 stderr=subprocess.PIPE,
                 text=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's `&` switches off
+                preexec_fn=lambda: signal.signal(
+                    signal.SIGINT, signal.SIG_DFL
+                ),  # which a shell's `&` switches off
             )
             while launcher.poll() is None and count_steps(folder) < step:
                 time.sleep(0.2)

@@ -28,9 +28,17 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "reward_server.server", "--port", self.address.rpartition(":")[2]]
+        command = [
+            sys.executable,
+            "-m",
+            "reward_server.server",
+            "--port",
+            self.address.rpartition(":")[2],
+        ]
         self.process = subprocess.Popen(command, cwd=self.root, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None and "reward server: " in self.process.stdout.readline()
+        assert (
+            self.process.stdout is not None and "reward server: " in self.process.stdout.readline()
+        )
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -59,11 +67,17 @@ def after_step_one(folder: Path, act) -> threading.Thread:
 
 def assert_rewards_are_those_of_the_text(rows: list[dict], bank: Path) -> None:
     """Every sample of three steps is there, with the reward that its text deserves."""
-    known = {row["id"]: row for row in map(json.loads, (bank / "bank" / "train.jsonl").read_text().splitlines())}
+    known = {
+        row["id"]: row
+        for row in map(json.loads, (bank / "bank" / "train.jsonl").read_text().splitlines())
+    }
     assert len(rows) == 192
     for row in rows:
         question = known[row["id"]]
-        assert row["reward"] == verify(row["response"], question["answer"], len(question["options"])).reward
+        assert (
+            row["reward"]
+            == verify(row["response"], question["answer"], len(question["options"])).reward
+        )
 
 
 RECORD_CALLS = """
@@ -88,7 +102,9 @@ reward_func = record_calls(reward_func)
 
 
 @pytest.mark.parametrize("hook", ["agent", "function", "server"])
-def test_each_hook_gives_every_rollout_the_reward_of_its_text(hook, train, read_metrics, read_rollouts, project, bank):
+def test_each_hook_gives_every_rollout_the_reward_of_its_text(
+    hook, train, read_metrics, read_rollouts, project, bank
+):
     """So the three give the same rewards for the same rollouts, and the engine trains on these."""
     with (project / "reward_server" / "openrlhf_hook.py").open("a") as file:
         file.write(RECORD_CALLS)  # the function writes no rollouts of its own
@@ -103,12 +119,18 @@ def test_each_hook_gives_every_rollout_the_reward_of_its_text(hook, train, read_
     assert_rewards_are_those_of_the_text(rows, bank)
     for metrics in read_metrics(folder):
         rewards = [row["reward"] for row in rows if row["step"] == metrics["step"]]
-        assert sum(rewards) / len(rewards) == pytest.approx(metrics["rollout/reward_mean"], abs=1e-6)
+        assert sum(rewards) / len(rewards) == pytest.approx(
+            metrics["rollout/reward_mean"], abs=1e-6
+        )
     if hook == "server":
-        assert (folder / "reward_server.log").read_text().rstrip().endswith("reward server: stopped")
+        assert (
+            (folder / "reward_server.log").read_text().rstrip().endswith("reward server: stopped")
+        )
 
 
-def test_a_server_that_comes_back_costs_no_reward(train, read_metrics, read_rollouts, server, bank, tmp_path):
+def test_a_server_that_comes_back_costs_no_reward(
+    train, read_metrics, read_rollouts, server, bank, tmp_path
+):
     def restart() -> None:
         server.kill()
         time.sleep(10)
@@ -124,7 +146,9 @@ def test_a_server_that_comes_back_costs_no_reward(train, read_metrics, read_roll
 
 def test_a_server_that_stays_away_is_named(train, read_metrics, server, tmp_path):
     after_step_one(tmp_path / "run", server.kill)
-    done, folder = train("reward.hook=server", "reward.patience=5", f"reward.url={server.address}/get_reward")
+    done, folder = train(
+        "reward.hook=server", "reward.patience=5", f"reward.url={server.address}/get_reward"
+    )
     assert done.returncode == 1
     assert f"reward server {server.address}/get_reward: Client" in done.stderr, done.stderr
     assert len(read_metrics(folder)) < 3

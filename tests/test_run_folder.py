@@ -18,17 +18,27 @@ def test_rows_are_trimmed_to_whole_batches(tmp_path):
 
 def test_resume_forgets_what_will_be_run_again(tmp_path):
     (tmp_path / "rollouts").mkdir()
-    metrics = [{"step": step, "kind": "train"} for step in (1, 2, 3)] + [{"step": 1, "kind": "eval"}]
+    metrics = [{"step": step, "kind": "train"} for step in (1, 2, 3)] + [
+        {"step": 1, "kind": "eval"}
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
     rollouts = [{"step": step, "split": "train", "response": "a\u2028b\x85c"} for step in (1, 2, 3)]
-    rollouts += [{"step": step, "split": "dev"} for step in (1, 2)]  # the evaluation at step 2 was cut short
+    rollouts += [
+        {"step": step, "split": "dev"} for step in (1, 2)
+    ]  # the evaluation at step 2 was cut short
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rollouts)
-    (tmp_path / "rollouts" / "a.jsonl").write_bytes(text.encode() + '{"step": 2, "é'.encode()[:-1])  # cut by a kill
+    (tmp_path / "rollouts" / "a.jsonl").write_bytes(
+        text.encode() + '{"step": 2, "é'.encode()[:-1]
+    )  # cut by a kill
     forget_after(tmp_path, 2)
-    kept = [json.loads(line) for line in (tmp_path / "rollouts" / "a.jsonl").read_bytes().splitlines()]
+    kept = [
+        json.loads(line) for line in (tmp_path / "rollouts" / "a.jsonl").read_bytes().splitlines()
+    ]
     assert [(row["step"], row["split"]) for row in kept] == [(1, "train"), (2, "train"), (1, "dev")]
     assert kept[0]["response"] == "a\u2028b\x85c"
-    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 1]
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ] == [1, 2, 1]
 
 
 def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
@@ -36,7 +46,10 @@ def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
         with pytest.raises(RunLockedError, match="still runs"), lock_run(tmp_path):
             pass
         engine = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
-    with pytest.raises(RunLockedError), lock_run(tmp_path):  # the launcher is gone, its engine is not
+    with (
+        pytest.raises(RunLockedError),
+        lock_run(tmp_path),
+    ):  # the launcher is gone, its engine is not
         pass
     engine.kill()
     engine.wait()

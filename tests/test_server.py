@@ -25,12 +25,18 @@ RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 
 
 def make_label(**changes):
-    return json.dumps({"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes})
+    return json.dumps(
+        {"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes}
+    )
 
 
 def make_request(*responses, **changes):
     labels = [make_label(**changes)] * len(responses)
-    return {"query": [PROMPT + r for r in responses], "prompts": [PROMPT] * len(responses), "labels": labels}
+    return {
+        "query": [PROMPT + r for r in responses],
+        "prompts": [PROMPT] * len(responses),
+        "labels": labels,
+    }
 
 
 def talk(conversation, token=""):
@@ -66,7 +72,13 @@ def test_wire_format():
         "rewards": [1.0],
         "scores": [1.0],
         "extra_logs": {
-            **{"accuracy": [1.0], "format": [1.0], "leak": [0.0], "pre_think": [0.0], "think_words": [4.0]},
+            **{
+                "accuracy": [1.0],
+                "format": [1.0],
+                "leak": [0.0],
+                "pre_think": [0.0],
+                "think_words": [4.0],
+            },
             **{"pre_think_words": [0.0], "repetition": [0.0]},
         },
     }
@@ -91,13 +103,29 @@ def test_batches_keep_their_order_and_may_be_empty():
         (None, 400, "not a NoneType"),
         ({}, 400, "query must be a list of strings"),
         ({"query": "x", "prompts": ["x"], "labels": ["x"]}, 400, "query must be a list of strings"),
-        ({"query": ["x"], "prompts": [None], "labels": ["x"]}, 400, "prompts must be a list of strings"),
-        ({"query": ["x"], "prompts": ["x"], "labels": [{"answer": "C"}]}, 400, "labels must be a list of strings"),
-        ({"query": ["x"], "prompts": ["x"], "labels": []}, 400, "lists of different lengths: 1, 1, 0"),
+        (
+            {"query": ["x"], "prompts": [None], "labels": ["x"]},
+            400,
+            "prompts must be a list of strings",
+        ),
+        (
+            {"query": ["x"], "prompts": ["x"], "labels": [{"answer": "C"}]},
+            400,
+            "labels must be a list of strings",
+        ),
+        (
+            {"query": ["x"], "prompts": ["x"], "labels": []},
+            400,
+            "lists of different lengths: 1, 1, 0",
+        ),
         (make_request(*["C"] * (MAX_BATCH + 1)), 413, f"the limit is {MAX_BATCH}"),
         (make_request(RIGHT, answer="E"), 422, "row 'medqa/train/7': answer 'E'"),
         (make_request(RIGHT, id="\ud800\r\nX: y", answer="E"), 422, "answer 'E'"),
-        ({"query": ["other"], "prompts": ["x"], "labels": [make_label()]}, 422, "does not begin with its prompt"),
+        (
+            {"query": ["other"], "prompts": ["x"], "labels": [make_label()]},
+            422,
+            "does not begin with its prompt",
+        ),
         (b" " * (MAX_BODY_BYTES + 1), 413, f"more than {MAX_BODY_BYTES} bytes"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
@@ -111,7 +139,10 @@ def test_refusals(body, status, reason):
 
 def test_other_paths_and_methods():
     async def conversation(session, url):
-        async with session.get(url + "/get_reward") as first, session.post(url + "/other", data=b"") as second:
+        async with (
+            session.get(url + "/get_reward") as first,
+            session.post(url + "/other", data=b"") as second,
+        ):
             return first.status, second.status
 
     assert talk(conversation) == (405, 404)
@@ -170,9 +201,16 @@ def test_metrics_count():
 def test_health_notices_a_broken_verdict(monkeypatch):
     async def conversation(session, url):
         first = await session.get(url + "/healthz")
-        monkeypatch.setattr("reward_server.server.score_response", lambda *_: (None, {"rewards": 1.0}))
+        monkeypatch.setattr(
+            "reward_server.server.score_response", lambda *_: (None, {"rewards": 1.0})
+        )
         second = await session.get(url + "/healthz")
-        return first.status, (await first.json())["healthy"], second.status, (await second.json())["healthy"]
+        return (
+            first.status,
+            (await first.json())["healthy"],
+            second.status,
+            (await second.json())["healthy"],
+        )
 
     assert talk(conversation) == (200, True, 503, False)
 
@@ -196,15 +234,38 @@ def test_malformed_bodies():
 def make_malformed_bodies(seed, count):
     """Requests broken at random: bytes flipped, cut or doubled; values of other types; other labels."""
     draw = random.Random(seed)
-    values = [None, True, 0, -1, 1e308, "", "C", "\ud800", [], [[]], {}, {"a": 1}, ["x"], [1], make_label(), "9" * 5000]
+    values = [
+        None,
+        True,
+        0,
+        -1,
+        1e308,
+        "",
+        "C",
+        "\ud800",
+        [],
+        [[]],
+        {},
+        {"a": 1},
+        ["x"],
+        [1],
+        make_label(),
+        "9" * 5000,
+    ]
     for number in range(count):
-        request = make_request(*draw.choices([RIGHT, "C", "\ud800", "<think>" * 50], k=draw.randrange(4)))
+        request = make_request(
+            *draw.choices([RIGHT, "C", "\ud800", "<think>" * 50], k=draw.randrange(4))
+        )
         if number % 3 == 0:
             request[draw.choice(list(request))] = draw.choice(values)
         elif number % 3 == 1 and request["labels"]:
             label = json.loads(request["labels"][0])
             label[draw.choice(list(label))] = draw.choice(values)
-            request["labels"][0] = json.dumps(label) if draw.random() < 0.8 else json.dumps(label)[draw.randrange(20) :]
+            request["labels"][0] = (
+                json.dumps(label)
+                if draw.random() < 0.8
+                else json.dumps(label)[draw.randrange(20) :]
+            )
         body = bytearray(json.dumps(request).encode())
         if number % 3 == 2:
             for _ in range(draw.randrange(1, 6)):
@@ -224,7 +285,9 @@ def find_port():
 def start_server(*arguments, port, **environ):
     """The real process; returned once /healthz answers."""
     command = [sys.executable, "-m", "reward_server.server", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True
+    )
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).read()
@@ -240,7 +303,9 @@ def test_the_process_starts_and_stops():
     port = find_port()
     process = start_server(port=port, MEDRLVR_REWARD_MODE="strict")
     body = json.dumps(make_request("First. " + RIGHT)).encode()
-    reply = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/get_reward", data=body, timeout=5))
+    reply = json.load(
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/get_reward", data=body, timeout=5)
+    )
     assert reply["rewards"] == [-1.0]
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=10)
@@ -259,7 +324,13 @@ def test_the_process_starts_and_stops():
 def test_the_process_refuses(arguments, environ, message):
     command = [sys.executable, "-m", "reward_server.server", "--port", str(find_port()), *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, timeout=30, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 1
     assert message in done.stderr
@@ -272,7 +343,9 @@ def test_a_taken_port_is_one_line():
         taken.listen()
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "reward_server.server", "--port", port]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
@@ -280,4 +353,6 @@ def test_a_taken_port_is_one_line():
 
 def test_local_addresses():
     assert [is_local(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
-    assert [is_local(host) for host in ("0.0.0.0", "::", "10.0.0.1", "reward.example")] == [False] * 4
+    assert [is_local(host) for host in ("0.0.0.0", "::", "10.0.0.1", "reward.example")] == [
+        False
+    ] * 4

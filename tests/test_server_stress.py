@@ -51,7 +51,9 @@ def find_port():
 
 def start_server(port, **environ):
     command = [sys.executable, "-m", "reward_server.server", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.DEVNULL
+    )
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1).read()
@@ -92,16 +94,25 @@ def make_agent(monkeypatch, **environ):
 def make_samples(tokenizer, count):
     """(token ids of the response, label): hostile text, well-formed text, and ids at random."""
     draw = random.Random(7)
-    texts = [text.encode("utf-8", "replace").decode() for text in hostile_strings(seed=7, count=count)]
+    texts = [
+        text.encode("utf-8", "replace").decode() for text in hostile_strings(seed=7, count=count)
+    ]
     samples = []
     for number, text in enumerate(texts):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if number % 10 == 0:
             ids = draw.choices(range(len(tokenizer)), k=50)  # invalid UTF-8 as well
         if number % 7 == 0:
-            ids = tokenizer(RIGHT.replace("C<", draw.choice("ABCDE") + "<"), add_special_tokens=False)["input_ids"]
+            ids = tokenizer(
+                RIGHT.replace("C<", draw.choice("ABCDE") + "<"), add_special_tokens=False
+            )["input_ids"]
         split = draw.choice(["train", "train", "test"])
-        label = {"id": f"bank/{split}/{number}", "answer": draw.choice("ABCD"), "num_options": 4, "split": split}
+        label = {
+            "id": f"bank/{split}/{number}",
+            "answer": draw.choice("ABCD"),
+            "num_options": 4,
+            "split": split,
+        }
         samples.append((ids, json.dumps(label)))
     return samples
 
@@ -115,7 +126,9 @@ def run_samples(executor, tokenizer, samples, at_once=64):
 
         async def run_one(ids, label):
             async def generate(prompt_token_ids, sampling_params, multi_modal_data=None):
-                return SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, finish_reason="stop", logprobs=None)])
+                return SimpleNamespace(
+                    outputs=[SimpleNamespace(token_ids=ids, finish_reason="stop", logprobs=None)]
+                )
 
             async with gate:
                 engine = SimpleNamespace(generate=generate)
@@ -125,7 +138,11 @@ def run_samples(executor, tokenizer, samples, at_once=64):
 
     outputs = asyncio.run(run())
     return [
-        (read_one(out["reward"]), read_one(out["scores"]), {k: read_one(v) for k, v in out["extra_logs"].items()})
+        (
+            read_one(out["reward"]),
+            read_one(out["scores"]),
+            {k: read_one(v) for k, v in out["extra_logs"].items()},
+        )
         for out in outputs
     ]
 
@@ -144,7 +161,9 @@ def test_every_path_gives_the_same_rewards(servers, executor_class, monkeypatch,
         "function": run_samples(executor_class(str(HOOK)), tokenizer, samples),
         "server": run_samples(executor_class(servers[0]), tokenizer, samples),
         "three servers": run_samples(executor_class(servers), tokenizer, samples),
-        "agent": run_samples(make_agent(monkeypatch, MEDRLVR_ROLLOUTS=str(tmp_path)), tokenizer, samples),
+        "agent": run_samples(
+            make_agent(monkeypatch, MEDRLVR_ROLLOUTS=str(tmp_path)), tokenizer, samples
+        ),
         "agent, servers": run_samples(
             make_agent(monkeypatch, MEDRLVR_REWARD_URL=",".join(servers)), tokenizer, samples
         ),
@@ -159,12 +178,22 @@ def test_every_path_gives_the_same_rewards(servers, executor_class, monkeypatch,
     assert len(rows) == 2 * SAMPLES  # of both agents, which are in one process here
     by_id = {row["id"]: row["reward"] for row in rows}
     assert by_id == {
-        json.loads(label)["id"]: result[0] for (_, label), result in zip(samples, results["agent"], strict=True)
+        json.loads(label)["id"]: result[0]
+        for (_, label), result in zip(samples, results["agent"], strict=True)
     }
-    counts = [urllib.request.urlopen(url.replace("get_reward", "metrics")).read().decode() for url in servers]
-    answered = [float(text.split('reward_requests_total{status="200"} ')[1].split()[0]) for text in counts]
+    counts = [
+        urllib.request.urlopen(url.replace("get_reward", "metrics")).read().decode()
+        for url in servers
+    ]
+    answered = [
+        float(text.split('reward_requests_total{status="200"} ')[1].split()[0]) for text in counts
+    ]
     assert sum(answered) == 3 * SAMPLES
-    assert answered[0] - SAMPLES == pytest.approx(answered[1], abs=2) == pytest.approx(answered[2], abs=2), "rotation"
+    assert (
+        answered[0] - SAMPLES
+        == pytest.approx(answered[1], abs=2)
+        == pytest.approx(answered[2], abs=2)
+    ), "rotation"
 
 
 def test_a_server_that_dies_and_returns_loses_no_sample(executor_class, monkeypatch):
@@ -189,7 +218,9 @@ def test_a_server_that_dies_and_returns_loses_no_sample(executor_class, monkeypa
 
 def test_a_server_that_stays_away_is_named(monkeypatch):
     url = f"http://127.0.0.1:{find_port()}/get_reward"
-    agent = make_agent(monkeypatch, MEDRLVR_REWARD_URL=url + "?token=secret", MEDRLVR_REWARD_PATIENCE="1")
+    agent = make_agent(
+        monkeypatch, MEDRLVR_REWARD_URL=url + "?token=secret", MEDRLVR_REWARD_PATIENCE="1"
+    )
     tokenizer = build_tokenizer()
     with pytest.raises(
         ConnectionError, match=f"reward server {url}: ClientConnectorError.*reward_server.server"
@@ -205,7 +236,9 @@ def test_a_refused_token_is_named_without_waiting(monkeypatch):
     try:
         right = make_agent(monkeypatch, MEDRLVR_REWARD_URL=url + "?token=sesame")
         assert len(run_samples(right, tokenizer, make_samples(tokenizer, 20))) == 20
-        wrong = make_agent(monkeypatch, MEDRLVR_REWARD_URL=url + "?token=open", MEDRLVR_REWARD_PATIENCE="600")
+        wrong = make_agent(
+            monkeypatch, MEDRLVR_REWARD_URL=url + "?token=open", MEDRLVR_REWARD_PATIENCE="600"
+        )
         with pytest.raises(ConnectionError, match=r"HTTP 401.*wrong token"):
             run_samples(wrong, tokenizer, make_samples(tokenizer, 3))
     finally:
@@ -216,7 +249,12 @@ def test_a_refused_token_is_named_without_waiting(monkeypatch):
 def test_ten_thousand_malformed_bodies(servers):
     """Also with wild headers; and the server answers right afterwards."""
     draw = random.Random(3)
-    headers = [{}, {"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}, {"Content-Encoding": "deflate"}]
+    headers = [
+        {},
+        {"Content-Type": "text/plain"},
+        {"Content-Encoding": "gzip"},
+        {"Content-Encoding": "deflate"},
+    ]
 
     async def run():
         statuses = collections.Counter()
@@ -240,7 +278,9 @@ def test_ten_thousand_malformed_bodies(servers):
     assert max(statuses) < 500, statuses
     assert statuses[400] > 1000, statuses
     assert statuses[422] > 500, statuses
-    body = json.dumps({"query": [PROMPT + RIGHT], "prompts": [PROMPT], "labels": [make_samples_label()]}).encode()
+    body = json.dumps(
+        {"query": [PROMPT + RIGHT], "prompts": [PROMPT], "labels": [make_samples_label()]}
+    ).encode()
     assert json.load(urllib.request.urlopen(servers[0], data=body))["rewards"] == [1.0]
 
 
@@ -254,7 +294,10 @@ def test_raw_junk_on_the_socket(servers):
     host, port = servers[0].split("/")[2].split(":")
     for _ in range(300):
         junk = draw.choice(
-            [b"", b"POST /get_reward HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"]
+            [
+                b"",
+                b"POST /get_reward HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+            ]
         )
         junk += draw.randbytes(draw.randrange(200))
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -286,7 +329,10 @@ def test_a_thousand_connections_and_slow_clients_starve_nobody(servers):
                 times.append(time.perf_counter() - start)
 
             async def ask():
-                async with aiohttp.ClientSession() as own, own.post(servers[0], json=request) as response:
+                async with (
+                    aiohttp.ClientSession() as own,
+                    own.post(servers[0], json=request) as response,
+                ):
                     return (await response.json())["rewards"]
 
             answers = await asyncio.gather(*(ask() for _ in range(1000)))
@@ -296,7 +342,9 @@ def test_a_thousand_connections_and_slow_clients_starve_nobody(servers):
 
     times, answers = asyncio.run(run())
     assert answers == [[1.0]] * 1000
-    assert times[int(0.95 * len(times))] < 0.25, f"95 % within {times[int(0.95 * len(times))]:.3f} s"
+    assert times[int(0.95 * len(times))] < 0.25, (
+        f"95 % within {times[int(0.95 * len(times))]:.3f} s"
+    )
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch):

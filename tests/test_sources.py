@@ -24,12 +24,16 @@ from data_prep.splits import parse_records
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared/data"
-NAMES = sorted(path.stem for path in (ROOT / "recipes/configs/data").glob("*.yaml") if path.stem != "base")
+NAMES = sorted(
+    path.stem for path in (ROOT / "recipes/configs/data").glob("*.yaml") if path.stem != "base"
+)
 
 
 @functools.cache
 def compose_data(name: str, *overrides: str) -> DictConfig:
-    required = {"custom": ["data.source=x.jsonl"], "mix": ["data.parts_of_mixture=[a]"]}.get(name, [])
+    required = {"custom": ["data.source=x.jsonl"], "mix": ["data.parts_of_mixture=[a]"]}.get(
+        name, []
+    )
     with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
         return compose("prep", [f"data={name}", *required, *overrides])
 
@@ -42,14 +46,45 @@ def parse(name: str, record: object, split: str = "test", *overrides: str) -> Qu
 
 FOUR = {"A": "a", "B": "b", "C": "c", "D": "d"}
 MEDQA = {"question": "q", "answer": "b", "options": FOUR, "meta_info": "step1", "answer_idx": "B"}
-MEDQA_HUB = {"id": "x", "sent1": "q", "sent2": "", "label": 1, **{f"ending{n}": t for n, t in enumerate("abcd")}}
-MMLU_PRO = {"question_id": 31, "question": "q", "options": list("abcde"), "answer": "B", "answer_index": 1}
+MEDQA_HUB = {
+    "id": "x",
+    "sent1": "q",
+    "sent2": "",
+    "label": 1,
+    **{f"ending{n}": t for n, t in enumerate("abcd")},
+}
+MMLU_PRO = {
+    "question_id": 31,
+    "question": "q",
+    "options": list("abcde"),
+    "answer": "B",
+    "answer_index": 1,
+}
 MMLU_PRO |= {"cot_content": "", "category": "health", "src": "s"}
-MEDMCQA = {"question": "q", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": 1, "id": "u", "exp": None}
+MEDMCQA = {
+    "question": "q",
+    "opa": "a",
+    "opb": "b",
+    "opc": "c",
+    "opd": "d",
+    "cop": 1,
+    "id": "u",
+    "exp": None,
+}
 MEDMCQA |= {"subject_name": "Anatomy", "topic_name": None, "choice_type": "single"}
 PUBMED = {"_key": "7", "QUESTION": "q", "CONTEXTS": ["one", "two"], "final_decision": "no"}
-PUBMED_HUB = {"pubid": 7, "question": "q", "context": {"contexts": ["one", "two"]}, "final_decision": "no"}
-MEDXPERT = {"id": "T1", "question": "q\nAnswer Choices: (A) a (B) b", "options": {"A": "a", "B": "b"}, "label": "B"}
+PUBMED_HUB = {
+    "pubid": 7,
+    "question": "q",
+    "context": {"contexts": ["one", "two"]},
+    "final_decision": "no",
+}
+MEDXPERT = {
+    "id": "T1",
+    "question": "q\nAnswer Choices: (A) a (B) b",
+    "options": {"A": "a", "B": "b"},
+    "label": "B",
+}
 MEDXPERT |= {"medical_task": "Diagnosis", "body_system": "Heart", "question_type": "Reasoning"}
 
 
@@ -58,8 +93,22 @@ MEDXPERT |= {"medical_task": "Diagnosis", "body_system": "Heart", "question_type
     [
         ("medqa", MEDQA, "medqa/test/7", "q", "abcd", {"step": "step1"}),
         ("medqa", MEDQA_HUB, "medqa/test/7", "q", "abcd", {"step": ""}),
-        ("medqa_5", {**MEDQA, "options": {**FOUR, "E": "e"}}, "medqa_5/test/7", "q", "abcde", {"step": "step1"}),
-        ("medqa_5", {**MEDQA, "options": {**FOUR, "E": None}}, "medqa_5/test/7", "q", "abcd", {"step": "step1"}),
+        (
+            "medqa_5",
+            {**MEDQA, "options": {**FOUR, "E": "e"}},
+            "medqa_5/test/7",
+            "q",
+            "abcde",
+            {"step": "step1"},
+        ),
+        (
+            "medqa_5",
+            {**MEDQA, "options": {**FOUR, "E": None}},
+            "medqa_5/test/7",
+            "q",
+            "abcd",
+            {"step": "step1"},
+        ),
         ("mmlu_pro_health", MMLU_PRO, "mmlu_pro_health/test/31", "q", "abcde", {"source": "s"}),
         (
             "mmlu_medical",
@@ -83,7 +132,12 @@ MEDXPERT |= {"medical_task": "Diagnosis", "body_system": "Heart", "question_type
             "medxpertqa/test/7",
             "q\n",
             "ab",
-            {"source_id": "T1", "medical_task": "Diagnosis", "body_system": "Heart", "question_type": "Reasoning"},
+            {
+                "source_id": "T1",
+                "medical_task": "Diagnosis",
+                "body_system": "Heart",
+                "question_type": "Reasoning",
+            },
         ),
     ],
 )
@@ -97,13 +151,20 @@ def test_a_record_becomes_this_question(
 def test_medmcqa_answers_follow_the_index_base(base: int) -> None:
     question = parse("medmcqa", {**MEDMCQA, "cop": 1 + base}, "dev", f"data.index_base={base}")
     assert question.answer == "B"
-    assert question.meta == {"source_id": "u", "subject": "Anatomy", "topic": "", "choice_type": "single"}
+    assert question.meta == {
+        "source_id": "u",
+        "subject": "Anatomy",
+        "topic": "",
+        "choice_type": "single",
+    }
 
 
 @pytest.mark.parametrize("record", [PUBMED, PUBMED_HUB])
 def test_pubmedqa_puts_the_abstract_into_the_question(record: dict) -> None:
     question = parse("pubmedqa", record, "train")
-    assert question == Question("pubmedqa/train/7", "Abstract: one\ntwo\nQuestion: q", ["yes", "no", "maybe"], "B")
+    assert question == Question(
+        "pubmedqa/train/7", "Abstract: one\ntwo\nQuestion: q", ["yes", "no", "maybe"], "B"
+    )
 
 
 def test_pubmedqa_tells_the_official_test_split_apart_by_id() -> None:
@@ -124,14 +185,26 @@ def test_mmlu_pro_leaves_other_categories_out() -> None:
     [
         ("medqa", {**MEDQA, "answer": "c"}, "gold_text_differs"),
         ("medqa", {**MEDQA, "options": {"A": "a", "C": "c"}}, "wrong_type"),
-        ("medqa", {key: value for key, value in MEDQA.items() if key != "meta_info"}, "missing_field"),
+        (
+            "medqa",
+            {key: value for key, value in MEDQA.items() if key != "meta_info"},
+            "missing_field",
+        ),
         ("medqa", {**MEDQA_HUB, "label": 4}, "gold_not_among_options"),
         ("medqa", {**MEDQA_HUB, "label": True}, "gold_not_among_options"),
         ("mmlu_pro_health", {**MMLU_PRO, "answer_index": 0}, "gold_text_differs"),
         ("mmlu_pro_health", {**MMLU_PRO, "question_id": "x"}, "wrong_type"),
-        ("pubmedqa", {**PUBMED, "_key": "12377809", "final_decision": "perhaps"}, "gold_not_among_options"),
+        (
+            "pubmedqa",
+            {**PUBMED, "_key": "12377809", "final_decision": "perhaps"},
+            "gold_not_among_options",
+        ),
         ("medxpertqa", {**MEDXPERT, "options": {"A": "a", "B": "other"}}, "choices_differ"),
-        ("bank", {"id": "x", "question": "q", "options": ["a"], "answer": "A", "meta": 3}, "wrong_type"),
+        (
+            "bank",
+            {"id": "x", "question": "q", "options": ["a"], "answer": "A", "meta": 3},
+            "wrong_type",
+        ),
     ],
 )
 def test_a_record_that_contradicts_itself_is_rejected(name: str, record: dict, reason: str) -> None:
@@ -146,8 +219,16 @@ def test_a_record_that_contradicts_itself_is_rejected(name: str, record: dict, r
         ({"question": "q", "options": ["a", "b"], "answer": "B"}, [], "B"),
         ({"question": "q", "options": {"A": "a", "B": "b"}, "answer": " B "}, [], "B"),
         ({"question": "q", "options": ["a", "b "], "answer": " b"}, ["data.answer_is=text"], "B"),
-        ({"question": "q", "options": ["a", "b"], "answer": 1}, ["data.answer_is=index", "data.index_base=0"], "B"),
-        ({"question": "q", "options": ["a", "b"], "answer": "2"}, ["data.answer_is=index", "data.index_base=1"], "B"),
+        (
+            {"question": "q", "options": ["a", "b"], "answer": 1},
+            ["data.answer_is=index", "data.index_base=0"],
+            "B",
+        ),
+        (
+            {"question": "q", "options": ["a", "b"], "answer": "2"},
+            ["data.answer_is=index", "data.index_base=1"],
+            "B",
+        ),
         (
             {"q": "q", "o1": "a", "o2": "b", "o3": "", "g": "B"},
             ["data.columns={question: q, options: [o1, o2, o3], answer: g}"],
@@ -172,7 +253,11 @@ def test_every_data_set_names_its_licence_and_a_commit(name: str) -> None:
     assert data.name == name
     assert data.hub.id is None or re.fullmatch(r"[0-9a-f]{40}", data.hub.revision)
     assert data.hub.id is None or set(data.hub.splits) == set(data.official)
-    header = (ROOT / f"recipes/configs/data/{name}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    header = (
+        (ROOT / f"recipes/configs/data/{name}.yaml")
+        .read_text(encoding="utf-8")
+        .split("defaults:")[0]
+    )
     assert compose_commands(header) > 0
 
 
@@ -192,12 +277,23 @@ def test_the_guides_commands_compose() -> None:
 
 # --- any JSON -----------------------------------------------------------------------------------------------------
 
-leaves = st.none() | st.booleans() | st.integers(-3, 12) | st.floats() | st.text(max_size=8) | st.sampled_from("ABCD")
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 12)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from("ABCD")
+)
 values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from("ABCDxyz"), inner), max_leaves=6
+    leaves,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from("ABCDxyz"), inner),
+    max_leaves=6,
 )
 KNOWN = [MEDQA, MEDQA_HUB, MMLU_PRO, MEDMCQA, PUBMED, PUBMED_HUB, MEDXPERT]
-KNOWN += [{"id": "bank/test/1", "question": "q", "options": ["a", "b"], "answer": "A", "meta": {"a": 1}}]
+KNOWN += [
+    {"id": "bank/test/1", "question": "q", "options": ["a", "b"], "answer": "A", "meta": {"a": 1}}
+]
 
 
 @st.composite
@@ -228,7 +324,9 @@ def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> Non
     assert len(parsed) == split.read
     for question in split.questions:
         assert question.question and 2 <= len(question.options) <= 26 and question.gold
-        json.dumps([question.question, question.options, question.meta], ensure_ascii=False).encode()
+        json.dumps(
+            [question.question, question.options, question.meta], ensure_ascii=False
+        ).encode()
 
 
 @settings(max_examples=100, deadline=None)
@@ -252,7 +350,9 @@ def read_split(name: str, folder: str, split: str, *overrides: str) -> tuple:
     cfg = compose_data(name, f"data.source={SHARED / folder}", *overrides)
     records = read_records(cfg).splits[split]
     if cfg.data.index_base == "auto":
-        cfg.data.index_base = find_index_base((c for _, c in records), "cop", lambda record: 4, "exp")["base"]
+        cfg.data.index_base = find_index_base(
+            (c for _, c in records), "cop", lambda record: 4, "exp"
+        )["base"]
     parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
     return parse_records(split, records, parse_row, cfg.data, lambda *_: None)[0], cfg, records
 
@@ -263,7 +363,8 @@ def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() ->
     leaking = [
         f"medqa/test/{number}"
         for number, row in records
-        if [letter for letter, text in row["options"].items() if text != text.strip()] == [row["answer_idx"]]
+        if [letter for letter, text in row["options"].items() if text != text.strip()]
+        == [row["answer_idx"]]
     ]
     assert len(leaking) == 2
     assert set(leaking) <= set(split.mended["outer_blanks"])
@@ -280,7 +381,11 @@ def test_mmlu_pro_health_keeps_all_818_rows() -> None:
 def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
     split, cfg, records = read_split("medmcqa", "medmcqa", "dev", "data.files.train=null")
     assert cfg.data.index_base == 1
-    assert (split.read, split.dropped.keys(), len(split.dropped["duplicate_gold"])) == (4183, {"duplicate_gold"}, 4)
+    assert (split.read, split.dropped.keys(), len(split.dropped["duplicate_gold"])) == (
+        4183,
+        {"duplicate_gold"},
+        4,
+    )
     assert len(split.flagged["duplicate_distractor"]) == 17
     as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
     assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0

@@ -4,13 +4,16 @@ import math
 
 import pytest
 
-from data_prep.errors import PrepError
+from data_prep.errors import UserError
 from data_prep.index_base import find_index_base
 from data_prep.rows import Question, unify_meta
 
 
 def cop_rows(values: list[object], explanations: list[str] | None = None) -> list[dict]:
-    return [{"cop": value, "exp": (explanations or [""] * len(values))[n]} for n, value in enumerate(values)]
+    return [
+        {"cop": value, "exp": (explanations or [""] * len(values))[n]}
+        for n, value in enumerate(values)
+    ]
 
 
 def find_base(rows: list) -> int:
@@ -18,7 +21,8 @@ def find_base(rows: list) -> int:
 
 
 @pytest.mark.parametrize(
-    ("values", "base"), [([0, 1, 2, 3], 0), ([1, 2, 3, 4], 1), ([1, 4, None, "x", -1, 9], 1), (["0"], 0)]
+    ("values", "base"),
+    [([0, 1, 2, 3], 0), ([1, 2, 3, 4], 1), ([1, 4, None, "x", -1, 9], 1), (["0"], 0)],
 )
 def test_the_base_is_found_out(values: list, base: int) -> None:
     assert find_base([*cop_rows(values), "no record"]) == base
@@ -30,23 +34,33 @@ def test_the_base_is_found_out(values: list, base: int) -> None:
         cop_rows([1, 2, 3]),  # could be either
         cop_rows([0, 1, 4]),  # contradicts itself
         cop_rows([]),
-        cop_rows([0, 2, 3], ["", "Ans. (b)", "Answer is 'c'"]),  # 0 says base 0, the explanations say base 1
+        cop_rows(
+            [0, 2, 3], ["", "Ans. (b)", "Answer is 'c'"]
+        ),  # 0 says base 0, the explanations say base 1
     ],
 )
 def test_a_base_that_the_rows_do_not_settle_stops_preparation(rows: list) -> None:
-    with pytest.raises(PrepError, match=r"data\.index_base"):
+    with pytest.raises(UserError, match=r"data\.index_base"):
         find_base(rows)
 
 
 def test_explanations_are_read_in_the_shapes_that_occur() -> None:
     said = ["Ans. is 'c' i.e.", "Answer- C. ", "ANS: (c) Because", "Ans. C: see", "Ans is c "]
-    facts = find_index_base(cop_rows([3, 3, 3, 3, 3, 4], [*said, "Ant. to"]), "cop", lambda record: 4, "exp")
+    facts = find_index_base(
+        cop_rows([3, 3, 3, 3, 3, 4], [*said, "Ant. to"]), "cop", lambda record: 4, "exp"
+    )
     assert facts == {"base": 1, "explanations_that_agree": 5, "that_say_the_other": 0}
 
 
 def test_meta_columns_get_one_type_that_arrow_can_hold() -> None:
-    metas: list[dict] = [{"a": 1, "b": 1, "c": True, "d": 0.5}, {"a": 2, "b": "x", "c": False, "d": math.nan}, {"a": 3}]
-    questions = [Question(str(number), "q", ["a", "b"], "A", meta) for number, meta in enumerate(metas)]
+    metas: list[dict] = [
+        {"a": 1, "b": 1, "c": True, "d": 0.5},
+        {"a": 2, "b": "x", "c": False, "d": math.nan},
+        {"a": 3},
+    ]
+    questions = [
+        Question(str(number), "q", ["a", "b"], "A", meta) for number, meta in enumerate(metas)
+    ]
     unify_meta(questions)
     assert [question.meta for question in questions] == [
         {"a": 1, "b": "1", "c": "True", "d": "0.5"},

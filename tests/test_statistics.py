@@ -25,7 +25,9 @@ from eval.statistics import (
 )
 
 
-def draw_clusters(rng: np.random.Generator, questions: int, alike: float) -> tuple[np.ndarray, np.ndarray, float]:
+def draw_clusters(
+    rng: np.random.Generator, questions: int, alike: float
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Right and wrong answers to questions that repeat 1 to 4 times; a share `alike` copies the first answer."""
     sizes = rng.choice([1, 2, 4], size=questions, p=[0.6, 0.25, 0.15])
     clusters = np.repeat(np.arange(questions), sizes)
@@ -39,7 +41,9 @@ def test_wilson_is_the_published_formula() -> None:
     low, high, method = wilson_interval(346, 1273)
     p, n, z = 346 / 1273, 1273, 1.959963984540054
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert (low, high) == pytest.approx(((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)))
+    assert (low, high) == pytest.approx(
+        ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+    )
     assert method == "wilson"
     assert wilson_interval(0, 40).low == 0 and wilson_interval(40, 40).high == pytest.approx(1)
 
@@ -60,7 +64,9 @@ def measure_coverage(draws: int, alike: float, questions: int = 150, cluster: bo
     covered = 0
     for draw in range(draws):
         values, clusters, truth = draw_clusters(rng, questions, alike)
-        interval = bootstrap_clusters(values, clusters if cluster else np.arange(len(values)), resamples=999, seed=draw)
+        interval = bootstrap_clusters(
+            values, clusters if cluster else np.arange(len(values)), resamples=999, seed=draw
+        )
         covered += interval.low <= truth <= interval.high
     return covered / draws
 
@@ -89,7 +95,11 @@ def measure_paired(
     rng = np.random.default_rng(11)
     rejected = covered = 0
     for draw in range(draws):
-        kind = rng.choice(3, size=n, p=[(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant])
+        kind = rng.choice(
+            3,
+            size=n,
+            p=[(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant],
+        )
         both = rng.random(n) < 0.6
         a, b = (
             np.where(kind == 0, 1, np.where(kind == 1, 0, both)),
@@ -98,7 +108,9 @@ def measure_paired(
         p = mcnemar_exact(int((a > b).sum()), int((a < b).sum()))
         rejected += p < 0.05
         if draw % every == 0:
-            interval = bootstrap_clusters(a - b.astype(float), np.arange(n), resamples=499, seed=draw)
+            interval = bootstrap_clusters(
+                a - b.astype(float), np.arange(n), resamples=499, seed=draw
+            )
             covered += interval.low <= difference <= interval.high
     return rejected / draws, covered * every / draws
 
@@ -146,10 +158,18 @@ def test_the_same_row_twice_changes_neither_interval_nor_test() -> None:
     once, twice = bootstrap_clusters(a, ids), bootstrap_clusters(np.tile(a, 2), np.tile(ids, 2))
     assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
     assert (
-        accuracy_interval(np.tile(a, 2), np.tile(ids, 2)).high >= accuracy_interval(np.tile(a, 2), np.arange(400)).high
+        accuracy_interval(np.tile(a, 2), np.tile(ids, 2)).high
+        >= accuracy_interval(np.tile(a, 2), np.arange(400)).high
     )
-    one, two = compare_paired(a, b, ids), compare_paired(np.tile(a, 2), np.tile(b, 2), np.tile(ids, 2))
-    assert two.p == pytest.approx(one.p, abs=0.01) and two.mcnemar_p is not None and two.mcnemar_p < one.p * 0.7
+    one, two = (
+        compare_paired(a, b, ids),
+        compare_paired(np.tile(a, 2), np.tile(b, 2), np.tile(ids, 2)),
+    )
+    assert (
+        two.p == pytest.approx(one.p, abs=0.01)
+        and two.mcnemar_p is not None
+        and two.mcnemar_p < one.p * 0.7
+    )
     assert (two.low, two.high) == pytest.approx((one.low, one.high))
 
 
@@ -162,9 +182,18 @@ def test_interval_of_equal_answers_has_a_width() -> None:
 
 def test_comparison_counts_and_chooses_its_test() -> None:
     result = compare_paired([1, 1, 0, 0, 1], [1, 0, 0, 1, 0], ["a", "b", "c", "d", "e"])
-    assert (result.value, result.only_a, result.only_b, result.test) == (pytest.approx(0.2), 2, 1, "exact McNemar")
+    assert (result.value, result.only_a, result.only_b, result.test) == (
+        pytest.approx(0.2),
+        2,
+        1,
+        "exact McNemar",
+    )
     sampled = compare_paired([1, 0.5, 0], [0.25, 0.5, 0], ["a", "b", "c"])
-    assert (sampled.only_a, sampled.mcnemar_p, sampled.test) == (None, None, "sign flips of clusters")
+    assert (sampled.only_a, sampled.mcnemar_p, sampled.test) == (
+        None,
+        None,
+        "sign flips of clusters",
+    )
 
 
 def test_holm() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_server.document import BODY_FRAME, PAGE, get_reward, load_table, read_response, render_page
+from dev.reward_page import BODY_FRAME, PAGE, get_reward, load_table, read_response, render_page
 from reward_server.tags import FORMAT, SPECIAL_TOKENS
 from reward_server.verifier import REASONS, leak, lenient_choice, read_choice, verify
 
@@ -25,8 +25,34 @@ ROWS = [row for group in TABLE["verdicts"] for row in group["rows"]]
 FRAGMENTS = [
     *FORMAT * 4,
     *SPECIAL_TOKENS[:4],
-    *("C", "(C)", "A or B", "not C", "The answer is ", "option ", "E. coli", "\\boxed{C}", "**C**", "Ｃ", "С"),
-    *("<think", "</answer >", "<", ">", "\u200b", "\u202e", "\0", "\n", " ", "\u00a0", "x", "because ", "\ud800"),
+    *(
+        "C",
+        "(C)",
+        "A or B",
+        "not C",
+        "The answer is ",
+        "option ",
+        "E. coli",
+        "\\boxed{C}",
+        "**C**",
+        "Ｃ",
+        "С",
+    ),
+    *(
+        "<think",
+        "</answer >",
+        "<",
+        ">",
+        "\u200b",
+        "\u202e",
+        "\0",
+        "\n",
+        " ",
+        "\u00a0",
+        "x",
+        "because ",
+        "\ud800",
+    ),
 ]
 
 
@@ -48,7 +74,9 @@ def wild_response() -> st.SearchStrategy[str]:
 
 
 @pytest.mark.parametrize("mode", ["paper", "strict"])
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: ascii(row.get("body", row.get("response")))[:60])
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: ascii(row.get("body", row.get("response")))[:60]
+)
 def test_matrix(row, mode):
     reason = row.get("strict", row["is"]) if mode == "strict" else row["is"]
     gold = row.get("gold", "C")
@@ -62,7 +90,9 @@ def test_matrix(row, mode):
 
 def test_matrix_is_complete():
     assert len(ROWS) >= 150
-    assert {row["is"] for row in ROWS} | {row["strict"] for row in ROWS if "strict" in row} == set(REASONS)
+    assert {row["is"] for row in ROWS} | {row["strict"] for row in ROWS if "strict" in row} == set(
+        REASONS
+    )
     keys = [(read_response(row), row.get("gold"), row.get("options")) for row in ROWS]
     assert len(keys) == len(set(keys)), "a case stands twice in tests/verdicts.yaml"
 
@@ -78,7 +108,7 @@ def test_leak(row):
 
 
 def test_page_is_up_to_date():
-    assert PAGE.read_text(encoding="utf-8") == render_page(TABLE), "run `python -m reward_server.document`"
+    assert PAGE.read_text(encoding="utf-8") == render_page(TABLE), "run `python -m dev.reward_page`"
 
 
 def test_fields():
@@ -90,7 +120,19 @@ def test_fields():
 
 @pytest.mark.parametrize(
     "arguments",
-    [("E", 4), ("c", 4), ("", 4), ("AB", 4), ("Ｃ", 4), ("А", 4), ("C", 2), ("A", 1), ("A", 27), ("A", 0), ("A", -1)],
+    [
+        ("E", 4),
+        ("c", 4),
+        ("", 4),
+        ("AB", 4),
+        ("Ｃ", 4),
+        ("А", 4),
+        ("C", 2),
+        ("A", 1),
+        ("A", 27),
+        ("A", 0),
+        ("A", -1),
+    ],
 )
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"answer|num_options"):
@@ -103,7 +145,12 @@ def test_bad_mode():
 
 
 @settings(max_examples=1000, deadline=None)
-@given(wild_response(), st.sampled_from("ABCD"), st.integers(4, 26), st.sampled_from(["paper", "strict"]))
+@given(
+    wild_response(),
+    st.sampled_from("ABCD"),
+    st.integers(4, 26),
+    st.sampled_from(["paper", "strict"]),
+)
 def test_verdict_is_total_and_closed(response, gold, num_options, mode):
     verdict = verify(response, gold, num_options, mode)
     assert verdict.reason in REASONS
@@ -132,10 +179,25 @@ def test_text_after_never_raises_the_reward(response, extra):
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.permutations("ABCDEFGHIJ"), st.sampled_from("ABCDEFGHIJ"), st.sampled_from("ABCDEFGHIJ"), st.data())
+@given(
+    st.permutations("ABCDEFGHIJ"),
+    st.sampled_from("ABCDEFGHIJ"),
+    st.sampled_from("ABCDEFGHIJ"),
+    st.data(),
+)
 def test_permuting_options_keeps_the_verdict(order, gold, letter, data):
     moved = dict(zip("ABCDEFGHIJ", order, strict=True))
-    shapes = ["{}", "({})", "{}.", "{}) drug", "{}. drug", "**{}**", "Option {}", "The answer is {}.", "\\boxed{{{}}}"]
+    shapes = [
+        "{}",
+        "({})",
+        "{}.",
+        "{}) drug",
+        "{}. drug",
+        "**{}**",
+        "Option {}",
+        "The answer is {}.",
+        "\\boxed{{{}}}",
+    ]
     shapes += ["not {}", "{} or {}", "{}, {}", "maybe {}", "{}{}", "{} drug", "vitamin {}"]
     shape, other = data.draw(st.sampled_from(shapes)), data.draw(st.sampled_from("ABCDEFGHIJ"))
     before = verify(BODY_FRAME.format(shape.format(letter, other)), gold, 10)
@@ -163,11 +225,19 @@ def test_options_of_real_questions_read_as_labels():
     path = DATA / "medqa" / "test.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is missing: real data is not part of the repository")
-    options = {text.strip() for line in path.open(encoding="utf-8") for text in json.loads(line)["options"].values()}
-    options = {text for text in options if len(text) > 1}  # "C. A", of a question about curves A to D, is ambiguous
+    options = {
+        text.strip()
+        for line in path.open(encoding="utf-8")
+        for text in json.loads(line)["options"].values()
+    }
+    options = {
+        text for text in options if len(text) > 1
+    }  # "C. A", of a question about curves A to D, is ambiguous
     assert len(options) > 1000
     for shape in ("{}. {}", "{}) {}", "({}) {}", "**{}.** {}", "The answer is {}. {}"):
-        misread = [text for text in options if read_choice(shape.format("B", text), 4).letter != "B"]
+        misread = [
+            text for text in options if read_choice(shape.format("B", text), 4).letter != "B"
+        ]
         assert len(misread) <= 0.001 * len(options), misread
     taken = [text for text in options if read_choice(text, 4).letter]
     assert taken == [], "an option's text alone is no choice"
@@ -177,8 +247,23 @@ def hostile_strings(seed: int, count: int) -> list[str]:
     """`count` random strings of tags, letters, tokens and junk: a third with no frame, one with junk all around the
     tags, one with junk in the answer alone."""
     draw = random.Random(seed)
-    words = ["A", "B", "C", "E", "(C)", "C.", " or ", "not ", "option ", "The answer is ", "Metformin", *" .,:()*\n"]
-    pieces = FRAGMENTS + list(string.printable) + [chr(draw.randrange(0x11_0000)) for _ in range(200)]
+    words = [
+        "A",
+        "B",
+        "C",
+        "E",
+        "(C)",
+        "C.",
+        " or ",
+        "not ",
+        "option ",
+        "The answer is ",
+        "Metformin",
+        *" .,:()*\n",
+    ]
+    pieces = (
+        FRAGMENTS + list(string.printable) + [chr(draw.randrange(0x11_0000)) for _ in range(200)]
+    )
     texts = []
     for number in range(count):
         junk = ["".join(draw.choices(pieces, k=draw.randrange(9))) for _ in range(4)]

@@ -33,11 +33,17 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         answer = get_letter(record, columns.answer, data.index_base, len(options))
     elif data.answer_is == "text":
         gold = get_text(record, columns.answer).strip()
-        matches = [index for index, text in enumerate(options[: len(LETTERS)]) if text.strip() == gold]
+        matches = [
+            index for index, text in enumerate(options[: len(LETTERS)]) if text.strip() == gold
+        ]
         if len(matches) != 1:
             raise BadRow("gold_not_among_options", f"{len(matches)} options have the text {gold!r}")
         answer = LETTERS[matches[0]]
     else:
         answer = get_text(record, columns.answer).strip()
-    meta = {key: record[key] for key in columns.meta if isinstance(record.get(key), str | int | float | bool)}
+    meta = {
+        key: record[key]
+        for key in columns.meta
+        if isinstance(record.get(key), str | int | float | bool)
+    }
     return Question(row_id, question, options, answer, meta)

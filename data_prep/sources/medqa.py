@@ -22,10 +22,18 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """A MedQA record in either of its two published layouts. Raises BadRow."""
     if isinstance(record, dict) and "ending0" in record:
         options = [get_text(record, f"ending{number}") for number in range(4)]
-        stem = " ".join(filter(None, [get_text(record, "sent1"), get_optional_text(record, "sent2")]))
+        stem = " ".join(
+            filter(None, [get_text(record, "sent1"), get_optional_text(record, "sent2")])
+        )
         return Question(row_id, stem, options, get_letter(record, "label", 0, 4), {"step": ""})
-    stem, answer, options = get_text(record, "question"), get_text(record, "answer_idx"), get_texts(record, "options")
+    stem, answer, options = (
+        get_text(record, "question"),
+        get_text(record, "answer_idx"),
+        get_texts(record, "options"),
+    )
     gold = record["options"].get(answer) if isinstance(record["options"], dict) else None
     if gold is not None and get_text(record, "answer") != gold:
-        raise BadRow("gold_text_differs", f"answer_idx {answer} is {gold!r}, answer is {record['answer']!r}")
+        raise BadRow(
+            "gold_text_differs", f"answer_idx {answer} is {gold!r}, answer is {record['answer']!r}"
+        )
     return Question(row_id, stem, options, answer, {"step": get_text(record, "meta_info")})

@@ -25,7 +25,9 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     stem, found, listed = question.rpartition(CHOICES)
     if found:
         if not all(option.strip() in listed for option in options):
-            raise BadRow("choices_differ", "the list of choices in the stem is not that of the options")
+            raise BadRow(
+                "choices_differ", "the list of choices in the stem is not that of the options"
+            )
         question = stem
     meta = {
         "source_id": get_text(record, "id"),

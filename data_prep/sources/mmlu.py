@@ -21,6 +21,8 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     meta = {"subject": row_id.rsplit("/", 1)[1].rsplit("-", 1)[0]}
     if isinstance(record, dict) and "choices" in record:
         options = get_texts(record, "choices")
-        return Question(row_id, get_text(record, "question"), options, get_letter(record, "answer", 0, 4), meta)
+        return Question(
+            row_id, get_text(record, "question"), options, get_letter(record, "answer", 0, 4), meta
+        )
     options = [get_text(record, letter) for letter in "ABCD"]
     return Question(row_id, get_text(record, "question"), options, get_text(record, "answer"), meta)

@@ -28,7 +28,11 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         raise BadRow("wrong_type", f"question_id is {number!r}, not a whole number")
     options, answer = get_texts(record, "options"), get_text(record, "answer")
     if get_letter(record, "answer_index", 0, len(options)) != answer:
-        raise BadRow("gold_text_differs", f"answer {answer!r}, answer_index {record['answer_index']}")
+        raise BadRow(
+            "gold_text_differs", f"answer {answer!r}, answer_index {record['answer_index']}"
+        )
     dataset_split = row_id.rsplit("/", 1)[0]
     meta = {"source": get_text(record, "src")}
-    return Question(f"{dataset_split}/{number}", get_text(record, "question"), options, answer, meta)
+    return Question(
+        f"{dataset_split}/{number}", get_text(record, "question"), options, answer, meta
+    )

@@ -27,7 +27,9 @@ DECISIONS = ["yes", "no", "maybe"]
 @cache
 def read_test_ids() -> frozenset[str]:
     """The PubMed ids of the official test split."""
-    return frozenset(Path(__file__).with_name("pubmedqa_test_ids.txt").read_text(encoding="ascii").split())
+    return frozenset(
+        Path(__file__).with_name("pubmedqa_test_ids.txt").read_text(encoding="ascii").split()
+    )
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -43,6 +45,10 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         raise NotSelected
     decision = get_text(record, "final_decision")
     if decision not in DECISIONS:
-        raise BadRow("gold_not_among_options", f"final_decision {decision!r} is not yes, no or maybe")
+        raise BadRow(
+            "gold_not_among_options", f"final_decision {decision!r} is not yes, no or maybe"
+        )
     question = "Abstract: " + "\n".join(contexts) + f"\nQuestion: {stem}"
-    return Question(f"{dataset_split}/{number}", question, list(DECISIONS), LETTERS[DECISIONS.index(decision)])
+    return Question(
+        f"{dataset_split}/{number}", question, list(DECISIONS), LETTERS[DECISIONS.index(decision)]
+    )

@@ -83,12 +83,16 @@ def split_parts(response: str) -> Parts:
     return Parts(**parts)
 
 
-def extract_features(response: str, answer: str, options: list[str], terms: frozenset[str] = frozenset()) -> Features:
+def extract_features(
+    response: str, answer: str, options: list[str], terms: frozenset[str] = frozenset()
+) -> Features:
     """Every feature of a response. answer: gold letter. options: their texts. terms: see `find_terms`."""
     num_options = max(2, len(options), ord(answer) - 64)
     verdict = verify(response, answer, num_options, "paper")
     parts = split_parts(response)
-    reasoning = "\n".join(part for part in (parts.before, parts.think, parts.untagged) if part.strip())
+    reasoning = "\n".join(
+        part for part in (parts.before, parts.think, parts.untagged) if part.strip()
+    )
     choice = verdict.choice or (None if parts.think else lenient_choice(response, num_options))
     stated = find_first_statement(reasoning, choice)
     words = len(reasoning.split())
@@ -146,7 +150,11 @@ def judge_agreement(verdict: Verdict, options: list[str]) -> float:
         named = match[1]
     if named is None:
         text = reasoning.lower()
-        places = {chr(65 + index): text.rfind(option.lower()) for index, option in enumerate(options) if option}
+        places = {
+            chr(65 + index): text.rfind(option.lower())
+            for index, option in enumerate(options)
+            if option
+        }
         last = max(places, key=lambda letter: places[letter], default=None)
         named = last if last is not None and places[last] >= 0 else None
     return UNKNOWN if named is None else float(named == verdict.choice)
@@ -164,7 +172,10 @@ def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, froze
         for word in found:
             counts[word] = counts.get(word, 0) + 1
     limit = max(1.0, most * len(words))
-    return {key: frozenset(word for word in found if counts[word] <= limit) for key, found in words.items()}
+    return {
+        key: frozenset(word for word in found if counts[word] <= limit)
+        for key, found in words.items()
+    }
 
 
 def measure_overlap(reasoning: str, terms: frozenset[str]) -> float:

@@ -13,29 +13,51 @@ import numpy as np
 
 from eval.dynamics.analysis import Analysis, find_spans
 from eval.dynamics.features import UNKNOWN, Features
+from eval.dynamics.monitors import MONITORS
+from eval.dynamics.phases import NAMES
 from eval.dynamics.texts import CHUNK, pack_texts, to_base64
-from recipes.monitors import MONITORS
-from recipes.phases import NAMES
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = ("texts.js", "charts.js", "browser.js", "main.js")
 COLUMNS = {
-    **{"step": "u32", "question": "u32", "reward": "f32", "tokens": "u16", "stated": "u16", "flags": "u16"},
+    **{
+        "step": "u32",
+        "question": "u32",
+        "reward": "f32",
+        "tokens": "u16",
+        "stated": "u16",
+        "flags": "u16",
+    },
     **{"steps": "u8", "repetition": "u8", "overlap": "u8", "reason": "u8"},
 }
 """What the browser filters by, one array each, widest first so that each begins at a multiple of its width."""
 PANELS: list[dict[str, Any]] = [
-    {"title": "Reward", "format": "number", "keys": [["rollout/reward_mean", "mean reward", "think"]]},
+    {
+        "title": "Reward",
+        "format": "number",
+        "keys": [["rollout/reward_mean", "mean reward", "think"]],
+    },
     {
         "title": "Accuracy and format",
         **{"format": "share", "min": 0, "max": 1},
-        "keys": [["accuracy", "accuracy", "answer"], ["format_rate", "follows the format", "think"]],
+        "keys": [
+            ["accuracy", "accuracy", "answer"],
+            ["format_rate", "follows the format", "think"],
+        ],
     },
-    {"title": "Response length", "format": "number", "min": 0, "keys": [["response_length", "tokens", "think"]]},
+    {
+        "title": "Response length",
+        "format": "number",
+        "min": 0,
+        "keys": [["response_length", "tokens", "think"]],
+    },
     {
         "title": "Exploits",
         **{"format": "share", "min": 0, "max": 1},
-        "keys": [["leak", "answer before reasoning", "p4"], ["pre_think", "text before <think>", "before"]],
+        "keys": [
+            ["leak", "answer before reasoning", "p4"],
+            ["pre_think", "text before <think>", "before"],
+        ],
     },
     {
         "title": "Does the reasoning count?",
@@ -46,16 +68,33 @@ PANELS: list[dict[str, Any]] = [
             ["leak_position", "place of the first statement", "p4"],
         ],
     },
-    {"title": "Steps of reasoning", "format": "number", "min": 0, "keys": [["steps", "sentences", "think"]]},
+    {
+        "title": "Steps of reasoning",
+        "format": "number",
+        "min": 0,
+        "keys": [["steps", "sentences", "think"]],
+    },
     {
         "title": "Repetition and truncation",
         **{"format": "share", "min": 0},
-        "keys": [["repetition", "repeated four-word runs", "before"], ["truncated", "truncated", "untagged"]],
+        "keys": [
+            ["repetition", "repeated four-word runs", "before"],
+            ["truncated", "truncated", "untagged"],
+        ],
     },
     {"title": "KL to the base model", "format": "small", "keys": [["kl", "nats a token", "think"]]},
-    {"title": "Rollouts against training (vllm_kl)", "format": "small", "keys": [["vllm_kl", "nats a token", "think"]]},
+    {
+        "title": "Rollouts against training (vllm_kl)",
+        "format": "small",
+        "keys": [["vllm_kl", "nats a token", "think"]],
+    },
     {"title": "Entropy", "format": "small", "keys": [["entropy_loss", "nats a token", "think"]]},
-    {"title": "Gradient norm", "format": "number", "min": 0, "keys": [["actor_grad_norm", "actor", "think"]]},
+    {
+        "title": "Gradient norm",
+        "format": "number",
+        "min": 0,
+        "keys": [["actor_grad_norm", "actor", "think"]],
+    },
 ]
 
 
@@ -79,33 +118,54 @@ def render_page(
         known |= one.record.questions
     prompts = [known.get(key, {}).get("prompt", "") for key in questions]
     starts = range(0, len(prompts), CHUNK)
-    packed = {f"q{start // CHUNK}": pack_texts(prompts[start : start + CHUNK], codes) for start in starts}
+    packed = {
+        f"q{start // CHUNK}": pack_texts(prompts[start : start + CHUNK], codes) for start in starts
+    }
     reasons = sorted({row.get("reason") or "" for one in analyses for row in one.record.rollouts})
     for number, one in enumerate(analyses):
         packed[f"columns{number}"] = pack_columns(one, place, reasons)
-    texts = {f"r{r}c{c}": chunk for r, one in enumerate(analyses) for c, chunk in enumerate(one.chunks)}
+    texts = {
+        f"r{r}c{c}": chunk for r, one in enumerate(analyses) for c, chunk in enumerate(one.chunks)
+    }
     packed["vocabulary"] = pack_json(vocabulary)
     labels = name_runs(analyses, groups)
     report = {
         "runs": [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)],
-        **{"names": NAMES, "panels": PANELS, "questions": questions, "reasons": reasons, "chunk": CHUNK},
+        **{
+            "names": NAMES,
+            "panels": PANELS,
+            "questions": questions,
+            "reasons": reasons,
+            "chunk": CHUNK,
+        },
         "gold": [known.get(key, {}).get("answer", "") for key in questions],
-        "range": [min(one.steps[0]["step"] for one in analyses), max(one.steps[-1]["step"] for one in analyses)],
+        "range": [
+            min(one.steps[0]["step"] for one in analyses),
+            max(one.steps[-1]["step"] for one in analyses),
+        ],
         **{"monitors": len(MONITORS), "left_out": ""},
     }
     packed["report"] = pack_json(report)
-    kept = choose_texts(texts, max_mb * 1e6 - sum(len(data) for data in packed.values()) * 4 / 3 - 2e5)
+    kept = choose_texts(
+        texts, max_mb * 1e6 - sum(len(data) for data in packed.values()) * 4 / 3 - 2e5
+    )
     left_out = ""
     if len(kept) < len(texts):
         total = sum(len(one.record.rollouts) for one in analyses)
-        shown = sum(min(CHUNK, len(analyses[r].record.rollouts) - c * CHUNK) for r, c in map(read_place, kept))
+        shown = sum(
+            min(CHUNK, len(analyses[r].record.rollouts) - c * CHUNK)
+            for r, c in map(read_place, kept)
+        )
         left_out = (
             f"The texts of {total - shown:,} of {total:,} rollouts are not on this page, which would be larger than "
             f"{max_mb:g} MB (max_mb=…): those of whole questions. They are in the run folder, and count in every curve."
         )
         packed["report"] = pack_json(report | {"left_out": left_out})
     packed |= kept
-    data = "\n".join(f'<script type="text/plain" id="{key}">{to_base64(raw)}</script>' for key, raw in packed.items())
+    data = "\n".join(
+        f'<script type="text/plain" id="{key}">{to_base64(raw)}</script>'
+        for key, raw in packed.items()
+    )
     missing = [
         f"{label}: {line}" if len(analyses) > 1 else line
         for label, one in zip(labels, analyses, strict=True)
@@ -191,11 +251,18 @@ def describe_run(one: Analysis, label: str, group: str) -> dict[str, Any]:
     keys = dict.fromkeys(key for row in one.steps for key in row if key != "step")
     series = {key: [clean(row.get(key)) for row in one.steps] for key in keys}
     spans = [{"first": s.first, "last": s.last, **s.alarm._asdict()} for s in one.spans]
-    rewards, errors = (np.array([row[key] for row in one.steps]) for key in ("rollout/reward_mean", "reward_se"))
+    rewards, errors = (
+        np.array([row[key] for row in one.steps]) for key in ("rollout/reward_mean", "reward_se")
+    )
     right, n = (np.array([row[key] for row in one.steps]) for key in ("accuracy", "n"))
     half = 1.96 * np.sqrt(right * (1 - right) / n)
     return {
-        **{"label": label, "group": group, "count": len(one.record.rollouts), "column_types": list(COLUMNS.items())},
+        **{
+            "label": label,
+            "group": group,
+            "count": len(one.record.rollouts),
+            "column_types": list(COLUMNS.items()),
+        },
         **{
             "steps": steps,
             "phases": one.phases,

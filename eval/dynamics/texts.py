@@ -23,13 +23,19 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(PIECE.findall(text))
-    return [piece for piece, count in counts.most_common(SHORT + LONG) if count > 1 or len(counts) < SHORT]
+    return [
+        piece
+        for piece, count in counts.most_common(SHORT + LONG)
+        if count > 1 or len(counts) < SHORT
+    ]
 
 
 def encode_vocabulary(vocabulary: list[str]) -> dict[str, bytes]:
     """piece -> its bytes."""
     return {
-        piece: bytes((index,)) if index < SHORT else bytes((SHORT + (index - SHORT >> 8), index - SHORT & 255))
+        piece: bytes((index,))
+        if index < SHORT
+        else bytes((SHORT + (index - SHORT >> 8), index - SHORT & 255))
         for index, piece in enumerate(vocabulary)
     }
 
@@ -40,7 +46,9 @@ def pack_texts(texts: list[str], codes: dict[str, bytes]) -> bytes:
     for text in texts:
         for piece in PIECE.findall(text):
             code = codes.get(piece)
-            packed.append(code if code is not None else ESCAPE + piece.encode("utf-8", "replace") + ESCAPE)
+            packed.append(
+                code if code is not None else ESCAPE + piece.encode("utf-8", "replace") + ESCAPE
+            )
         packed.append(END)
     return zlib.compress(b"".join(packed), 9)
 

@@ -50,7 +50,9 @@ def mark_sft(folder: Path, tag: str, step: int) -> None:
     """mark_complete for SFT, whose checkpoints are in `folder` (…/checkpoints/_model): moves the copy up first."""
     copy = folder / f"{tag}_hf"
     if copy.is_dir():
-        shutil.rmtree(folder.parent / copy.name, ignore_errors=True)  # of an earlier life of this run
+        shutil.rmtree(
+            folder.parent / copy.name, ignore_errors=True
+        )  # of an earlier life of this run
         os.replace(copy, folder.parent / copy.name)
     mark_complete(folder.parent, tag, step, [folder.name])
 
@@ -88,8 +90,16 @@ def point_to(folder: Path, checkpoint: Checkpoint) -> list[Path]:
     deleted = []
     for role in checkpoint.roles:
         write_text(folder / role / "latest", checkpoint.tag)
-        deleted += [path for path in (folder / role).glob("*global_step*") if path.is_dir() and path.name not in whole]
-    deleted += [path for path in folder.glob("*global_step*_hf") if path.name.removesuffix("_hf") not in whole]
+        deleted += [
+            path
+            for path in (folder / role).glob("*global_step*")
+            if path.is_dir() and path.name not in whole
+        ]
+    deleted += [
+        path
+        for path in folder.glob("*global_step*_hf")
+        if path.name.removesuffix("_hf") not in whole
+    ]
     # A copy outlives its DeepSpeed checkpoint, which is rotated: only copies later than `checkpoint` are half written.
     deleted = [path for path in dict.fromkeys(deleted) if not is_kept_copy(path, checkpoint.step)]
     for path in deleted:
@@ -100,7 +110,12 @@ def point_to(folder: Path, checkpoint: Checkpoint) -> list[Path]:
 def is_kept_copy(path: Path, step: int) -> bool:
     """Whether a folder is a Hugging Face copy of a step up to `step`, kept for the analysis of the dynamics."""
     number = path.name.removesuffix("_hf").rpartition("global_step")[2]
-    return path.name.endswith("_hf") and not path.name.startswith("best_") and number.isdigit() and int(number) <= step
+    return (
+        path.name.endswith("_hf")
+        and not path.name.startswith("best_")
+        and number.isdigit()
+        and int(number) <= step
+    )
 
 
 def rotate_by_age(deepspeed_module: Any) -> None:

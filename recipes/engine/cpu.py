@@ -35,7 +35,9 @@ def find_version_problems() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             found = "missing"
         if found.split("+")[0] != proven:
-            problems.append(f"{package} is {found}, the CPU engine needs {proven}: rm -rf .venv && make setup")
+            problems.append(
+                f"{package} is {found}, the CPU engine needs {proven}: rm -rf .venv && make setup"
+            )
     return problems
 
 
@@ -54,7 +56,9 @@ def stub_flash_attn(_openrlhf: types.ModuleType) -> None:
     """openrlhf/models/ring_attn_utils.py:3-4 imports flash-attn (CUDA only) for sequence packing, never used here."""
 
     def refuse(*_args: Any, **_kwargs: Any) -> None:
-        raise RuntimeError("flash-attn was called on the CPU engine: set openrlhf.ds.packing_samples=false")
+        raise RuntimeError(
+            "flash-attn was called on the CPU engine: set openrlhf.ds.packing_samples=false"
+        )
 
     names = {
         "flash_attn": (),
@@ -95,7 +99,9 @@ def answer_cuda_calls(torch: Any) -> None:
 def use_torch_adam(deepspeed_module: Any) -> None:
     """deepspeed.py:105 asks for a "cuda" mesh; its FusedAdam and CPUAdam compile C++ at start-up, torch's does not."""
     init_device_mesh = deepspeed_module.init_device_mesh
-    deepspeed_module.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh("cpu", *args, **kwargs)
+    deepspeed_module.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh(
+        "cpu", *args, **kwargs
+    )
 
     strategy = deepspeed_module.DeepspeedStrategy
     get_config = strategy.get_ds_train_config
@@ -125,7 +131,9 @@ class _TcpBroadcast:
     def __init__(self, host: str, port: int, rank: int, world_size: int, _device: Any) -> None:
         from vllm.distributed.utils import StatelessProcessGroup
 
-        self.group = StatelessProcessGroup.create(host=host, port=port, rank=rank, world_size=world_size)
+        self.group = StatelessProcessGroup.create(
+            host=host, port=port, rank=rank, world_size=world_size
+        )
         # The store keeps every sent tensor for an hour by default: at a step a second that is a whole model a second.
         self.group.data_expiration_seconds = 60
 
@@ -143,11 +151,15 @@ def sync_over_tcp(distributed_util: Any) -> None:
 def receive_on_cpu(worker_wrap: Any) -> None:
     """vllm_worker_wrap.py:40 receives each weight in CUDA memory."""
 
-    def update_weight(self: Any, name: str, dtype: Any, shape: Any, empty_cache: bool = False) -> None:
+    def update_weight(
+        self: Any, name: str, dtype: Any, shape: Any, empty_cache: bool = False
+    ) -> None:
         import torch
 
         if dtype != self.model_config.dtype:
-            raise TypeError(f"weight sync of {name}: the actor sends {dtype}, vLLM holds {self.model_config.dtype}")
+            raise TypeError(
+                f"weight sync of {name}: the actor sends {dtype}, vLLM holds {self.model_config.dtype}"
+            )
         weight = torch.empty(shape, dtype=dtype)
         self._model_update_group.broadcast(weight, src=0)
         self.model_runner.model.load_weights(weights=[(name, weight)])

@@ -31,14 +31,19 @@ class MergedWeight:
 
 def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
     """(the base model's own name, parameter or MergedWeight) of every weight of a PEFT model, adapters left out."""
-    layers = {name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")}
+    layers = {
+        name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")
+    }
     for name, parameter in peft_model.named_parameters():
         if ".lora_" in name:
             continue
         owner, _, last = name.rpartition(".base_layer.")
         plain = f"{owner}.{last}" if owner else name
         merged = owner in layers and last == "weight"
-        yield plain.removeprefix("base_model.model."), MergedWeight(layers[owner]) if merged else parameter
+        yield (
+            plain.removeprefix("base_model.model."),
+            MergedWeight(layers[owner]) if merged else parameter,
+        )
 
 
 def sync_merged(ppo_actor: Any) -> None:

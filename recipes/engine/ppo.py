@@ -10,12 +10,25 @@ import runpy
 import sys
 
 # Handed to Ray's workers where set.
-FORWARDED = ("MEDRLVR_", "HF_", "WANDB_", "VLLM_", "NCCL_", "OMP_NUM_THREADS", "PYTHONPATH", "TOKENIZERS_PARALLELISM")
+FORWARDED = (
+    "MEDRLVR_",
+    "HF_",
+    "WANDB_",
+    "VLLM_",
+    "NCCL_",
+    "OMP_NUM_THREADS",
+    "PYTHONPATH",
+    "TOKENIZERS_PARALLELISM",
+)
 # But for these, since Ray writes its runtime environment into logs and dashboard. Workers of a Ray that is started here
 # inherit them; on a cluster they are exported before `ray start`.
 PLAIN = ("TOKENIZERS_PARALLELISM",)
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
-DEFAULTS = {"TOKENIZERS_PARALLELISM": "true", "NCCL_DEBUG": "WARN", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
+DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "true",
+    "NCCL_DEBUG": "WARN",
+    "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
+}
 
 
 def init_ray() -> None:
@@ -25,7 +38,11 @@ def init_ray() -> None:
     runtime_env = {"env_vars": DEFAULTS | choose_forwarded(dict(os.environ))}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime_env)
-        check_cluster(ray.cluster_resources(), ray.available_resources(), int(os.environ.get("MEDRLVR_GPUS", "0")))
+        check_cluster(
+            ray.cluster_resources(),
+            ray.available_resources(),
+            int(os.environ.get("MEDRLVR_GPUS", "0")),
+        )
     # "local": without it Ray joins whatever Ray was last started on this machine, running or not.
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
         gpus = int(os.environ["MEDRLVR_LOGICAL_GPUS"])

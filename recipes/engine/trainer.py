@@ -32,9 +32,13 @@ def install_hooks() -> None:
         wrapt.register_post_import_hook(seed_prompts, "openrlhf.trainer.ppo_trainer")
         wrapt.register_post_import_hook(hook_trainer, "openrlhf.trainer.ppo_trainer")
         wrapt.register_post_import_hook(hook_async_trainer, "openrlhf.trainer.ppo_trainer_async")
-        wrapt.register_post_import_hook(stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator")
+        wrapt.register_post_import_hook(
+            stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator"
+        )
         wrapt.register_post_import_hook(hook_sft_trainer, "openrlhf.trainer.sft_trainer")
-        wrapt.register_post_import_hook(checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed")
+        wrapt.register_post_import_hook(
+            checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed"
+        )
         wrapt.register_post_import_hook(lora.save_merged, "openrlhf.utils.deepspeed.deepspeed")
         wrapt.register_post_import_hook(lora.sync_merged, "openrlhf.trainer.ray.ppo_actor")
 
@@ -94,18 +98,24 @@ def wrap_steps(trainer: Any) -> None:
         return status, step
 
     @functools.wraps(save_logs)
-    def save_logs_and_checkpoints(self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None) -> Any:
+    def save_logs_and_checkpoints(
+        self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None
+    ) -> Any:
         write_metrics("train", global_step, logs_dict or {})
         save_logs(self, global_step, logs_dict, client_states)
         if global_step % self.args.ckpt.save_steps == 0:
             mark_whole(self, f"global_step{global_step}", global_step)
 
     @functools.wraps(save_best)
-    def save_best_checkpoint(self: Any, eval_metrics: Any, global_step: int, client_states: Any = None) -> Any:
+    def save_best_checkpoint(
+        self: Any, eval_metrics: Any, global_step: int, client_states: Any = None
+    ) -> Any:
         write_metrics("eval", global_step, eval_metrics or {})
         best = self.best_eval_metric_value
         save_best(self, eval_metrics, global_step, client_states)
-        if self.best_eval_metric_value != best:  # async: the state is of a later step than the evaluation (#1341)
+        if (
+            self.best_eval_metric_value != best
+        ):  # async: the state is of a later step than the evaluation (#1341)
             mark_whole(self, f"best_global_step{global_step}", (client_states or {})["global_step"])
 
     trainer.train_step = checked_train_step
@@ -127,7 +137,12 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
 
     @functools.wraps(save_logs)
     def save_logs_and_checkpoints(
-        self: Any, args: Any, global_step: int, step_bar: Any, logs_dict: Any = None, client_states: Any = None
+        self: Any,
+        args: Any,
+        global_step: int,
+        step_bar: Any,
+        logs_dict: Any = None,
+        client_states: Any = None,
     ) -> Any:
         check_finite(logs_dict or {}, global_step)
         if self.strategy.is_rank_0():
@@ -145,10 +160,16 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
 
 def check_finite(metrics: dict[str, Any], step: int) -> None:
     """Raise FloatingPointError that names every metric of this step which is NaN or infinite."""
-    broken = {key: value for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)}
+    broken = {
+        key: value
+        for key, value in metrics.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    }
     if broken:
         listed = ", ".join(f"{key}={value}" for key, value in broken.items())
-        raise FloatingPointError(f"step {step}: {listed}. No checkpoint was written from this step.")
+        raise FloatingPointError(
+            f"step {step}: {listed}. No checkpoint was written from this step."
+        )
 
 
 def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
@@ -175,14 +196,18 @@ def stamp_prompts(samples_generator: Any) -> None:
     @functools.wraps(dispatch)
     def dispatch_prompts(self: Any, prompts: list[str], labels: list[str], **kwargs: Any) -> Any:
         step = getattr(self, "medrlvr_step", int(os.environ["MEDRLVR_START_STEP"]))
-        if getattr(self, "medrlvr_new_batch", False):  # not for evaluation, nor for what replaces a filtered prompt
+        if getattr(
+            self, "medrlvr_new_batch", False
+        ):  # not for evaluation, nor for what replaces a filtered prompt
             step += 1
             self.medrlvr_new_batch = False
         self.medrlvr_step = step
         step = getattr(self, "medrlvr_eval_step", None) or step
         steps_per_episode = max(1, len(self.prompts_dataloader) // self.args.rollout.batch_size)
         episode = 1 + max(0, step - 1) // steps_per_episode
-        stamped = [json.dumps({**json.loads(label), "step": step, "episode": episode}) for label in labels]
+        stamped = [
+            json.dumps({**json.loads(label), "step": step, "episode": episode}) for label in labels
+        ]
         return dispatch(self, prompts, stamped, **kwargs)
 
     generator.generate_samples = generate_samples

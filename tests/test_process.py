@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from recipes.engine.trainer import check_finite
-from recipes.engine_process import find_cause, find_family, format_command, stop_engine
+from recipes.process import find_cause, find_family, format_command, stop_engine
 
 RAY_LOG = """\
 \x1b[36m(PPOTrainer pid=4711)\x1b[0m INFO 11-21 ppo_trainer.py:551] step 3
@@ -26,8 +26,14 @@ ValueError: row bank/train/7: label has no answer
     ("log", "cause"),
     [
         (RAY_LOG, "ValueError: row bank/train/7: label has no answer"),
-        ("x\ntorch.OutOfMemoryError: CUDA out of memory\nray.exceptions.RayTaskError: y", "CUDA out of memory"),
-        ("FloatingPointError: step 4: vllm_kl=nan. No checkpoint was written", "step 4: vllm_kl=nan"),
+        (
+            "x\ntorch.OutOfMemoryError: CUDA out of memory\nray.exceptions.RayTaskError: y",
+            "CUDA out of memory",
+        ),
+        (
+            "FloatingPointError: step 4: vllm_kl=nan. No checkpoint was written",
+            "step 4: vllm_kl=nan",
+        ),
         ("OSError: [Errno 28] No space left on device\n", "No space left on device"),
         ("Killed\n", "Killed"),
         ("", "the engine wrote nothing"),
@@ -43,21 +49,25 @@ def test_the_cause_is_of_this_life_of_the_run(tmp_path):
     log.write_text("EngineDeadError: the first life\n")
     begin = log.stat().st_size
     log.write_text(log.read_text() + "OSError: No space left on device\n")
-    assert find_cause(log, begin).startswith("OSError") and find_cause(log).startswith("EngineDeadError")
+    assert find_cause(log, begin).startswith("OSError") and find_cause(log).startswith(
+        "EngineDeadError"
+    )
 
 
 def test_a_whole_family_is_stopped_even_what_ignores_sigterm(monkeypatch):
-    monkeypatch.setattr("recipes.engine_process.STOP_SECONDS", 0.5)
-    child = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-    )
+    monkeypatch.setattr("recipes.process.STOP_SECONDS", 0.5)
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
-    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, start_new_session=True
+    )
     assert process.stdout.readline() == b"up\n"
     family = find_family(process)
     assert len(family) == 2
     stop_engine(process, family)
-    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
+    assert not any(
+        member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family
+    )
 
 
 def test_the_orphans_of_a_killed_parent_are_stopped_too():

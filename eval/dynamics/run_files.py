@@ -7,9 +7,16 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from eval.errors import EvalError
+from data_prep.errors import UserError
 
-ROLLOUT = {"id": str, "split": str, "step": int, "response": str, "reward": (int, float), "correct": bool}
+ROLLOUT = {
+    "id": str,
+    "split": str,
+    "step": int,
+    "response": str,
+    "reward": (int, float),
+    "correct": bool,
+}
 """What a rollout must have to be shown; the other fields of DESIGN's section 6 may lack."""
 
 
@@ -31,15 +38,17 @@ class Record(NamedTuple):
 
 
 def read_run(folder: Path) -> Record:
-    """Reads what there is. Raises EvalError where there is no rollout at all."""
+    """Reads what there is. Raises UserError where there is no rollout at all."""
     missing: list[str] = []
     rollouts = read_rollouts(folder, missing)
     if not rollouts:
-        raise EvalError(
+        raise UserError(
             f"{folder}/rollouts holds no rollout: is it a run folder of `make rlvr` with reward.hook=agent or server?"
         )
     metrics = list(read_lines(folder / "metrics.jsonl", missing))
-    train = {row["step"]: row for row in metrics if row.get("kind") == "train"}  # a resumed step: the later row
+    train = {
+        row["step"]: row for row in metrics if row.get("kind") == "train"
+    }  # a resumed step: the later row
     evals = [row for row in metrics if row.get("kind") == "eval"]
     run = read_whole(folder / "run.json", json.loads, missing)
     config = read_whole(folder / "config.yaml", yaml.safe_load, missing)
@@ -56,9 +65,23 @@ def read_run(folder: Path) -> Record:
             f"{unknown:,} questions are not found: their prompts, and what is compared with them, are left out"
         )
     if run and run.get("exit") != 0:
-        ended = "has not ended" if run.get("exit") is None else f"ended with exit code {run['exit']}"
-        missing.append(f"the run {ended}; it was to have {run.get('total_steps', 'an unknown number of')} steps")
-    return Record(run.get("name", folder.name), folder, rollouts, questions, train, evals, run, config, missing)
+        ended = (
+            "has not ended" if run.get("exit") is None else f"ended with exit code {run['exit']}"
+        )
+        missing.append(
+            f"the run {ended}; it was to have {run.get('total_steps', 'an unknown number of')} steps"
+        )
+    return Record(
+        run.get("name", folder.name),
+        folder,
+        rollouts,
+        questions,
+        train,
+        evals,
+        run,
+        config,
+        missing,
+    )
 
 
 def read_rollouts(folder: Path, missing: list[str]) -> list[dict[str, Any]]:
@@ -80,13 +103,19 @@ def read_rollouts(folder: Path, missing: list[str]) -> list[dict[str, Any]]:
                 seen.add(key)
                 rows.append(row)
     if twice:
-        missing.append(f"{twice:,} rollouts are there twice, the same to the letter and the moment: counted once")
+        missing.append(
+            f"{twice:,} rollouts are there twice, the same to the letter and the moment: counted once"
+        )
     if unstamped:
-        missing.append(f"{unstamped:,} rollouts have no step (not sampled by `make rlvr`): left out")
+        missing.append(
+            f"{unstamped:,} rollouts have no step (not sampled by `make rlvr`): left out"
+        )
     return sorted(rows, key=lambda row: (row["id"], row["step"], row.get("time", 0)))
 
 
-def read_lines(path: Path, missing: list[str], fields: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+def read_lines(
+    path: Path, missing: list[str], fields: dict[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows of a .jsonl file that are whole and have `fields` of their types; counts of the others go to missing."""
     if not path.exists():
         missing.append(f"{path.name} is not there")
@@ -118,7 +147,8 @@ def read_lines(path: Path, missing: list[str], fields: dict[str, Any] | None = N
 def has_fields(row: dict[str, Any], fields: dict[str, Any]) -> bool:
     """Whether the row has the fields with their types; `step` may be null."""
     return all(
-        isinstance(row.get(key), kind) or (key == "step" and row.get(key, 0) is None) for key, kind in fields.items()
+        isinstance(row.get(key), kind) or (key == "step" and row.get(key, 0) is None)
+        for key, kind in fields.items()
     )
 
 
@@ -135,12 +165,19 @@ def read_whole(path: Path, parse: Any, missing: list[str]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_questions(folder: Path, config: dict[str, Any], missing: list[str]) -> dict[str, dict[str, Any]]:
+def read_questions(
+    folder: Path, config: dict[str, Any], missing: list[str]
+) -> dict[str, dict[str, Any]]:
     """id -> row, from the run's train.jsonl and from the evaluation set that its configuration names."""
-    questions = {row["id"]: row for row in read_lines(folder / "train.jsonl", missing, {"id": str, "question": str})}
+    questions = {
+        row["id"]: row
+        for row in read_lines(folder / "train.jsonl", missing, {"id": str, "question": str})
+    }
     dataset = ((config.get("openrlhf") or {}).get("eval") or {}).get("dataset")
     if dataset:
-        rows: Iterable[dict[str, Any]] = read_lines(Path(dataset), missing, {"id": str, "question": str})
+        rows: Iterable[dict[str, Any]] = read_lines(
+            Path(dataset), missing, {"id": str, "question": str}
+        )
         questions |= {row["id"]: row for row in rows}
     return questions
 

@@ -1,6 +1,6 @@
 """Make the laptop's base model: recipes/laptop_model, from documents that data_prep writes.
 
-python -m data_prep.documents && python -m recipes.pretrain       (`make laptop-model`)
+python -m dev.laptop.documents && python -m dev.laptop.pretrain       (`make laptop-model`)
 
 A Qwen2 of about 0.9 M parameters with tied embeddings, like Qwen2.5-3B, and a byte-level BPE tokenizer with Qwen2.5's
 pre-tokenisation and special tokens, so that any text goes through. The result is committed; this script, its seed and
@@ -16,11 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MODEL_FOLDER = Path(__file__).parent / "laptop_model"
+MODEL_FOLDER = Path(__file__).parents[2] / "recipes" / "laptop_model"
 # Qwen2Tokenizer's pattern (transformers, models/qwen2/tokenization_qwen2.py).
-PRETOKENIZE = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PRETOKENIZE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SHAPE: dict[str, Any] = {
     "hidden_size": 128,
@@ -33,7 +31,9 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": True,
     "initializer_range": 0.06,  # Qwen's 0.02 is for wide models; here attention would take three times as long to form
 }
-PROMPT_WEIGHT = 0.1  # of a prompt token's loss beside a response token's: the prompt is there to be read
+PROMPT_WEIGHT = (
+    0.1  # of a prompt token's loss beside a response token's: the prompt is there to be read
+)
 # Of an option letter in a response, the hardest to learn. In a list document nothing else is to be learnt; among the
 # facts a weight this high would leave them unlearnt.
 LIST_LETTER_WEIGHT, LETTER_WEIGHT = 10.0, 2.0
@@ -62,7 +62,10 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=4096
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=4096,
     )
     fast.save_pretrained(folder)
     return fast
@@ -80,9 +83,13 @@ def build_batches(
     for start in range(0, len(rows), window):
         block = rows[start : start + window]
         prompts = tokenizer([row["prompt"] for row in block], add_special_tokens=False)["input_ids"]
-        responses = tokenizer([row["response"] for row in block], add_special_tokens=False)["input_ids"]
+        responses = tokenizer([row["response"] for row in block], add_special_tokens=False)[
+            "input_ids"
+        ]
         order = sorted(range(len(block)), key=lambda i: len(prompts[i]) + len(responses[i]))
-        batches = [order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)]
+        batches = [
+            order[i : i + batch_size] for i in range(0, len(order) - batch_size + 1, batch_size)
+        ]
         rng.shuffle(batches)
         for batch in batches:
             length = max(len(prompts[i]) + len(responses[i]) + 1 for i in batch)
@@ -90,7 +97,9 @@ def build_batches(
             labels = torch.full((batch_size, length), IGNORED)
             weights = torch.zeros(batch_size, length)
             for line, i in enumerate(batch):
-                is_list = block[i]["prompt"].startswith("A. ")  # a list document has neither instruction nor question
+                is_list = block[i]["prompt"].startswith(
+                    "A. "
+                )  # a list document has neither instruction nor question
                 weight = LIST_LETTER_WEIGHT if is_list else LETTER_WEIGHT
                 tokens = torch.tensor([*prompts[i], *responses[i], tokenizer.eos_token_id])
                 ids[line, : len(tokens)] = labels[line, : len(tokens)] = tokens
@@ -99,14 +108,20 @@ def build_batches(
             yield ids, labels, weights
 
 
-def build_model(rows: list[dict[str, str]], vocab_size: int, folder: Path, seed: int) -> tuple[Any, Any]:
+def build_model(
+    rows: list[dict[str, str]], vocab_size: int, folder: Path, seed: int
+) -> tuple[Any, Any]:
     """A tokenizer trained on the documents, saved in `folder`, and a model with random weights."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    tokenizer = train_tokenizer((row["prompt"] + row["response"] for row in rows[::4]), vocab_size, folder)
+    tokenizer = train_tokenizer(
+        (row["prompt"] + row["response"] for row in rows[::4]), vocab_size, folder
+    )
     eos = tokenizer.eos_token_id
-    config = Qwen2Config(vocab_size=len(tokenizer), eos_token_id=eos, bos_token_id=None, pad_token_id=eos, **SHAPE)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), eos_token_id=eos, bos_token_id=None, pad_token_id=eos, **SHAPE
+    )
     torch.manual_seed(seed)
     return tokenizer, Qwen2ForCausalLM(config)
 
@@ -124,7 +139,13 @@ def load_model(start: Path, folder: Path) -> tuple[Any, Any]:
 
 
 def pretrain(
-    documents: Path, folder: Path, start: Path | None, vocab_size: int, batch_size: int, lr: float, seed: int
+    documents: Path,
+    folder: Path,
+    start: Path | None,
+    vocab_size: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
 ) -> None:
     """Train on the documents, once through, and save tokenizer and model as bf16 Hugging Face files.
 
@@ -134,10 +155,15 @@ def pretrain(
     from rich.progress import track
 
     rows = [json.loads(line) for line in documents.open(encoding="utf-8")]
-    tokenizer, model = load_model(start, folder) if start else build_model(rows, vocab_size, folder, seed)
-    model.set_attn_implementation("eager")  # a quarter faster than sdpa for the backward pass on CPU
+    tokenizer, model = (
+        load_model(start, folder) if start else build_model(rows, vocab_size, folder, seed)
+    )
+    model.set_attn_implementation(
+        "eager"
+    )  # a quarter faster than sdpa for the backward pass on CPU
     steps = sum(
-        len(rows[start : start + batch_size * 50]) // batch_size for start in range(0, len(rows), batch_size * 50)
+        len(rows[start : start + batch_size * 50]) // batch_size
+        for start in range(0, len(rows), batch_size * 50)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -150,7 +176,10 @@ def pretrain(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+            logits.float().flatten(0, 1),
+            labels[:, 1:].flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
         )
         weight = weights[:, 1:].flatten()
         loss = (losses * weight).sum() / weight.sum()
@@ -174,10 +203,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=Path, default=Path("data/bank/documents.jsonl"))
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
-    parser.add_argument("--start", type=Path, help="a model to go on from, with its tokenizer; anew without")
+    parser.add_argument(
+        "--start", type=Path, help="a model to go on from, with its tokenizer; anew without"
+    )
     parser.add_argument("--vocab-size", type=int, default=1536)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=42)
     args = parser.parse_args()
-    pretrain(args.documents, args.out, args.start, args.vocab_size, args.batch_size, args.lr, args.seed)
+    pretrain(
+        args.documents, args.out, args.start, args.vocab_size, args.batch_size, args.lr, args.seed
+    )

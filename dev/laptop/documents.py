@@ -1,6 +1,6 @@
 """Text to pre-train the laptop's base model on, so that it behaves like a base model: data/bank/documents.jsonl
 
-python -m data_prep.documents --count 270000 --seed 42
+python -m dev.laptop.documents --count 270000 --seed 42
 
 A base model holds part of the knowledge, follows a format some of the time and is often wrong. The documents are made
 accordingly: facts in prose; questions answered in the asked-for format in about half of the cases and in the ways base
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from data_prep.bank import make_question, make_rng, state_fact
 from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
-from data_prep.relations import Pair, fill, iter_pairs, load_relations
+from dev.laptop.bank import make_question, make_rng, state_fact
+from dev.laptop.relations import Pair, fill, iter_pairs, load_relations
 
 KINDS = {"prose": 0.12, "direct": 0.08, "think": 0.74, "lists": 0.06}
 # The first share of the documents are lists alone. A model of this size learns to find an option's letter from these in
@@ -74,11 +74,15 @@ def make_documents(count: int, seed: int, before: float | None = None) -> Iterat
     pairs = list(iter_pairs(load_relations()))
     rng = make_rng(seed, "documents")
     shuffled = rng.sample(pairs, len(pairs))
-    weights = [1 / (rank + 40) for rank in range(len(pairs))]  # Zipf-like: the last pair is about 25 times rarer
+    weights = [
+        1 / (rank + 40) for rank in range(len(pairs))
+    ]  # Zipf-like: the last pair is about 25 times rarer
     beliefs = {pair.key: (rng.choice(BELIEFS), rng.choice(pair.distractors)) for pair in pairs}
     kinds = rng.choices(list(kinds_of), list(kinds_of.values()), k=count)
     chosen = rng.choices(shuffled, weights, k=count)
-    words = sorted({word for pair in pairs for option in pair.distractors for word in option.split()})
+    words = sorted(
+        {word for pair in pairs for option in pair.distractors for word in option.split()}
+    )
     for number, (kind, pair) in enumerate(zip(kinds, chosen, strict=True)):
         if number < lists_first * count or kind == "lists":
             yield list_options(words, rng)
@@ -87,10 +91,15 @@ def make_documents(count: int, seed: int, before: float | None = None) -> Iterat
             facts = [pair, *rng.choices(shuffled, weights, k=2)]
             yield {"prompt": "", "response": " ".join(state_fact(fact, rng) for fact in facts)}
             continue
-        row = make_question(pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng)
+        row = make_question(
+            pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng
+        )
         choice = choose_answer(row, rng, *beliefs[pair.key])
         if kind == "direct":
-            yield {"prompt": render_direct_prompt(row["question"], row["options"]), "response": LETTERS[choice]}
+            yield {
+                "prompt": render_direct_prompt(row["question"], row["options"]),
+                "response": LETTERS[choice],
+            }
         else:
             response = write_response(pair, row, choice, rng, layouts)
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
@@ -99,9 +108,16 @@ def make_documents(count: int, seed: int, before: float | None = None) -> Iterat
 def list_options(words: list[str], rng: random.Random) -> dict[str, str]:
     """A document of lettered words that are no answer to anything, and some of them again with their letters."""
     options = rng.sample(words, rng.choices((2, 3, 4, 5, rng.randint(6, 10)), (1, 1, 3, 1, 0.5))[0])
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    named = rng.choices(range(len(options)), k=LISTED)  # with repetition: the last never follows from the others
-    return {"prompt": f"{listed}\n", "response": "\n".join(conclude(options, place) for place in named)}
+    listed = "\n".join(
+        f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)
+    )
+    named = rng.choices(
+        range(len(options)), k=LISTED
+    )  # with repetition: the last never follows from the others
+    return {
+        "prompt": f"{listed}\n",
+        "response": "\n".join(conclude(options, place) for place in named),
+    }
 
 
 def conclude(options: list[str], choice: int) -> str:
@@ -135,7 +151,9 @@ def write_response(
 ) -> str:
     """A response to the think prompt that reasons towards the chosen option, in one of `layouts`."""
     option = row["options"][choice]
-    subject, object_ = (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
+    subject, object_ = (
+        (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
+    )
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
     letter = LETTERS[choice]
     think = f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
@@ -148,7 +166,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=270_000)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--before", type=float, help="share of responses with the reasoning before <think>, no prose")
+    parser.add_argument(
+        "--before",
+        type=float,
+        help="share of responses with the reasoning before <think>, no prose",
+    )
     parser.add_argument("--out", type=Path, default=Path("data/bank/documents.jsonl"))
     args = parser.parse_args()
     write_documents(args.out, args.count, args.seed, args.before)

@@ -1,7 +1,7 @@
-"""The question bank: multiple-choice questions generated from the fact tables in data_prep/facts/*.yaml.
+"""The question bank: multiple-choice questions generated from the fact tables in dev/laptop/facts/*.yaml.
 
-python -m data_prep.bank               how many facts and questions there are, and how the gold letters fall
-python -m data_prep.bank --sample      also two questions of each relation
+python -m dev.laptop.bank               how many facts and questions there are, and how the gold letters fall
+python -m dev.laptop.bank --sample      also two questions of each relation
 
 The bank is a pure function of the tables and a seed: the same bytes on every machine. A *pair* is a fact and a
 direction (the object is asked for, or the subject); splits are cut by pair and by phrasing, see `build_bank`.
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.prompt import LETTERS, render_question
-from data_prep.relations import MIN_OPTIONS, Pair, Relation, fill, iter_pairs, load_relations
+from dev.laptop.relations import MIN_OPTIONS, Pair, Relation, fill, iter_pairs, load_relations
 
 OOD_OPTIONS = (5, 10)
 """Fewest and most options in ood; half of its questions have the most, as nearly all of MMLU-Pro."""
@@ -40,7 +40,9 @@ def make_question(
     Raises ValueError where the pair has too few distractors (`pair.max_options`), IndexError for another phrasing.
     """
     if not 2 <= num_options <= pair.max_options:
-        raise ValueError(f"{pair.key}: {num_options} options asked for, 2 to {pair.max_options} are possible")
+        raise ValueError(
+            f"{pair.key}: {num_options} options asked for, 2 to {pair.max_options} are possible"
+        )
     fact = pair.fact
     stem = (*pair.wording.phrasings, *pair.wording.ood_phrasings)[phrasing]
     pool = list(pair.distractors)
@@ -64,7 +66,9 @@ def make_question(
 
 def make_rng(seed: int, purpose: str) -> random.Random:
     """A generator of its own for each purpose, so that a change in one split leaves the others as they are."""
-    return random.Random(int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest(), "big"))
+    return random.Random(
+        int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest(), "big")
+    )
 
 
 def choose_held_out(pairs: Sequence[Pair], seed: int) -> frozenset[tuple[str, str, str]]:
@@ -78,7 +82,7 @@ def choose_held_out(pairs: Sequence[Pair], seed: int) -> frozenset[tuple[str, st
 
 
 def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
-    """Raw rows by split. Raises PrepError where the tables are at fault.
+    """Raw rows by split. Raises UserError where the tables are at fault.
 
     train, dev and test ask in the same phrasings, but no pair in the same one: each pair keeps one phrasing for dev
     and one for test, and every phrasing is train's for other pairs. HELD_OUT_SHARE of the pairs are not in train at
@@ -130,14 +134,18 @@ def plan_split(
             plan.append((pairs[place], phrasings[(turn + place) % len(phrasings)], MIN_OPTIONS))
     elif split == "ood":
         size = min(size, len(pairs))
-        pairs.sort(key=lambda pair: pair.max_options < most)  # stable: those that can have the most options first
+        pairs.sort(
+            key=lambda pair: pair.max_options < most
+        )  # stable: those that can have the most options first
         for question, pair in enumerate(pairs[:size]):
             wanted = most if question < size // 2 else fewest + question % (most - fewest)
             phrasing = len(pair.wording.phrasings) + rng.randrange(len(pair.wording.ood_phrasings))
             plan.append((pair, phrasing, min(wanted, pair.max_options)))
     else:
         phrasings = [pair.dev_phrasing if split == "dev" else pair.test_phrasing for pair in pairs]
-        plan = [(pair, phrasing, MIN_OPTIONS) for pair, phrasing in zip(pairs, phrasings, strict=True)][:size]
+        plan = [
+            (pair, phrasing, MIN_OPTIONS) for pair, phrasing in zip(pairs, phrasings, strict=True)
+        ][:size]
     rng.shuffle(plan)
     return plan
 
@@ -151,19 +159,35 @@ def balance_golds(nums_options: Sequence[int], rng: random.Random) -> list[int]:
     return [places[number].pop() for number in nums_options]
 
 
-def print_bank(relations: Sequence[Relation], bank: dict[str, list[dict[str, Any]]], sample: bool) -> None:
+def print_bank(
+    relations: Sequence[Relation], bank: dict[str, list[dict[str, Any]]], sample: bool
+) -> None:
     """Tables of the facts and of the splits; with `sample`, two train questions of each relation."""
     console = Console()
     facts = Table("relation", "facts", "objects", "pairs", "questions", title="Fact tables")
     for relation in relations:
-        asked = sum(row["meta"]["relation"] == relation.name for rows in bank.values() for row in rows)
+        asked = sum(
+            row["meta"]["relation"] == relation.name for rows in bank.values() for row in rows
+        )
         objects = len({fact.object for fact in relation.facts})
         counts = (len(relation.facts), objects, len(list(iter_pairs([relation]))), asked)
         facts.add_row(relation.name, *map(str, counts))
-    totals = (sum(len(relation.facts) for relation in relations), "", len(list(iter_pairs(relations))), "")
+    totals = (
+        sum(len(relation.facts) for relation in relations),
+        "",
+        len(list(iter_pairs(relations))),
+        "",
+    )
     facts.add_row("all", *map(str, totals), style="bold")
     console.print(facts)
-    splits = Table("split", "questions", "pairs not in train", "options: questions", "gold letters", title="Splits")
+    splits = Table(
+        "split",
+        "questions",
+        "pairs not in train",
+        "options: questions",
+        "gold letters",
+        title="Splits",
+    )
     for split, rows in bank.items():
         options = Counter(len(row["options"]) for row in rows)
         letters = Counter(row["answer"] for row in rows)
@@ -179,13 +203,17 @@ def print_bank(relations: Sequence[Relation], bank: dict[str, list[dict[str, Any
         rows = [row for row in bank["train"] if row["meta"]["relation"] == relation.name]
         for row in rows[:2]:
             text = render_question(row["question"], row["options"])
-            console.print(f"\n[bold]{relation.name}[/bold]  {row['id']}\n{escape(text)}\nAnswer: {row['answer']}")
+            console.print(
+                f"\n[bold]{relation.name}[/bold]  {row['id']}\n{escape(text)}\nAnswer: {row['answer']}"
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Builds the question bank and says what is in it.")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--sample", action="store_true", help="print two train questions of each relation")
+    parser.add_argument(
+        "--sample", action="store_true", help="print two train questions of each relation"
+    )
     args = parser.parse_args()
     print_bank(load_relations(), build_bank(args.seed), args.sample)
 

@@ -46,7 +46,9 @@ def mean_recent(rows: Sequence[Row], key: str, count: int = RECENT) -> float | N
     return sum(values) / count if len(values) == count else None
 
 
-def watch_share(rows: Sequence[Row], key: str, limit: float, of_followed: bool = False) -> tuple[float, float] | None:
+def watch_share(
+    rows: Sequence[Row], key: str, limit: float, of_followed: bool = False
+) -> tuple[float, float] | None:
     """A share at or above `limit`. of_followed: of the responses that follow the format, where most do."""
     value = mean_recent(rows, key)
     if value is not None and of_followed:
@@ -60,7 +62,10 @@ def watch_format(rows: Sequence[Row]) -> tuple[float, float] | None:
     now = mean_recent(rows, "format")
     if now is None or len(rows) < 2 * RECENT:
         return None
-    best = max(mean_recent(rows[:end], "format") or 0.0 for end in range(max(RECENT, len(rows) - 100), len(rows)))
+    best = max(
+        mean_recent(rows[:end], "format") or 0.0
+        for end in range(max(RECENT, len(rows) - 100), len(rows))
+    )
     return (now, best - FORMAT_LOST) if now <= best - FORMAT_LOST else None
 
 
@@ -88,7 +93,9 @@ def watch_reward(rows: Sequence[Row]) -> tuple[float, float] | None:
         return None
     before, now = values[:FLAT], values[FLAT:]
     means = sum(before) / FLAT, sum(now) / FLAT
-    variance = sum(sum((x - m) ** 2 for x in part) for part, m in zip((before, now), means, strict=True)) / (FLAT - 1)
+    variance = sum(
+        sum((x - m) ** 2 for x in part) for part, m in zip((before, now), means, strict=True)
+    ) / (FLAT - 1)
     limit = NOISE * math.sqrt(variance / FLAT)
     gain = means[1] - means[0]
     return (gain, limit) if gain <= limit and means[1] < SETTLED else None
@@ -157,7 +164,13 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
         if found := check(rows):
             value, limit = found
             alarms.append(
-                Alarm(name, value, limit, says.format(value=value, limit=limit, best=limit + FORMAT_LOST), advice)
+                Alarm(
+                    name,
+                    value,
+                    limit,
+                    says.format(value=value, limit=limit, best=limit + FORMAT_LOST),
+                    advice,
+                )
             )
     return alarms
 
@@ -169,7 +182,11 @@ def check_run(rows: Sequence[Row]) -> list[Span]:
     for end in range(1, len(rows) + 1):
         step = int(rows[end - 1]["step"])
         alarms = {alarm.monitor: alarm for alarm in check_monitors(rows[max(0, end - KEPT) : end])}
-        for name in [name for name, span in running.items() if name not in alarms and step - span.last > PAUSE]:
+        for name in [
+            name
+            for name, span in running.items()
+            if name not in alarms and step - span.last > PAUSE
+        ]:
             spans.append(running.pop(name))
         for name, alarm in alarms.items():
             old = running.get(name, Span(step, step, alarm))

@@ -31,15 +31,26 @@ ADVICE = [
         "openrlhf.train.micro_batch_size or hardware.vllm_memory",
     ),
     (
-        re.compile(r"ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory|^Killed"),
+        re.compile(
+            r"ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory|^Killed"
+        ),
         "the machine's memory ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
     ),
     (re.compile(r"No space left on device|Disk quota"), "make room on that disk, then resume"),
-    (re.compile(r"RewardFailure|row \S+: |reward server|ConnectionError"), "the reward: docs/reward.md"),
+    (
+        re.compile(r"RewardFailure|row \S+: |reward server|ConnectionError"),
+        "the reward: docs/reward.md",
+    ),
     (re.compile(r"No available memory for the cache blocks"), "raise hardware.vllm_memory"),
-    (re.compile(r"Free memory on device"), "lower hardware.vllm_memory, or end what else is on the GPU"),
+    (
+        re.compile(r"Free memory on device"),
+        "lower hardware.vllm_memory, or end what else is on the GPU",
+    ),
     (re.compile(r"FloatingPointError"), "a lower learning rate, or an earlier checkpoint"),
-    (re.compile(r"node timed out during startup"), "the machine was too busy to start Ray in 30 seconds: start again"),
+    (
+        re.compile(r"node timed out during startup"),
+        "the machine was too busy to start Ray in 30 seconds: start again",
+    ),
 ]
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 
@@ -68,7 +79,9 @@ def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report to its makers
-        "WANDB_MODE": os.environ.get("WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline"),
+        "WANDB_MODE": os.environ.get(
+            "WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        ),
         "WANDB_DIR": os.environ.get("WANDB_DIR", str(run_dir)),
         "WANDB_RUN_ID": name_wandb_run(run_dir),
         "WANDB_RESUME": "allow",  # a resumed run goes on in the same wandb run
@@ -112,7 +125,9 @@ def die_with_launcher() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
 
 
-def start_engine(command: list[str], environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen:
+def start_engine(
+    command: list[str], environment: dict[str, str], log: Path, lock: int
+) -> subprocess.Popen:
     """Start the engine in a session of its own, so that Ctrl-C reaches the launcher alone; output goes to `log`.
 
     lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
@@ -131,7 +146,9 @@ def start_engine(command: list[str], environment: dict[str, str], log: Path, loc
         )
 
 
-def find_family(process: subprocess.Popen, known: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
+def find_family(
+    process: subprocess.Popen, known: Iterable[psutil.Process] = ()
+) -> list[psutil.Process]:
     """The engine's process and all that descend from it: Ray's daemons, workers, vLLM's children.
 
     known: what was found before. Those that still run are in the answer too, since the orphans of a parent that was
@@ -186,8 +203,15 @@ def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - tail_bytes))
         text = file.read().decode(errors="replace")
-    lines = [LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip() for line in text.replace("\r", "\n").splitlines()]
+    lines = [
+        LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip()
+        for line in text.replace("\r", "\n").splitlines()
+    ]
     found = [line for line in lines if EXCEPTION.match(line)]
-    own = [line for line in found if not line.startswith(("ray.exceptions", "RayTaskError", "SystemExit"))]
+    own = [
+        line
+        for line in found
+        if not line.startswith(("ray.exceptions", "RayTaskError", "SystemExit"))
+    ]
     candidates = own or found
     return candidates[0] if candidates else (lines[-1] if lines else "the engine wrote nothing")

@@ -1,6 +1,6 @@
 """Write docs/reward.md from the table that the tests check, so that the documented rules are the tested rules.
 
-python -m reward_server.document     # after any change of tests/verdicts.yaml; a test fails where it was forgotten
+python -m dev.reward_page     # after any change of tests/verdicts.yaml; a test fails where it was forgotten
 """
 
 import inspect
@@ -22,7 +22,7 @@ BODY_FRAME = "<think>Fever and a rash.</think>\n<answer>{}</answer>"
 """What a row's `body` stands for."""
 
 INTRODUCTION = """\
-<!-- Written by `python -m reward_server.document` from tests/verdicts.yaml. Edit that file, not this one. -->
+<!-- Written by `python -m dev.reward_page` from tests/verdicts.yaml. Edit that file, not this one. -->
 # The reward
 
 A response is judged by `reward_server.verifier.verify(response, answer, num_options, mode)`. Nothing but the text, the
@@ -64,7 +64,10 @@ def render_page(table: dict[str, Any]) -> str:
     parts = [
         INTRODUCTION,
         "## Reasons",
-        _render_rows(("reason", "reward", "meaning"), ((f"`{r}`", get_reward(r), REASONS[r]) for r in REASONS)),
+        _render_rows(
+            ("reason", "reward", "meaning"),
+            ((f"`{r}`", get_reward(r), REASONS[r]) for r in REASONS),
+        ),
         "Special tokens: " + ", ".join(f"`{token}`" for token in SPECIAL_TOKENS) + ".",
         f"## {count} cases, each in both modes",
         "Gold letter C of four options unless said otherwise. A response shown without tags is the answer's body in "
@@ -72,11 +75,21 @@ def render_page(table: dict[str, Any]) -> str:
     ]
     for group in table["verdicts"]:
         cells = (
-            (_show_response(row), _show(row["is"]), _show(row.get("strict", row["is"])), _escape(row))
+            (
+                _show_response(row),
+                _show(row["is"]),
+                _show(row.get("strict", row["is"])),
+                _escape(row),
+            )
             for row in group["rows"]
         )
-        parts += [f"### {group['group']}", _render_rows(("response", "`paper`", "`strict`", "why"), cells)]
-    lenient = ((_quote(row["response"]), row["choice"] or "none", _escape(row)) for row in table["lenient"])
+        parts += [
+            f"### {group['group']}",
+            _render_rows(("response", "`paper`", "`strict`", "why"), cells),
+        ]
+    lenient = (
+        (_quote(row["response"]), row["choice"] or "none", _escape(row)) for row in table["lenient"]
+    )
     leaks = ((_quote(row["response"]), row["leak"], _escape(row)) for row in table["leak"])
     parts += [
         "## Lenient reading",
@@ -108,12 +121,16 @@ def _show_response(row: dict[str, Any]) -> str:
     notes = [f"{row['times']:,} times"] if "times" in row else []
     notes += [f"gold {row['gold']}"] if "gold" in row else []
     notes += [f"{row['options']} options"] if "options" in row else []
-    return _quote(str(row.get("response", row.get("body")))) + (f" ({', '.join(notes)})" if notes else "")
+    return _quote(str(row.get("response", row.get("body")))) + (
+        f" ({', '.join(notes)})" if notes else ""
+    )
 
 
 def _quote(text: str) -> str:
     """`text` as Markdown code in a table cell: what cannot be seen, and what would join its neighbour, as escapes."""
-    shown = "".join(json.dumps(c)[1:-1] if not c.isprintable() or c in "\u0301\u2800\u3164" else c for c in text)
+    shown = "".join(
+        json.dumps(c)[1:-1] if not c.isprintable() or c in "\u0301\u2800\u3164" else c for c in text
+    )
     shown = shown.replace("|", "\\|")
     fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
     pad = " " if not shown or shown[0] in "` " or shown[-1] in "` " else ""

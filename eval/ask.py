@@ -9,12 +9,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.errors import UserError
+from data_prep.files import write_text
 from eval.endpoint import ask_endpoint
 from eval.engine import run_engine
-from eval.errors import EvalError
-from eval.files import write_text
 from eval.plan import Plan, Task
-from eval.samples import Answer, Request, append_samples, build_sample, drop_errors, read_samples, sort_samples
+from eval.samples import (
+    Answer,
+    Request,
+    append_samples,
+    build_sample,
+    drop_errors,
+    read_samples,
+    sort_samples,
+)
 
 SETTINGS = "settings.json"
 
@@ -27,7 +35,7 @@ def answer_tasks(
 ) -> tuple[dict[str, list[dict[str, Any]]], int]:
     """Answers what is missing; returns the samples of each task by its key, and how many were asked for now.
 
-    Raises EvalError.
+    Raises UserError.
     """
     check_settings(plan.tasks, folder, cfg.overwrite)
     if cfg.retry_errors:
@@ -39,7 +47,9 @@ def answer_tasks(
         if tasks:
             ask = ask_engine if cfg.endpoint is None else ask_server
             ask(cfg, path, tasks, missing, folder, progress)
-    samples = {task.key: sort_samples(samples_path(folder, task), task.requests) for task in plan.tasks}
+    samples = {
+        task.key: sort_samples(samples_path(folder, task), task.requests) for task in plan.tasks
+    }
     return samples, sum(map(len, missing.values()))
 
 
@@ -51,7 +61,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise EvalError(f"another evaluation is writing {folder}: wait for it, or choose name=NAME") from error
+            raise UserError(
+                f"another evaluation is writing {folder}: wait for it, or choose name=NAME"
+            ) from error
         yield
 
 
@@ -74,8 +86,11 @@ def check_settings(tasks: list[Task], folder: Path, overwrite: bool) -> None:
         elif differences:
             file.unlink()
     if changed:
-        raise EvalError(
-            *(f"{', '.join(map(str, files))} came from other settings: {text}" for text, files in changed.items()),
+        raise UserError(
+            *(
+                f"{', '.join(map(str, files))} came from other settings: {text}"
+                for text, files in changed.items()
+            ),
             "choose another folder (name=NAME), or ask these again (overwrite=true)",
         )
     settings = {**known, **{task.key: task.settings for task in tasks}}
@@ -86,7 +101,9 @@ def compare(before: Any, now: Any, key: str = "") -> list[str]:
     """The differences of two nested settings as `key: before, now`."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = {name: f"{key}.{name}" if key else name for name in {**before, **now}}
-        return [line for name in names for line in compare(before.get(name), now.get(name), names[name])]
+        return [
+            line for name in names for line in compare(before.get(name), now.get(name), names[name])
+        ]
     return [] if before == now else [f"{key} was {before}, is {now}"]
 
 
@@ -109,7 +126,7 @@ def ask_engine(
     folder: Path,
     progress: Progress,
 ) -> None:
-    """Asks vLLM for the missing answers of one model. Raises EvalError where it fails."""
+    """Asks vLLM for the missing answers of one model. Raises UserError where it fails."""
     chunks = {task.key: cut_chunks(missing[task.key], cfg.chunk) for task in tasks}
     job = {
         "model": path,
@@ -132,7 +149,10 @@ def ask_engine(
             progress(task, event["done"])
         elif event["event"] == "answers":
             answers = [Answer(**answer) for answer in event["answers"]]
-            rows = [build_sample(request, answer, task.mode) for request, answer in zip(chunk, answers, strict=True)]
+            rows = [
+                build_sample(request, answer, task.mode)
+                for request, answer in zip(chunk, answers, strict=True)
+            ]
             append_samples(samples_path(folder, task), rows)
             task, chunk = next(waiting, (task, []))
 
@@ -153,7 +173,12 @@ def ask_server(
         append_samples(samples_path(folder, task), [build_sample(request, answer, task.mode)])
         progress(task, 1)
 
-    ask_endpoint(cfg, served_name, [(request, task.settings["sampling"]) for task, request in waiting], receive)
+    ask_endpoint(
+        cfg,
+        served_name,
+        [(request, task.settings["sampling"]) for task, request in waiting],
+        receive,
+    )
 
 
 def cut_chunks(missing: list[tuple[int, Request]], size: int) -> list[list[Request]]:
@@ -166,4 +191,8 @@ def cut_chunks(missing: list[tuple[int, Request]], size: int) -> list[list[Reque
 
 def describe(request: Request) -> dict[str, Any]:
     """A request as the engine's process reads it."""
-    return {"text": request.prompt, "seed": request.seed, "num_options": len(request.row["options"])}
+    return {
+        "text": request.prompt,
+        "seed": request.seed,
+        "num_options": len(request.row["options"]),
+    }

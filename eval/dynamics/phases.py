@@ -70,7 +70,9 @@ def fits(phase: int, shape: Shape, slack: float = 0.0) -> bool:
         return shape.format < HALF + slack and shape.truncated < HALF + slack
     if phase == 5:
         reasons_before = shape.before >= max(shape.think, SOME_REASONING) * (1 - slack)
-        return shape.format >= FOLLOWED - slack and shape.pre_think >= HALF - slack and reasons_before
+        return (
+            shape.format >= FOLLOWED - slack and shape.pre_think >= HALF - slack and reasons_before
+        )
     if shape.pre_think >= HALF + slack:
         return False
     if phase == 2:
@@ -88,7 +90,9 @@ class PhaseTracker:
     def __init__(self, question_words: float) -> None:
         self.question_words = question_words
         self.phase, self.since = 0, 0
-        self.hacked = False  # whether phase 4 or 5 was there: reasoning can only be *re*integrated after it
+        self.hacked = (
+            False  # whether phase 4 or 5 was there: reasoning can only be *re*integrated after it
+        )
         self.index = -1
         self.candidates: list[int] = []
 

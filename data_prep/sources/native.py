@@ -1,7 +1,7 @@
 """Our own question bank: generated from fact tables, no download.
 
 Data set   medical facts in question form, for the laptop experiment and the tests
-Source     data_prep/bank.py and data_prep/facts/ (facts and sentences are ours)
+Source     dev/laptop/bank.py and dev/laptop/facts/ (facts and sentences are ours)
 Licence    Apache-2.0, as the rest of the repository
 Splits     train, dev, test (in-distribution) and ood (other phrasings, up to 10 options)
 Fields     id, question, options, answer, meta
@@ -23,5 +23,9 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     if not isinstance(record.get("meta"), dict):
         raise BadRow("wrong_type", "meta is no object")
     return Question(
-        get_text(record, "id"), get_text(record, "question"), options, get_text(record, "answer"), dict(record["meta"])
+        get_text(record, "id"),
+        get_text(record, "question"),
+        options,
+        get_text(record, "answer"),
+        dict(record["meta"]),
     )

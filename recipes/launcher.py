@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipes import engine_process, hub_model, model, reward_service, run_folder, terminal
+from recipes import hub_model, model, process, reward_service, run_folder, terminal
 from recipes.cost import count_steps
 from recipes.engine import checkpoints
 from recipes.engine_parts import PartsWatch
@@ -22,7 +22,12 @@ from recipes.live import LiveView, count_question_words
 from recipes.preflight import find_problems
 
 PATH_FLAGS = {
-    "ppo": ["data.prompt_dataset", "eval.dataset", "train.agent_func_path", "actor.model_name_or_path"],
+    "ppo": [
+        "data.prompt_dataset",
+        "eval.dataset",
+        "train.agent_func_path",
+        "actor.model_name_or_path",
+    ],
     "sft": ["data.dataset", "eval.dataset", "model.model_name_or_path"],
 }
 OUTPUT_FLAGS = ["ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"]
@@ -43,8 +48,8 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
             sys.exit(str(error))
         argv, problems = check(cfg, method)  # again, now that there are files to look at
     if argv and cfg.dry_run:
-        environment = engine_process.build_environment(cfg, 0)
-        print(engine_process.format_command(engine_process.build_command(method, argv, cfg), environment))
+        environment = process.build_environment(cfg, 0)
+        print(process.format_command(process.build_command(method, argv, cfg), environment))
     if problems:
         print(
             f"{len(problems)} to mend before this can run:",
@@ -57,7 +62,9 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     if problems:
         sys.exit(2)
     print_banner(cfg, method)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Slurm's scancel ends a run as Ctrl-C does
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # Slurm's scancel ends a run as Ctrl-C does
     try:
         sys.exit(run_engine(cfg, method, argv))
     except (reward_service.RewardServerError, run_folder.RunLockedError) as error:
@@ -79,18 +86,24 @@ def check(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """The engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
     if cfg.resume:  # without a checkpoint the run starts again from its beginning
-        cfg.openrlhf.ckpt.load_enable = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints") is not None
+        cfg.openrlhf.ckpt.load_enable = (
+            checkpoints.find_last(Path(cfg.run_dir) / "checkpoints") is not None
+        )
     if method == "ppo":
         reward_service.choose_hook(cfg)
     if folder := model.find_folder(cfg):  # of a hub id, the snapshot: the engine knows no revisions
         OmegaConf.update(cfg.openrlhf, PATH_FLAGS[method][-1], str(folder))
     for key in [*PATH_FLAGS[method], *OUTPUT_FLAGS]:
         value = OmegaConf.select(cfg.openrlhf, key)
-        if value is not None and (key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()):
+        if value is not None and (
+            key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()
+        ):
             OmegaConf.update(cfg.openrlhf, key, str(Path(value).resolve()))
     flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
     parser = build_parser(method)
-    if method == "ppo":  # train.jsonl is trimmed already, and the engine would cut the evaluation set too
+    if (
+        method == "ppo"
+    ):  # train.jsonl is trimmed already, and the engine would cut the evaluation set too
         flags["data"]["max_samples"] = parser.get_default("data.max_samples")
     argv = to_argv(flags, parser)
     validate(argv, method)
@@ -122,27 +135,41 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], run_dir: Path, loc
     if cfg.resume:
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
         run_folder.forget_after(run_dir, start_step)
-        print(f"going on after step {start_step}" if start_step else "no checkpoint was finished: from the beginning")
+        print(
+            f"going on after step {start_step}"
+            if start_step
+            else "no checkpoint was finished: from the beginning"
+        )
     data, total_steps = prepare_rows(cfg, method, run_dir)
     record = run_folder.describe_run(cfg, method, data, start_step)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
-    command = engine_process.build_command(method, argv, cfg)
-    environment = engine_process.build_environment(cfg, start_step)
+    command = process.build_command(method, argv, cfg)
+    environment = process.build_environment(cfg, start_step)
     with ExitStack() as services:
         if method == "ppo" and cfg.reward.hook == "server":
             log = run_dir / "reward_server.log"
-            environment["MEDRLVR_REWARD_URL"] = services.enter_context(reward_service.serve(cfg, environment, log))
+            environment["MEDRLVR_REWARD_URL"] = services.enter_context(
+                reward_service.serve(cfg, environment, log)
+            )
         run_folder.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        run_folder.write_text(run_dir / "command.txt", engine_process.format_command(command, environment) + "\n")
+        run_folder.write_text(
+            run_dir / "command.txt", process.format_command(command, environment) + "\n"
+        )
         run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
         earlier = run_dir / "engine.log"
-        begin = earlier.stat().st_size if earlier.exists() else 0  # what stands there is of earlier lives of this run
+        begin = (
+            earlier.stat().st_size if earlier.exists() else 0
+        )  # what stands there is of earlier lives of this run
         started = time.monotonic()
-        code = supervise_engine(command, environment, run_dir, lock, method, start_step, total_steps)
+        code = supervise_engine(
+            command, environment, run_dir, lock, method, start_step, total_steps
+        )
         seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
-    run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")  # last: the disk may be full
+    run_folder.write_text(
+        run_dir / "run.json", json.dumps(record, indent=2) + "\n"
+    )  # last: the disk may be full
     return 0 if code == 0 else code if code == 130 else 1
 
 
@@ -165,13 +192,13 @@ def supervise_engine(
         for row in reader.read_before():
             if row["kind"] == "train":
                 live.take(row)
-    engine = engine_process.start_engine(command, environment, run_dir / "engine.log", lock)
+    engine = process.start_engine(command, environment, run_dir / "engine.log", lock)
     family: list[Any] = []
     parts = PartsWatch()
     dead: list[str] = []
 
     def is_running() -> bool:
-        family[:] = engine_process.find_family(engine, family)
+        family[:] = process.find_family(engine, family)
         if engine.poll() is None and (part := parts.look(family)):
             dead.append(part)
         return engine.poll() is None and not dead
@@ -188,7 +215,7 @@ def supervise_engine(
     except KeyboardInterrupt:
         return 130
     finally:
-        engine_process.stop_engine(engine, family)
+        process.stop_engine(engine, family)
 
 
 def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str, Any], int]:
@@ -202,14 +229,28 @@ def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str,
         total -= total % flags.train.micro_batch_size
     else:
         total, left_out = run_folder.trim_rows(
-            source / "train.jsonl", run_dir / "train.jsonl", flags.rollout.batch_size, flags.data.max_samples
+            source / "train.jsonl",
+            run_dir / "train.jsonl",
+            flags.rollout.batch_size,
+            flags.data.max_samples,
         )
     if left_out:
-        most = f"data.max_samples={flags.data.max_samples}, and " if flags.data.max_samples < rows else ""
+        most = (
+            f"data.max_samples={flags.data.max_samples}, and "
+            if flags.data.max_samples < rows
+            else ""
+        )
         size = flags.rollout.batch_size
-        print(f"{left_out} of {rows} training rows are left out: {most}rollouts are whole batches of {size}")
+        print(
+            f"{left_out} of {rows} training rows are left out: {most}rollouts are whole batches of {size}"
+        )
     files = {name: file["sha256"] for name, file in manifest["files"].items()}
-    record = {"name": cfg.data.name, "files": files, "train_rows": rows - left_out, "left_out": left_out}
+    record = {
+        "name": cfg.data.name,
+        "files": files,
+        "train_rows": rows - left_out,
+        "left_out": left_out,
+    }
     return record, count_steps(flags, method, total)
 
 
@@ -223,12 +264,17 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
     again = f"python -m recipes.{'rlvr' if method == 'ppo' else 'sft'} {shlex.join([*words, 'resume=true'])}"
     if code == 0:
         path = run_dir / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        rows = (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.exists()
+            else []
+        )
         terminal.summarise(rows, method, run_dir, seconds)
         return
     if code == 130:
         print(
-            f"\nstopped; every process of the run is ended. To go on from its last checkpoint: {again}", file=sys.stderr
+            f"\nstopped; every process of the run is ended. To go on from its last checkpoint: {again}",
+            file=sys.stderr,
         )
         return
     if code < 0:
@@ -236,9 +282,9 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
     elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on the same disk, could not say so
         cause = f"No space left on device: {run_dir}"
     else:
-        cause = engine_process.find_cause(run_dir / "engine.log", begin)
+        cause = process.find_cause(run_dir / "engine.log", begin)
     print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
-    if advice := engine_process.advise(cause):
+    if advice := process.advise(cause):
         print(f"  {advice}", file=sys.stderr)
     print(f"  whole log: {run_dir / 'engine.log'}", file=sys.stderr)
     if checkpoints.find_last(run_dir / "checkpoints"):

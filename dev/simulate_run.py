@@ -1,7 +1,7 @@
 """Writes a run folder without training, whose rollouts go through given phases: for tests, timing and a first look.
 
-python -m eval.dynamics.simulate --out runs/rlvr/simulated                      all six phases, 20 steps each
-python -m eval.dynamics.simulate --out runs/rlvr/big --steps 1563 --words 300   100,000 rollouts
+python -m dev.simulate_run --out runs/rlvr/simulated                      all six phases, 20 steps each
+python -m dev.simulate_run --out runs/rlvr/big --steps 1563 --words 300   100,000 rollouts
 
 The texts follow the descriptions of docs/dynamics.md and say nothing true. Noise: a share of the rollouts is written in
 the manner of another phase, and every change comes about over four steps.
@@ -19,7 +19,24 @@ from reward_server.verifier import verify
 
 RAMP = (0.1, 0.4, 0.7, 1.0)
 """Share of the new manner in the first steps of a change."""
-SYLLABLES = ("ba", "ce", "di", "fo", "gra", "hy", "ka", "lo", "mi", "nal", "pe", "ro", "sta", "thi", "ul", "vor")
+SYLLABLES = (
+    "ba",
+    "ce",
+    "di",
+    "fo",
+    "gra",
+    "hy",
+    "ka",
+    "lo",
+    "mi",
+    "nal",
+    "pe",
+    "ro",
+    "sta",
+    "thi",
+    "ul",
+    "vor",
+)
 
 
 class Question(NamedTuple):
@@ -45,7 +62,9 @@ def make_questions(rng: random.Random, words: list[str], count: int, length: int
     for number in range(count):
         options = rng.sample(words, 4)
         stem = " ".join(rng.sample(words, max(4, length - 4))).capitalize() + "?"
-        questions.append(Question(f"simulated/train/{number}", stem, options, rng.choice(LETTERS[:4])))
+        questions.append(
+            Question(f"simulated/train/{number}", stem, options, rng.choice(LETTERS[:4]))
+        )
     return questions
 
 
@@ -59,10 +78,14 @@ def reason(rng: random.Random, words: list[str], count: int) -> str:
     return " ".join(text[: max(1, count)]).rstrip(".") + "."
 
 
-def write_response(rng: random.Random, phase: int, question: Question, words: list[str], length: int) -> str:
+def write_response(
+    rng: random.Random, phase: int, question: Question, words: list[str], length: int
+) -> str:
     """A response in the manner of a phase; 0 is none of them. length: words of a question, the unit of lengths."""
     right = rng.random() < (0.3, 0.3, 0.4, 0.45, 0.35, 0.55, 0.6)[phase]
-    letter = question.answer if right else rng.choice([x for x in LETTERS[:4] if x != question.answer])
+    letter = (
+        question.answer if right else rng.choice([x for x in LETTERS[:4] if x != question.answer])
+    )
     option = question.options[LETTERS.index(letter)]
 
     def think(low: float, high: float) -> str:
@@ -88,7 +111,11 @@ def write_response(rng: random.Random, phase: int, question: Question, words: li
 
 
 def simulate_rollouts(
-    schedule: list[int], per_step: int = 64, seed: int = 0, noise: float = 0.08, question_words: int = 20
+    schedule: list[int],
+    per_step: int = 64,
+    seed: int = 0,
+    noise: float = 0.08,
+    question_words: int = 20,
 ) -> tuple[list[dict[str, Any]], list[Question]]:
     """Rollouts of a run and its questions. schedule: the phase of each step."""
     rng = random.Random(seed)
@@ -116,9 +143,22 @@ def make_row(question: Question, response: str, step: int) -> dict[str, Any]:
     verdict = verify(response, question.answer, len(question.options))
     return {
         **{"id": question.id, "split": "train", "step": step, "episode": 1, "prompt_tokens": 60},
-        **{"response_tokens": round(len(response.split()) / 0.75), "truncated": False, "temperature": 1.0},
-        **{"response": response + "<|endoftext|>", "reward": verdict.reward, "format_ok": verdict.format_ok},
-        **{"correct": verdict.correct, "choice": verdict.choice, "reason": verdict.reason, "time": 1e9 + step},
+        **{
+            "response_tokens": round(len(response.split()) / 0.75),
+            "truncated": False,
+            "temperature": 1.0,
+        },
+        **{
+            "response": response + "<|endoftext|>",
+            "reward": verdict.reward,
+            "format_ok": verdict.format_ok,
+        },
+        **{
+            "correct": verdict.correct,
+            "choice": verdict.choice,
+            "reason": verdict.reason,
+            "time": 1e9 + step,
+        },
     }
 
 
@@ -129,8 +169,15 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
         file.writelines(json.dumps(row) + "\n" for row in rows)
     with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
         for item in questions:
-            asked = {"id": item.id, "question": item.text, "options": item.options, "answer": item.answer}
-            file.write(json.dumps({**asked, "prompt": render_prompt(item.text, item.options)}) + "\n")
+            asked = {
+                "id": item.id,
+                "question": item.text,
+                "options": item.options,
+                "answer": item.answer,
+            }
+            file.write(
+                json.dumps({**asked, "prompt": render_prompt(item.text, item.options)}) + "\n"
+            )
     options = {item.id: item for item in questions}
     by_step: dict[int, list[dict[str, Any]]] = {}
     for rollout in rows:
@@ -138,15 +185,30 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
         for step, group in by_step.items():
             sample = group[:64]
-            found = [extract_features(r["response"], options[r["id"]].answer, options[r["id"]].options) for r in sample]
+            found = [
+                extract_features(r["response"], options[r["id"]].answer, options[r["id"]].options)
+                for r in sample
+            ]
             keys = ("format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
             means = {key: sum(getattr(f, key) for f in found) / len(found) for key in keys}
             means["accuracy"] = sum(row["correct"] for row in sample) / len(sample)
             means["rollout/reward_mean"] = sum(row["reward"] for row in sample) / len(sample)
             means["response_length"] = sum(row["response_tokens"] for row in sample) / len(sample)
-            fixed = {"kind": "train", "step": step, "time": 1e9 + step, "truncated": 0.0, "kl": 0.0005 * step}
+            fixed = {
+                "kind": "train",
+                "step": step,
+                "time": 1e9 + step,
+                "truncated": 0.0,
+                "kl": 0.0005 * step,
+            }
             file.write(json.dumps({**fixed, **means, "vllm_kl": 1e-4}) + "\n")
-    record = {"method": "ppo", "name": folder.name, "started": "simulated", "exit": 0, "total_steps": len(by_step)}
+    record = {
+        "method": "ppo",
+        "name": folder.name,
+        "started": "simulated",
+        "exit": 0,
+        "total_steps": len(by_step),
+    }
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -155,7 +217,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--per-step", type=int, default=64)
-    parser.add_argument("--words", type=int, default=20, help="of a question, the unit of the responses' lengths")
+    parser.add_argument(
+        "--words", type=int, default=20, help="of a question, the unit of the responses' lengths"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     phases = [1 + 6 * step // args.steps for step in range(args.steps)]

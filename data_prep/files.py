@@ -1,0 +1,77 @@
+"""Read and write files so that each is whole or not there: temporary name first, then rename."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole. A lone surrogate (half an emoji from a model) is written as `\\udXXX`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name next to it, then rename; on any error the old file stays."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline. Raises ValueError for NaN or infinity, which JSON lacks."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Write one row a line (UTF-8) and return what a manifest says of the file: rows and sha256."""
+    partial = path.with_name(path.name + ".partial")
+    digest, count = hashlib.sha256(), 0
+    try:
+        with partial.open("wb") as file:
+            for row in rows:
+                line = (
+                    json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+                )
+                digest.update(line)
+                file.write(line)
+                count += 1
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return {"rows": count, "sha256": digest.hexdigest()}
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read the rows of a JSONL file. Raises ValueError for a line that is no JSON."""
+    # not splitlines: a text may hold U+2028, which would split a row in two
+    return [json.loads(line) for line in path.read_bytes().decode("utf-8").split("\n") if line]
+
+
+def hash_file(path: Path) -> str:
+    """Compute the SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock on `path`; yields its file descriptor, for child processes to inherit.
+
+    Raises BlockingIOError at once where another process holds it.
+    """
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file.fileno()
