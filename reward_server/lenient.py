@@ -1,11 +1,4 @@
-"""Read one choice letter out of text: strictly from an answer's body, leniently from a whole response.
-
-`read_choice` is what the reward and the evaluation of direct answers use: the text as a whole must be one of the shapes
-in which people and models state a choice. `lenient_choice` is for evaluation only: the last clear statement anywhere.
-Neither ever guesses, and neither knows the options' texts: an option written out without its letter is no choice.
-
-A letter is ASCII or full-width (`Ｃ`). Look-alikes (Cyrillic `С`, Greek `Α`, circled or mathematical letters) are not
-letters: two characters that look the same would otherwise be two ways to be right. docs/reward.md lists the cases.
+"""Read one choice letter out of a whole response, leniently: the last clear statement anywhere. For evaluation only.
 
 Linear time: every regex here is either anchored or repeats only bounded parts.
 """

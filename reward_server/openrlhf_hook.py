@@ -26,7 +26,7 @@ try:
     from reward_server.verifier import Verdict
 except ModuleNotFoundError as error:
     root = Path(__file__).parents[1]
-    raise ModuleNotFoundError(f"{error}: set PYTHONPATH={root} before Ray starts.") from error
+    raise ModuleNotFoundError(f"{error}. Set PYTHONPATH={root} before Ray starts.") from error
 
 SETTINGS = scoring.read_settings(os.environ)
 

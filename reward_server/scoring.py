@@ -93,8 +93,10 @@ def parse_label(text: str, prompt: str) -> Label:
 def _explain(fault: Any, root: str) -> str:
     """Write a fault that pydantic found as `key=value: what it may be`."""
     key = ".".join([root, *map(str, fault["loc"])])
+    value = "null" if fault["input"] is None else str(fault["input"])[:200]
+    value = value if value.isprintable() else ascii(value)
     allowed = fault["msg"].replace("Input should be", "must be").replace("None", "null")
-    return f"{key}={fault['input']!s:.200}: {allowed}"
+    return f"{key}={value}: {allowed}"
 
 
 def strip_prompt(query: str, prompt: str) -> str:

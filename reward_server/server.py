@@ -83,18 +83,21 @@ class RewardServer:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Check encoding and token before a handler reads the body; turn Refused into a reply."""
+        """Check encoding and token before a handler reads the body; turn every failure into JSON."""
         try:
             if "Content-Encoding" in request.headers:
                 raise Refused(415, "a compressed body is not read: send it as it is")
             if request.path != "/healthz":
                 self.check_token(request.headers.get("Authorization", ""))
             response = await handler(request)
-        except Refused as error:
-            reason = ascii(str(error))[1:-1][:300]
-            response = web.json_response({"error": str(error)}, status=error.status, reason=reason)
+        except (Refused, web.HTTPException, web.RequestPayloadError) as error:
+            status = getattr(error, "status", 400)  # a body that breaks off has none
+            text = str(getattr(error, "text", None) or error)
+            reason = ascii(text)[1:-1][:300]
+            response = web.json_response({"error": text}, status=status, reason=reason)
             response.force_close()  # what is left of the body, if anything, is not read
-        self.requests.labels(response.status).inc()
+        if request.path != "/healthz":
+            self.requests.labels(response.status).inc()
         return response
 
     def check_token(self, header: str) -> None:
@@ -109,7 +112,11 @@ class RewardServer:
     async def answer(self, request: web.Request) -> web.Response:
         """POST /get_reward."""
         with self.seconds.time():
-            return web.json_response(await self.score_batch(parse_body(await read_body(request))))
+            try:
+                body = await asyncio.wait_for(request.read(), READ_SECONDS)
+            except asyncio.TimeoutError:
+                raise Refused(408, f"no whole body within {READ_SECONDS:.0f} s") from None
+            return web.json_response(await self.score_batch(parse_body(body)))
 
     async def score_batch(self, batch: Batch) -> dict[str, Any]:
         """Score a batch in its order. Raises Refused (422) for a bad label or a cut prompt."""
@@ -141,18 +148,6 @@ class RewardServer:
     async def show_metrics(self, request: web.Request) -> web.Response:
         """GET /metrics."""
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")
-
-
-async def read_body(request: web.Request) -> bytes:
-    """Read the whole body. Raises Refused: 413 too large, 408 too slow, 400 cut off."""
-    try:
-        return await asyncio.wait_for(request.read(), READ_SECONDS)
-    except web.HTTPRequestEntityTooLarge as error:
-        raise Refused(413, f"body of more than {MAX_BODY_BYTES} bytes: send less") from error
-    except asyncio.TimeoutError as error:
-        raise Refused(408, f"the body did not arrive within {READ_SECONDS:.0f} s") from error
-    except web.RequestPayloadError as error:
-        raise Refused(400, f"the body cannot be read: {error}") from error
 
 
 def parse_body(body: bytes) -> Batch:
@@ -218,14 +213,10 @@ def main() -> None:
         listener = open_socket(args.host, args.port, token)
     except UserError as error:
         sys.exit(str(error))
-    if not is_local(args.host):
-        print(
-            f"WARNING: other machines can reach {args.host}. Requests and the token travel unencrypted: "
-            "use it on a private network only.",
-            file=sys.stderr,
-        )
     host = f"[{args.host}]" if ":" in args.host else args.host
     ready = f"http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
+    if not is_local(args.host):
+        ready += "\nWARNING: requests and token travel unencrypted: use a private network only"
     logging.getLogger("aiohttp.server").addFilter(is_our_fault)
     web.run_app(
         RewardServer(settings, token).build_app(),

@@ -74,16 +74,18 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
+    place = LETTERS.index(verdict.choice)
+    wanted = [_list_words(option) for option in options]
+    wanted.insert(0, wanted.pop(place))  # the chosen option first
+
     before = _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
     opening = _cut_opening(_split_sentences(verdict.think[:OPENING_CHARACTERS]))
-    place = LETTERS.index(verdict.choice)
-    for sentences in (before, opening):
-        for number, sentence in enumerate(sentences):
-            if _states_letter(sentence, verdict.choice):
-                return 1.0
-            if _states_text(sentence, place, options, alone=number == 0 and sentences is opening):
-                return 1.0
-    return 0.0
+    # the text alone is a statement where nothing comes before it ("Measles.")
+    stated = [_states_text(sentence, wanted, alone=True) for sentence in opening[:1]]
+    for sentence in [*before, *opening]:
+        stated.append(_states_letter(sentence, verdict.choice))
+        stated.append(_states_text(sentence, wanted, alone=False))
+    return float(any(stated))
 
 
 def _split_sentences(text: str) -> list[str]:
@@ -117,43 +119,37 @@ def _states_letter(sentence: str, letter: str) -> bool:
     return found is not None and not _is_denied(sentence.casefold(), found.start(), found.end())
 
 
-def _states_text(sentence: str, place: int, options: Sequence[str], alone: bool) -> bool:
-    """Find out if a sentence states the option at `place` by its text. alone: the bare text is a statement here."""
+def _states_text(sentence: str, wanted: list[list[str]], alone: bool) -> bool:
+    """Find out if a sentence states the first option by its text. alone: the bare text is a statement here."""
     lowered = sentence.casefold()
-    found = _find_text(lowered, options[place])
-    if found is None:
+    start, end = _find_words(lowered, wanted[0])
+    if start == end or _is_denied(lowered, start, end):
         return False
-    # a sentence that names others too discusses them
-    own = lowered[found[0] : found[1]]
-    for number, other in enumerate(options):
-        named = _find_text(lowered, other) if number != place else None
-        if named and lowered[named[0] : named[1]] not in own:
+    for other in wanted[1:]:  # a sentence that names others too discusses them
+        first, last = _find_words(lowered, other)
+        if lowered[first:last] not in lowered[start:end]:
             return False
-    if _is_denied(lowered, *found):
-        return False
-    rest = WORD.findall(lowered[: found[0]] + " " + lowered[found[1] :])
-    bare = alone and len([word for word in rest if word not in EMPTY_WORDS]) <= 1
-    return bare or STATES.search(lowered) is not None
+    rest = _list_words(lowered[:start] + " " + lowered[end:])
+    return (alone and len(rest) <= 1) or STATES.search(lowered) is not None
 
 
-def _find_text(lowered: str, option: str) -> tuple[int, int] | None:
-    """Find where a sentence names an option: its words in a row, else nearly all of them anywhere; None without.
+def _list_words(text: str) -> list[str]:
+    words = WORD.findall(normalise(text).casefold())
+    return [word for word in words if word not in EMPTY_WORDS]
 
-    Returns the place of the first and behind the last of the words.
+
+def _find_words(lowered: str, wanted: list[str]) -> tuple[int, int]:
+    """Find where a sentence names an option: from its first to behind its last word; (0, 0) where it does not.
+
+    Nearly all of the words have to be there, in any order.
     """
-    wanted = [
-        word for word in WORD.findall(normalise(option).casefold()) if word not in EMPTY_WORDS
-    ]
-    if (
-        not wanted
-        or not all(word in lowered for word in wanted[:1] + wanted[-1:])
-        and len(wanted) < 4
-    ):
-        return None
-    places = [match.span() for match in WORD.finditer(lowered) if match[0] in wanted]
-    present = {lowered[start:end] for start, end in places}
     needed = len(set(wanted)) * (NEARLY_ALL if len(wanted) >= 4 else 1)
-    return (places[0][0], places[-1][1]) if places and len(present) >= needed else None
+    if not wanted or sum(word in lowered for word in set(wanted)) < needed:
+        return 0, 0
+    spans = [match.span() for match in WORD.finditer(lowered) if match[0] in wanted]
+    if len({lowered[start:end] for start, end in spans}) < needed:
+        return 0, 0
+    return spans[0][0], spans[-1][1]
 
 
 def _is_denied(lowered: str, start: int, end: int) -> bool:

@@ -8,22 +8,9 @@ FORMAT = ["<think>", "</think>", "<answer>", "</answer>"]
 TAG = re.compile(r"(</?(?:think|answer)>)")
 """Splitting by it is one linear scan; text and tags alternate, beginning and ending with text."""
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<|im_start|>",
-    "<|end_of_text|>",
-    "<|eot_id|>",
-    "<|end|>",
-    "<|pad|>",
-    "</s>",
-    "<s>",
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<end_of_turn>",
-    "[PAD]",
-    "<unk>",
+SPECIAL_TOKENS = tuple(
+    "<|endoftext|> <|im_end|> <|im_start|> <|end_of_text|> <|eot_id|> <|end|> <|pad|> </s> <s> <pad> <eos> <bos> "
+    "<end_of_turn> [PAD] <unk>".split()
 )
 """End-of-text and padding tokens of the usual tokenizers (Qwen, Llama, Mistral, Gemma, GPT-2), which OpenRLHF leaves in
 the decoded response. After `</answer>` they are not text, and a body of nothing else is blank."""

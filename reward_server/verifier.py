@@ -69,9 +69,9 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
 
     pre_think, think, between, body, after = texts
     faults = {  # of several, the first is reported
-        "text_between": _has_text(between),
-        "text_after": _has_text(drop_special_tokens(after)),
-        "text_before": mode == "strict" and _has_text(pre_think),
+        "text_between": between.strip(),
+        "text_after": drop_special_tokens(after).strip(),
+        "text_before": mode == "strict" and pre_think.strip(),
         "empty_think": is_blank(think),
         "empty_answer": is_blank(body),
     }
@@ -99,10 +99,6 @@ def check_arguments(answer: str, options: Sequence[str], mode: str = "paper") ->
             f"answer {answer!r} is not one capital letter from A to {last} ({len(options)} options)"
         )
     return None
-
-
-def _has_text(text: str) -> bool:
-    return bool(text.strip())
 
 
 def _explain_tags(tags: list[str]) -> str:

@@ -92,9 +92,7 @@ def test_what_the_hook_logs_is_what_the_report_computes():
         label = json.dumps(
             {"id": row["id"], "split": "train", "answer": gold[row["id"]], "options": OPTIONS}
         )
-        logs = score_response(
-            row["response"], parse_label(label, ""), Settings()
-        )[1]["extra_logs"]
+        logs = score_response(row["response"], parse_label(label, ""), Settings())[1]["extra_logs"]
         features = extract_features(row["response"], gold[row["id"]], OPTIONS)
         for key in set(logs) - {"accuracy"}:
             assert getattr(features, key) == logs[key], (key, row["response"])
