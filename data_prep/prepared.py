@@ -93,7 +93,7 @@ class Prepared:
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 
     def find_file(self, split: str) -> Path:
-        """Find a split's file; its SHA-256 is compared with the manifest's once. Raises UserError."""
+        """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
         known = self.manifest["files"].get(path.name)
         if known is None:

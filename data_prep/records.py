@@ -118,7 +118,7 @@ def find_named_files(source: Path) -> tuple[dict[str, list[tuple[str, Path]]], l
     ]
     if not named:
         problems.append(
-            f"{source} holds no train, dev, test or ood file ({', '.join(READERS)}): see data.source"
+            f"{source} holds no train, dev, test or ood file ({', '.join(READERS)})"
         )
     if problems:
         raise UserError(*problems)
