@@ -140,9 +140,9 @@ def build_row(
     """
     label = {
         "id": question.id,
-        "answer": question.answer,
-        "num_options": len(question.options),
         "split": split,
+        "answer": question.answer,
+        "options": question.options,
     }
     return {
         "id": question.id,

@@ -11,10 +11,12 @@ lenient        in the first three: the last choice clearly stated anywhere in th
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.prompt import ChatFrame, Instruction, render_instruction
-from reward_server.verifier import lenient_choice, read_choice, verify
+from reward_server.lenient import lenient_choice, read_choice
+from reward_server.verifier import verify
 
 MODES = ("think", "direct", "cot", "loglikelihood")
 
@@ -58,18 +60,18 @@ def render(row: dict[str, Any], mode: str, frame: ChatFrame | None = None) -> st
     return str(row["direct_prompt"])
 
 
-def judge(response: str, answer: str, num_options: int, mode: str) -> Judgement:
-    """Reads a response strictly and leniently. Never raises for any text of a model."""
+def judge(response: str, answer: str, options: Sequence[str], mode: str) -> Judgement:
+    """Read a response strictly and leniently. Never raises for any text of a model."""
     if mode == "loglikelihood":
         return Judgement(True, "stated", response, response)
-    lenient = lenient_choice(response, num_options)
+    lenient = lenient_choice(response, len(options))
     if mode == "think":
-        verdict = verify(response, answer, num_options)
+        verdict = verify(response, answer, options)
         return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
     if mode == "cot":
         line = response.rstrip().rpartition("\n")[2]
         if not ANNOUNCES.match(line):  # else the last line of a list of options would be a choice
             return Judgement(False, "no_answer_line", None, lenient)
         response = line
-    choice = read_choice(response, num_options)
+    choice = read_choice(response, len(options))
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient)

@@ -19,7 +19,7 @@ from recipes.model import HUB_ID, REVISION, find_folder, read_shape
 from recipes.plan import count_rows
 from recipes.resume import find_changes
 
-LABEL_KEYS = {"id", "answer", "num_options", "split"}
+LABEL_KEYS = {"id", "split", "answer", "options"}
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
@@ -261,5 +261,5 @@ def check_reward(cfg: Any) -> Iterator[str]:
         for letter in (row["answer"], wrong)
     ]
     rewards = [module.reward_func([text], [row["prompt"]], [row["label"]]) for text in texts]
-    if rewards[0]["rewards"] <= rewards[1]["rewards"]:
+    if rewards[0]["rewards"] <= rewards[1]["rewards"] and not cfg.reward.control:
         yield f"the reward hook {path} gives {rewards[0]} to a right response and {rewards[1]} to a wrong one"

@@ -99,11 +99,15 @@ def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
 
 
 def build_reward_environment(cfg: Any) -> dict[str, str]:
-    """How reward_server/openrlhf_hook.py is told `reward.mode`, `reward.options` and `reward.patience`."""
-    options = OmegaConf.to_container(cfg.reward.options, resolve=True)
+    """Build the variables that reward_server/openrlhf_hook.py reads."""
+    reward = {
+        "mode": cfg.reward.mode,
+        "options": OmegaConf.to_container(cfg.reward.options, resolve=True),
+        "control": cfg.reward.control,
+        "seed": cfg.seed,
+    }
     return {
-        "MEDRLVR_REWARD_MODE": cfg.reward.mode,
-        "MEDRLVR_REWARD_OPTIONS": json.dumps(options),
+        "MEDRLVR_REWARD": json.dumps(reward),
         "MEDRLVR_REWARD_PATIENCE": str(cfg.reward.patience),
     }
 
