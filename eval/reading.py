@@ -26,6 +26,8 @@ ANNOUNCED, CONCLUDED, OPENING, CLOSING = 4, 3, 2, 1
 a last sentence that names one option."""
 LEAD, NEAR = 240, 120
 """Characters that are looked at before and after a mention."""
+LONGEST, MOST = 20_000, 1_000
+"""Characters of a stretch that are read, from its end, and turns that are looked at: beyond them is a loop."""
 
 
 class Statement(NamedTuple):
@@ -74,7 +76,7 @@ def lenient_choice(text: str, options: Sequence[str]) -> str | None:
     statement = read_stretch(rest, options)
     if statement is None and thought and "<answer>" not in rest:
         # Nothing after the reasoning: an answer that the reasoning announces counts too.
-        marked = mark_mentions(normalise(thought), options)
+        marked = mark_mentions(normalise(thought[-LONGEST:]), options)
         statement = settle([s for s in judge_mentions(marked) if s.level == ANNOUNCED], marked)
     if statement is None or statement.number is None or statement.number >= len(options):
         return None
@@ -83,7 +85,7 @@ def lenient_choice(text: str, options: Sequence[str]) -> str | None:
 
 def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
     """Read text without a turn of somebody else: steps 2 to 5."""
-    marked = mark_mentions(normalise(text), options)
+    marked = mark_mentions(normalise(text[-LONGEST:]), options)
     return (
         settle(judge_mentions(marked), marked)
         or read_opening(marked)
@@ -104,7 +106,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
         for match in PATTERNS[name].finditer(text)
     )
     answered, thinking, start = False, False, 0
-    for place, is_turn in places:
+    for place, is_turn in places[:MOST]:
         stretch = text[start:place]
         if start == 0 and not PATTERNS["special"].sub("", stretch).strip():
             continue  # a response may begin by repeating the prompt
