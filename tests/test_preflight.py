@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import open_dict
 
-from recipes.preflight import estimate_disk, find_problems
+from recipes.preflight import estimate_disk, find_problems, gather_facts
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
         file.write("\n")
     assert_told(
         find_problems(laptop(f"data_dir={copy}"), "ppo"),
-        "train.jsonl differs",
+        "train.jsonl is not what its manifest says",
         "`make prep data=bank data_dir=",
     )
 
@@ -124,7 +124,9 @@ def test_a_run_is_never_overwritten(laptop, tmp_path):
 
 def test_a_full_disk(laptop, tmp_path, monkeypatch):
     cfg = laptop()
-    free = shutil.disk_usage(tmp_path)._replace(free=estimate_disk(cfg, "ppo") - 1)
+    free = shutil.disk_usage(tmp_path)._replace(
+        free=estimate_disk(cfg, gather_facts(cfg, "ppo")) - 1
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     assert_told(find_problems(cfg, "ppo"), "free: make room", "openrlhf.ckpt.max_num")
 

@@ -5,15 +5,22 @@ import subprocess
 
 import pytest
 
-from recipes.run_folder import RunLockedError, forget_after, lock_run, trim_rows, write_text
+from data_prep.errors import UserError
+from data_prep.files import hash_file, write_text
+from recipes.run_folder import forget_after, lock_run, trim_rows
 
 
 def test_rows_are_trimmed_to_whole_batches(tmp_path):
     source = tmp_path / "source.jsonl"
     source.write_text("".join(f"{number}\n" for number in range(23)))
-    assert trim_rows(source, tmp_path / "train.jsonl", 8, most=10**8) == (16, 7)
+    known = hash_file(source)
+    assert trim_rows(source, tmp_path / "train.jsonl", 8, 10**8, known) == 16
     assert (tmp_path / "train.jsonl").read_text().split() == [str(number) for number in range(16)]
-    assert trim_rows(source, tmp_path / "train.jsonl", 8, most=10) == (8, 15)
+    assert trim_rows(source, tmp_path / "train.jsonl", 8, 10, known) == 8
+    source.write_text("exchanged\n")
+    with pytest.raises(UserError, match="was exchanged since it was checked"):
+        trim_rows(source, tmp_path / "train.jsonl", 8, 10, known)
+    assert len((tmp_path / "train.jsonl").read_text().split()) == 8
 
 
 def test_resume_forgets_what_will_be_run_again(tmp_path):
@@ -43,11 +50,11 @@ def test_resume_forgets_what_will_be_run_again(tmp_path):
 
 def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
     with lock_run(tmp_path) as lock:
-        with pytest.raises(RunLockedError, match="still runs"), lock_run(tmp_path):
+        with pytest.raises(UserError, match="still runs"), lock_run(tmp_path):
             pass
         engine = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
     with (
-        pytest.raises(RunLockedError),
+        pytest.raises(UserError),
         lock_run(tmp_path),
     ):  # the launcher is gone, its engine is not
         pass
