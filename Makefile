@@ -12,6 +12,8 @@ SPACE := $(NOTHING) $(NOTHING)
 QUOTE = '$(subst <make-space>,$(SPACE),$(subst <make-backslash>,\,$(subst ','\'',$(1))))'
 WORDS = $(subst \$(SPACE),<make-space>,$(subst \\,<make-backslash>,$(subst $$$$,$$,$(MAKEOVERRIDES))))
 GIVEN = $(filter-out PYTHON=% PY=% EXPERIMENT=% HARDWARE=%,$(WORDS))
+# nor does make itself look into them: to export name='$(shell …)' it would run that
+unexport $(foreach word,$(GIVEN),$(firstword $(subst =,$(SPACE),$(word))))
 OVERRIDES = $(foreach word,$(GIVEN),$(call QUOTE,$(word)))
 # First, so that what the user says wins: of a group that is chosen twice Hydra takes the last.
 CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)

@@ -4,6 +4,7 @@ import difflib
 import errno
 import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -143,7 +144,8 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
 def show_quoting(word: str) -> str:
     """Say how a value is written that Hydra's grammar cannot read: `=`, `(`, `#`, `,`, quotes, non-ASCII letters."""
     key, _, value = word.partition("=")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    # only backslashes before a quote are read as escapes
+    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value)
     quoted = shlex.quote(f'{key}="{escaped}"')
     return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
 

@@ -1,5 +1,6 @@
 """Run a recipe: check it, run OpenRLHF, report; the common part of `recipes.rlvr` and `recipes.sft`."""
 
+import os
 import shlex
 import shutil
 import signal
@@ -68,12 +69,15 @@ def list_problems(problems: list[str]) -> list[str]:
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     """Build the engine's argv (empty where a flag is wrong), and find everything to fix before it may run."""
+    wrong = find_wrong_settings(cfg, method)
     try:
         argv = build_argv(cfg, method)
     except FlagError as error:
-        return [], [str(error), *find_wrong_settings(cfg, method)]
-    except (OSError, ValueError):  # of a path that is none, which preflight names
-        argv = []
+        return [], [str(error), *wrong]
+    except (OSError, ValueError):
+        if not wrong:
+            raise
+        argv = []  # a path that is none, which is among the wrong settings
     return argv, find_problems(cfg, method)
 
 
@@ -118,6 +122,10 @@ def print_banner(cfg: DictConfig, method: str) -> None:
     """Print what is about to run, on what; without a GPU also how the paper's run is started elsewhere."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
+    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
+        print(
+            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: docs/hardware.md"
+        )
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
         print(
@@ -180,7 +188,7 @@ def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
     target = Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
     if left_out := known["rows"] - used:
-        limit = f"data.max_samples={most}, and " if most < known["rows"] else ""
+        limit = f"openrlhf.data.max_samples={most}, and " if most < known["rows"] else ""
         print(
             f"{left_out} of {known['rows']} training rows are left out: {limit}"
             f"rollouts are whole batches of {size}"

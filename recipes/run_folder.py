@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -53,26 +54,10 @@ FIXED = (
     "openrlhf.ds.zero_stage",
     "openrlhf.ds.lora",
 )
-# … but for what changes no sample and no update: places, memory, how long, and over which wire.
-FREE = (
-    "model.id",
-    "model.trust_remote_code",
-    "model.licence",
-    "model.shape",
-    "reward.hook",
-    "reward.url",
-    "reward.patience",
-    "openrlhf.rollout.micro_batch_size",
-    "openrlhf.actor.model_name_or_path",
-    "openrlhf.actor.num_",
-    "openrlhf.critic.num_",
-    "openrlhf.actor.gradient_checkpointing",
-    "openrlhf.data.prompt_dataset",
-    "openrlhf.data.dataset",
-    "openrlhf.data.dataloader_num_workers",
-    "openrlhf.train.micro_batch_size",
-    "openrlhf.train.num_episodes",
-    "openrlhf.train.agent_func_path",
+# … but for what changes no sample and no update: places, memory, how long, over which wire
+FREE = re.compile(
+    r"model\.(id|licence|shape|trust_remote_code)|reward\.(hook|url|patience)|openrlhf\..*\."
+    r"(num_\w+|\w+num_workers|micro_batch_size|gradient_checkpointing\w*|\w*dataset|\w+_path|seed)"
 )
 
 
@@ -125,8 +110,9 @@ def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator
     now = flatten_config(cfg)
     for key, was in before.items():
         is_fixed = any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
+        is_free = FREE.match(key)
         # a key that this version no longer has, or did not have then, says nothing
-        if is_fixed and not key.startswith(FREE) and key in now and was != now[key]:
+        if is_fixed and not is_free and key in now and was != now[key]:
             yield (
                 f"{key} was {show(was)} in {folder} and is {show(now[key])} now: "
                 f"resume with {key}={show(was)}, "

@@ -31,44 +31,29 @@ CHOICES = {
 }
 # key → the least it may be; whole numbers
 COUNTS = {"seed": 0, "hardware.nodes": 1, "hardware.gpus_per_node": 1}
-# key of openrlhf → (least, most, may it be the least?); None where the engine's own rule is enough
-PPO_BOUNDS = {
-    "rollout.batch_size": (1, math.inf, True),
-    "rollout.micro_batch_size": (1, math.inf, True),
-    "rollout.n_samples_per_prompt": (1, math.inf, True),
-    "rollout.max_new_tokens": (1, math.inf, True),
-    "rollout.temperature": (0, math.inf, False),
-    "rollout.top_p": (0, 1, False),
-    "train.batch_size": (1, math.inf, True),
-    "train.micro_batch_size": (1, math.inf, True),
-    "train.num_episodes": (1, math.inf, True),
-    "train.max_epochs": (1, math.inf, True),
-    "actor.adam.lr": (0, math.inf, False),
-    "critic.adam.lr": (0, math.inf, False),
-    "algo.kl.init_coef": (0, math.inf, True),
-    "data.max_samples": (1, math.inf, True),
-    "data.max_len": (1, math.inf, True),
-    "eval.temperature": (0, math.inf, True),
-    "eval.n_samples_per_prompt": (1, math.inf, True),
-}
-SFT_BOUNDS = {
-    "train.batch_size": (1, math.inf, True),
-    "train.micro_batch_size": (1, math.inf, True),
-    "train.max_epochs": (1, math.inf, True),
-    "adam.lr": (0, math.inf, False),
-    "data.max_samples": (1, math.inf, True),
-    "data.max_len": (1, math.inf, True),
-}
+# keys of openrlhf, of both recipes
+AT_LEAST_ONE = (
+    "rollout.batch_size",
+    "rollout.micro_batch_size",
+    "rollout.n_samples_per_prompt",
+    "rollout.max_new_tokens",
+    "train.batch_size",
+    "train.micro_batch_size",
+    "train.num_episodes",
+    "train.max_epochs",
+    "data.max_samples",
+    "data.max_len",
+    "eval.n_samples_per_prompt",
+)
+ABOVE_ZERO = ("rollout.temperature", "rollout.top_p", "actor.adam.lr", "critic.adam.lr", "adam.lr")
+NOT_NEGATIVE = ("algo.kl.init_coef", "eval.temperature")
 
 
 def find_wrong_settings(cfg: Any, method: str) -> list[str]:
     """Find all settings of a composed configuration that no run can have. method: ppo or sft."""
-    return [
-        *check_values(cfg),
-        *check_names(cfg),
-        *check_places(cfg, method),
-        *check_bounds(cfg, method),
-    ]
+    names = list(check_names(cfg))
+    places = [] if names else check_places(cfg, method)  # of paths that are paths
+    return [*check_values(cfg), *names, *places, *check_bounds(cfg, method)]
 
 
 def check_values(cfg: Any) -> Iterator[str]:
@@ -124,24 +109,26 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
 def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     """Numbers with which the engine trains on nothing, or in the wrong direction, without a word."""
     flags = cfg.openrlhf
-    for key, (least, most, included) in (PPO_BOUNDS if method == "ppo" else SFT_BOUNDS).items():
+    bounds = {key: (1, "1 or more") for key in AT_LEAST_ONE}
+    # the least positive number, so that one comparison serves all
+    bounds |= {key: (math.ulp(0.0), "above 0") for key in ABOVE_ZERO}
+    bounds |= {key: (0, "0 or more") for key in NOT_NEGATIVE}
+    if method == "ppo" and flags.algo.advantage.estimator != "gae":
+        del bounds["critic.adam.lr"]  # there is no critic
+    for key, (least, words) in bounds.items():
         value = OmegaConf.select(flags, key)
-        # null is the engine's default, a word its own complaint
-        if not isinstance(value, (int, float)) or (
-            key == "critic.adam.lr" and flags.algo.advantage.estimator != "gae"
-        ):
-            continue
-        if not least <= value <= most or (value == least and not included):
-            bound = f"{least} or more" if included else f"above {least}"
-            upper = "" if most == math.inf else f", {most} at most"
-            yield f"openrlhf.{key}={show(value)} must be {bound}{upper}"
-        elif math.isinf(value):
-            yield f"openrlhf.{key}={value} must be finite"
-    if method == "ppo" and flags.eval.temperature == 0 and flags.eval.n_samples_per_prompt > 1:
-        yield (
-            f"openrlhf.eval.n_samples_per_prompt={flags.eval.n_samples_per_prompt} greedy samples are "
-            "all the same: 1, or openrlhf.eval.temperature above 0"
-        )
+        # null is the engine's default, and a word its own complaint; not `<`, for NaN
+        if isinstance(value, (int, float)) and not least <= value < math.inf:
+            yield f"openrlhf.{key}={show(value)} must be {words}, and finite"
+    if method == "ppo":
+        rollout, dev = flags.rollout, flags.eval
+        if isinstance(rollout.top_p, (int, float)) and rollout.top_p > 1:
+            yield f"openrlhf.rollout.top_p={rollout.top_p} must be 1 at most"
+        if dev.temperature == 0 and dev.n_samples_per_prompt > 1:
+            yield (
+                f"openrlhf.eval.n_samples_per_prompt={dev.n_samples_per_prompt} greedy samples are "
+                "all the same: 1, or openrlhf.eval.temperature above 0"
+            )
     batch = flags.rollout.batch_size if method == "ppo" else flags.train.batch_size
     most = flags.data.max_samples
     if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
