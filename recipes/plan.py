@@ -7,30 +7,33 @@ make plan method=sft experiment=paper hardware=1x80gb
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from recipes import choices, cost, disk, memory
-from recipes.machine import find_host_memory_gb
+from data_prep.command import run_command
+from recipes import cost, disk, memory
+from recipes.machine import complete_words, find_host_memory_gb
 from recipes.model import Shape, read_shape
 
 
 def main() -> None:
     """Compose rlvr.yaml, or sft.yaml with method=sft, and print the plan."""
-    method = choices.take(sys.argv, "method") or "ppo"
+    methods = [word.partition("=")[2] for word in sys.argv if word.startswith("method=")]
+    sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith("method=")]
+    method = methods[-1] if methods else "ppo"
     if method not in ("ppo", "sft"):
         sys.exit(f"method={method} is neither ppo nor sft")
-    choices.add_environment_choices(sys.argv, prefix="sft/" if method == "sft" else "")
-    name = "rlvr" if method == "ppo" else "sft"
-    hydra.main(config_path="configs", config_name=name, version_base="1.3")(
-        lambda cfg: print_plan(cfg, method)
-    )()
+    run_command(
+        lambda cfg: print_plan(cfg, method),
+        "rlvr" if method == "ppo" else "sft",
+        partial(complete_words, sft=method == "sft"),
+    )
 
 
 def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> None:

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recipes", "reward_server", "data_prep", "eval")
-EVERYONE = ("data_prep.prompt", "data_prep.prepared", "data_prep.files", "data_prep.errors")
+EVERYONE = (
+    "data_prep.prompt",
+    "data_prep.prepared",
+    "data_prep.files",
+    "data_prep.errors",
+    "data_prep.command",
+)
 ALLOWED = {
     "eval": (
         *EVERYONE,

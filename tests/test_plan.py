@@ -11,7 +11,7 @@ import pytest
 from recipes import cost, disk, memory
 from recipes.model import Shape, find_folder, read_shape
 from recipes.plan_docs import DOCS, fill_in
-from recipes.preflight import check_memory, check_model
+from recipes.preflight import check_memory, check_model, gather_facts
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_kv_cache_that_holds_no_sample_is_refused(plan):
 
 def test_a_large_model_without_a_gpu_is_refused_with_the_reason(plan):
     cfg, _ = plan("paper", "cpu")
-    (problem,) = check_memory(cfg, "ppo")
+    (problem,) = check_memory(cfg, gather_facts(cfg, "ppo"))
     assert "3.1 B parameters" in problem and "experiment=laptop" in problem
 
 
@@ -124,13 +124,13 @@ def test_a_hub_model_is_taken_from_its_pinned_snapshot(plan, tmp_path, monkeypat
     """OpenRLHF knows no revisions, so the folder of the pinned one is handed to it; code in it is refused."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     cfg, _ = plan("0.5B", "1x80gb")
-    assert find_folder(cfg) is None and list(check_model(cfg)) == []
+    assert find_folder(cfg) is None and list(check_model(cfg, gather_facts(cfg, "ppo"))) == []
     folder = tmp_path / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / cfg.model.revision
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"auto_map": {}}')
     (folder / "model.safetensors").touch()
     assert find_folder(cfg) == folder
-    assert "trust_remote_code=true" in next(iter(check_model(cfg)))
+    assert "trust_remote_code=true" in next(iter(check_model(cfg, gather_facts(cfg, "ppo"))))
 
 
 def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(plan):
