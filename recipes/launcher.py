@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from recipes import hub_model, model, process, reward_service, run_folder, terminal
-from recipes.cost import count_steps
+from recipes.fit import count_steps
 from recipes.engine import checkpoints
 from recipes.engine_parts import PartsWatch
 from recipes.flags import FlagError, build_parser, to_argv, validate

@@ -13,10 +13,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from recipes import chat, disk, engine_rules, machine, memory, process, reward_service
+from recipes import chat, engine_rules, fit, machine, process, reward_service
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, find_folder, read_shape
-from recipes.plan import count_rows
 from recipes.resume import find_changes
 
 LABEL_KEYS = {"id", "answer", "num_options", "split"}
@@ -183,17 +182,15 @@ def check_memory(cfg: Any, method: str) -> Iterator[str]:
     here = machine.find_host_memory_gb()
     if not cfg.hardware.cuda:
         # fp32 copies and moments beside bf16 weights and gradients, for actor and critic; nothing shares them out
-        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / memory.GIB
+        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
         if needed > here:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} GiB of memory without "
                 f"a GPU, this machine has {here:.0f}: experiment=laptop here, or hardware=8x80gb on GPUs"
             )
         return
-    yield from memory.find_shortages(cfg, method, shape)
-    host = (memory.plan_ppo(cfg, shape) if method == "ppo" else memory.plan_sft(cfg, shape))[
-        1
-    ] / memory.GIB
+    yield from fit.check_memory(cfg, method, shape)[0]
+    host = (fit.plan_ppo(cfg, shape) if method == "ppo" else fit.plan_sft(cfg, shape))[1] / fit.GIB
     if host > here and not os.environ.get("RAY_ADDRESS"):
         key = "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
         yield f"the run keeps about {host:.0f} GiB in host memory, this machine has {here:.0f}: {key}"
@@ -232,9 +229,9 @@ def check_disk(cfg: Any, method: str) -> Iterator[str]:
 
 
 def estimate_disk(cfg: Any, method: str) -> int:
-    """Bytes that the run leaves behind, by recipes/disk.py; 0 where the model's shape is not known."""
+    """Bytes that the run leaves behind, by recipes/fit.py; 0 where the model's shape is not known."""
     shape = read_shape(cfg)
-    return int(sum(disk.plan_disk(cfg, method, shape, count_rows(cfg)).values())) if shape else 0
+    return int(sum(fit.plan_disk(cfg, method, shape, fit.count_rows(cfg)).values())) if shape else 0
 
 
 def check_reward(cfg: Any) -> Iterator[str]:
