@@ -68,8 +68,8 @@ def check_machine(lock, gpu_here, environ):
     version = sys.version_info[:2]
     if not (3, 10) <= version <= (3, 12):
         problems.append(
-            "Python %d.%d found, 3.10 to 3.12 needed (3.11 is tested): make setup PYTHON=python3.11"
-            % version
+            f"Python {version[0]}.{version[1]} found, 3.10 to 3.12 needed (3.11 is tested): "
+            "make setup PYTHON=python3.11"
         )
     if sys.platform != "linux" or platform.machine() != "x86_64":
         problems.append(
@@ -78,14 +78,14 @@ def check_machine(lock, gpu_here, environ):
     libc = tuple(int(part) for part in re.findall(r"\d+", platform.libc_ver()[1])[:2])
     if libc and libc < GLIBC:
         problems.append(
-            "glibc %d.%d found, %d.%d needed: use a newer system (Debian 11, Ubuntu 20.04, RHEL 9) or the Dockerfile"
-            % (libc + GLIBC)
+            "glibc {}.{} found, {}.{} needed: use a newer system (Debian 11, Ubuntu 20.04, "
+            "RHEL 9) or the Dockerfile".format(*libc, *GLIBC)
         )
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < DISK_GB[lock]:
         problems.append(
-            "%.1f GB free in %s, %d GB needed: make room, or put the project elsewhere"
-            % (free, ROOT, DISK_GB[lock])
+            f"{free:.1f} GB free in {ROOT}, {DISK_GB[lock]} GB needed: make room, or put the "
+            "project elsewhere"
         )
     if lock == "cpu":
         with open("/proc/cpuinfo") as file:
@@ -104,8 +104,8 @@ def check_machine(lock, gpu_here, environ):
             )
         elif int(driver) < DRIVER:
             problems.append(
-                "NVIDIA driver %s found, %d needed for CUDA %d: ask the administrator for a newer one"
-                % (driver.strip(), DRIVER, CUDA)
+                f"NVIDIA driver {driver.strip()} found, {DRIVER} needed for CUDA {CUDA}: ask the "
+                "administrator for a newer one"
             )
     problems.extend(check_compilers(environ))
     return problems
@@ -122,13 +122,13 @@ def check_compilers(environ):
     found = re.search(r"release (\d+)\.(\d+)", read_output(nvcc, "--version"))
     if not found:
         problems.append(
-            "nvcc not found: install CUDA's toolkit %d.0 and set CUDA_HOME, as in `module load cuda/%d.0`"
-            % (CUDA, CUDA)
+            f"nvcc not found: install CUDA's toolkit {CUDA}.0 and set CUDA_HOME, as in "
+            f"`module load cuda/{CUDA}.0`"
         )
     elif int(found.group(1)) != CUDA:
         problems.append(
-            "nvcc %s.%s found, torch is built for CUDA %d: `module load cuda/%d.0`, or set CUDA_HOME"
-            % (found.group(1), found.group(2), CUDA, CUDA)
+            f"nvcc {found.group(1)}.{found.group(2)} found, torch is built for CUDA {CUDA}: "
+            f"`module load cuda/{CUDA}.0`, or set CUDA_HOME"
         )
     if not shutil.which(environ.get("CXX", "g++")):
         problems.append("no C++ compiler found: install g++ (Debian: build-essential), or set CXX")
@@ -152,7 +152,7 @@ def describe_lock(lock):
     for name in (lock + ".lock", "install.py"):
         with open(os.path.join(ROOT, "requirements", name), "rb") as file:
             digest.update(file.read())
-    return {"lock": lock, "sha256": digest.hexdigest(), "python": "%d.%d" % sys.version_info[:2]}
+    return {"lock": lock, "sha256": digest.hexdigest(), "python": platform.python_version()}
 
 
 def choose_lock(environ, stamp, gpu_here):
@@ -194,7 +194,7 @@ def find_build_settings():
 def install_cpu_torch():
     """Install torch's CPU build: from where pip is set up to look, else from the index that uv knows by name."""
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-deps"]
-    if run(*(pip + [TORCH + "+cpu"]), stderr=subprocess.DEVNULL):
+    if run(*pip, TORCH + "+cpu", stderr=subprocess.DEVNULL):
         return True
     return run(PYTHON, "-m", "uv", "pip", "install", "--no-deps", "--torch-backend", "cpu", TORCH)
 
@@ -208,19 +208,19 @@ def install(lock):
         )
     os.environ.update(UV_PYTHON_DOWNLOADS="never", VIRTUAL_ENV=VENV)
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    stop_unless(run(*(pip + [UV])), f"pip could not install {UV}: is there a network?")
+    stop_unless(run(*pip, UV), f"pip could not install {UV}: is there a network?")
     if lock == "cpu":
         stop_unless(install_cpu_torch(), f"no CPU build of {TORCH} was found for this Python")
     # Bytecode now, in parallel, rather than in each of the engine's processes at the first run
     uv = [PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--no-deps"]
     file = os.path.join("requirements", lock + ".lock")
-    stop_unless(run(*(uv + ["-r", file])), f"{file} could not be installed, see above")
+    stop_unless(run(*uv, "-r", file), f"{file} could not be installed, see above")
     if lock == "gpu":
         settings = find_build_settings()
         print(f"setup: building {FLASH_ATTN} with {settings}", flush=True)
         os.environ.update(settings)
         stop_unless(
-            run(*(uv + ["--no-build-isolation", FLASH_ATTN])),
+            run(*uv, "--no-build-isolation", FLASH_ATTN),
             FLASH_ATTN + " could not be built, see above",
         )
 
