@@ -214,7 +214,9 @@ def install(lock):
     # Bytecode now, in parallel, rather than in each of the engine's processes at the first run
     uv = [PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--no-deps"]
     file = os.path.join("requirements", lock + ".lock")
-    stop_unless(run(*uv, "-r", file), f"{file} could not be installed, see above")
+    stop_unless(
+        run(*uv, "--require-hashes", "-r", file), f"{file} could not be installed, see above"
+    )
     if lock == "gpu":
         settings = find_build_settings()
         print(f"setup: building {FLASH_ATTN} with {settings}", flush=True)
