@@ -145,7 +145,9 @@ def show_quoting(word: str) -> str:
     """Say how a value is written that Hydra's grammar cannot read: `=`, `(`, `#`, `,`, quotes, non-ASCII letters."""
     key, _, value = word.partition("=")
     # only backslashes before a quote are read as escapes
-    escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value)
+    escaped = re.sub(
+        r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value
+    )
     quoted = shlex.quote(f'{key}="{escaped}"')
     return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
 

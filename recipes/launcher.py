@@ -16,8 +16,8 @@ from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
 from recipes import process, run_folder, terminal
-from recipes.cost import count_steps
 from recipes.engine import checkpoints
+from recipes.fit import count_steps
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.model import fetch_model, find_folder
 from recipes.preflight import find_problems, list_data_files, name_preparation

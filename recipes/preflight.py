@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
-from recipes import disk, engine_rules, machine, memory, reward, run_folder, settings
+from recipes import engine_rules, fit, machine, reward, run_folder, settings
 from recipes.engine import cpu
 from recipes.model import (
     HUB_ID,
@@ -25,7 +25,6 @@ from recipes.model import (
     list_code,
     read_shape,
 )
-from recipes.plan import count_rows
 
 
 class Facts(NamedTuple):
@@ -239,7 +238,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
         return
     if not cfg.hardware.cuda:
         # fp32 copies and moments next to bf16 weights and gradients, for actor and critic; nothing is sharded
-        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / memory.GIB
+        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
         if needed > facts.host_gb:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} GiB of "
@@ -247,9 +246,9 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
                 "hardware=8x80gb on GPUs"
             )
         return
-    yield from memory.find_shortages(cfg, method, shape)
-    plan = memory.plan_ppo if method == "ppo" else memory.plan_sft
-    host = plan(cfg, shape)[1] / memory.GIB
+    yield from fit.check_memory(cfg, method, shape)[0]
+    plan = fit.plan_ppo if method == "ppo" else fit.plan_sft
+    host = plan(cfg, shape)[1] / fit.GIB
     if host > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
         yield (
             f"the run keeps about {host:.0f} GiB in host memory, this machine has {facts.host_gb:.0f}: "
@@ -291,4 +290,4 @@ def estimate_disk(cfg: Any, facts: Facts) -> int:
     """Estimate the bytes that the run leaves behind; 0 where the model's shape is not known."""
     if facts.shape is None:
         return 0
-    return int(sum(disk.plan_disk(cfg, facts.method, facts.shape, count_rows(cfg)).values()))
+    return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))
