@@ -3,6 +3,8 @@
 `make e2e` runs these (a quarter of an hour on 2 cores); `make test` runs tests/test_e2e.py alone.
 """
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,12 @@ def test_a_stale_lm_head_shows_in_vllm_kl(train, read_metrics, project):
     )
     assert done.returncode == 0, done.stderr
     assert max(abs(row["vllm_kl"]) for row in read_metrics(folder)) > 1e-3
+
+
+def find_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 RECORD_WEIGHTS = """
@@ -65,6 +73,47 @@ def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(
     assert len(rollouts) == 192 and len(list((folder / "rollouts").glob("*.jsonl"))) == 2
     first, second = ((folder / f"weights-{rank}.txt").read_text().split() for rank in (0, 1))
     assert first == second and len(set(first)) >= 3  # equal on both, and other ones after each step
+
+
+SYNC = """
+import os, sys, psutil, torch
+from recipes.engine.cpu import _GlooBroadcast
+
+rank, world, port = map(int, sys.argv[1:])
+group = _GlooBroadcast("127.0.0.1", port, rank, world, "cpu")
+resident = []
+for sync in range(50):
+    for shape in ((4_000_000,), (1000, 3000), (7,)):
+        size = torch.Size(shape).numel()
+        expected = (torch.arange(size).reshape(shape) % 97 + sync).bfloat16()
+        # The sender's tensor is a transposed view where it can be: parameters need not be contiguous.
+        sent = expected.t().contiguous().t() if len(shape) == 2 else expected
+        tensor = sent if rank == 0 else torch.full(shape, -1.0, dtype=torch.bfloat16)
+        group.broadcast(tensor, src=0)
+        assert torch.equal(tensor, expected), (sync, shape)
+    resident.append(psutil.Process().memory_info().rss / 1e6)
+print(max(resident[40:]) - max(resident[5:15]))
+"""
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_fifty_syncs_arrive_whole_and_leave_nothing_behind(root, engines):
+    """One trainer and several vLLM workers; 14 MB a sync, so a carrier that keeps it grows by 490 MB."""
+    world, port = engines + 1, find_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SYNC, str(rank), str(world), str(port)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(world)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert float(output.split()[-1]) < 40, "MB that the last 10 syncs hold more than early ones"
 
 
 def test_a_nan_stops_the_run_at_once(train, read_metrics):
