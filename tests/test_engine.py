@@ -145,3 +145,30 @@ def test_real_medqa_questions(train, read_rollouts, root, tmp_path):
     rollouts = read_rollouts(folder)
     assert len(rollouts) == 192 and all(row["id"].startswith("medqa/train/") for row in rollouts)
     assert max(row["prompt_tokens"] for row in rollouts) <= 896
+
+
+BREAK_GRADIENTS = """
+
+def break_gradients(deepspeed_module):
+    strategy = deepspeed_module.DeepspeedStrategy
+    backward = strategy.backward
+    strategy.backward = lambda self, loss, *args, **kwargs: backward(
+        self, loss * float("inf"), *args, **kwargs
+    )
+
+
+wrapt.register_post_import_hook(break_gradients, "openrlhf.utils.deepspeed.deepspeed")
+"""
+
+
+def test_a_run_whose_updates_are_all_skipped_is_stopped(train, read_metrics, project):
+    """Losses are logged before the backward pass: DeepSpeed skips the update, and every metric is finite."""
+    with (project / "recipes" / "engine" / "cpu.py").open("a") as file:
+        file.write(BREAK_GRADIENTS)
+    done, folder = train(cwd=project)
+    assert done.returncode == 1
+    assert "DeepSpeed skipped updates in 3 steps in a row" in done.stderr, done.stderr
+    rows = read_metrics(folder)
+    assert [row["actor_skipped_steps"] for row in rows] == [1, 1]
+    assert [row["critic_skipped_steps"] for row in rows] == [1, 1]
+    assert not (folder / "model").exists()
