@@ -34,11 +34,11 @@ sft: setup $(BANK) ## train the SFT baseline
 	@$(PY) -m recipes.sft $(OVERRIDES)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
-	@$(PY) -m eval.run $(OVERRIDES)
+	@$(PY) -m eval.run experiment=$(EXPERIMENT) $(OVERRIDES)
 report: setup ## training dynamics of a run: make report run=runs/rlvr/NAME (several: run=[A,B])
 	@$(PY) -m eval.dynamics.report $(OVERRIDES)
 card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
-	@$(PY) -m eval.card $(OVERRIDES)
+	@$(PY) -m eval.card experiment=$(EXPERIMENT) $(OVERRIDES)
 
 test: setup $(BANK) ## unit tests (a minute), then one end-to-end run (6 minutes)
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile

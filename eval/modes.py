@@ -10,7 +10,9 @@ loglikelihood  nothing is generated: the letter to which the model gives the hig
 lenient        in the first three: the last choice clearly stated anywhere in the response.
 """
 
+import random
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.prompt import ChatFrame, Instruction, render_instruction
@@ -47,9 +49,34 @@ class Judgement(NamedTuple):
     reason: str
     choice: str | None
     choice_lenient: str | None
+    choice_published: str | None = None
 
 
-def render(row: dict[str, Any], mode: str, frame: ChatFrame | None = None) -> str:
+def split_mode(mode: str) -> tuple[str, int]:
+    """Split `cot@5` into its mode and its number of examples. Raises ValueError."""
+    if mode not in MODES:
+        raise ValueError(f"{mode!r} is not one of {', '.join(MODES)}")
+    return mode, 0
+
+
+def has_published(mode: str, datasource: str) -> bool:
+    """Say if a benchmark's own rules read this mode too."""
+    return False
+
+
+def get_stop(mode: str) -> list[str]:
+    """Strings at which an answer ends."""
+    return STOP[split_mode(mode)[0]]
+
+
+def draw_examples(rows: list[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Draw the examples of a few-shot mode."""
+    return random.Random(seed).sample(rows, count)
+
+
+def render(
+    row: dict[str, Any], mode: str, frame: ChatFrame | None = None, examples: Sequence[Any] = ()
+) -> str:
     """The prompt of a prepared row in this mode, exactly as the model sees it. frame: that of the row's own prompts."""
     if mode == "think":
         return str(row["prompt"])
@@ -58,8 +85,11 @@ def render(row: dict[str, Any], mode: str, frame: ChatFrame | None = None) -> st
     return str(row["direct_prompt"])
 
 
-def judge(response: str, answer: str, num_options: int, mode: str) -> Judgement:
+def judge(
+    response: str, answer: str, options: Sequence[str], mode: str, datasource: str = ""
+) -> Judgement:
     """Reads a response strictly and leniently. Never raises for any text of a model."""
+    num_options = len(options)
     if mode == "loglikelihood":
         return Judgement(True, "stated", response, response)
     lenient = lenient_choice(response, num_options)
