@@ -127,7 +127,6 @@ def load_model(job: dict[str, Any]) -> Any:
         model=path,
         revision=revision or None,
         max_model_len=max_len,
-        enable_prefix_caching=True,
         disable_log_stats=True,
         **engine,
     )
