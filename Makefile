@@ -37,6 +37,9 @@ prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
 plan: setup ## memory, time and disk of a run: make plan experiment=paper hardware=8x80gb
 	@$(PY) -m recipes.plan $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
+smoke: setup $(BANK) ## prove an installation: three steps of a recipe with a tiny model
+	@$(PY) -m recipes.smoke $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 	@$(PY) -m recipes.rlvr $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
