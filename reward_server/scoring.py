@@ -10,12 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data_prep.errors import UserError
-from reward_server.shaping import (
-    WRONG_PENALTY,
-    RewardOptions,
-    find_controlled_truth,
-    shape_reward,
-)
+from reward_server import shaping
 from reward_server.signals import measure_signals
 from reward_server.verifier import Verdict, check_arguments, verify
 
@@ -25,12 +20,12 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """How to judge: the recipe's `reward.mode`, `.options` and `.control`, and its seed."""
+    """Say how to judge: the recipe's `reward.mode`, `.options` and `.control`, and its seed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     mode: Literal["paper", "strict"] = "paper"
-    options: RewardOptions = RewardOptions()
+    options: shaping.RewardOptions = shaping.RewardOptions()
     control: Literal["coin", "format_only", "shuffled_labels", "wrong_penalty", None] = None
     seed: int = 0
 
@@ -135,10 +130,10 @@ def score_response(
 
     options, rewarded = settings.options, verdict
     if settings.control == "wrong_penalty":
-        options = options.model_copy(update={"wrong": WRONG_PENALTY})
+        options = options.model_copy(update={"wrong": shaping.WRONG_PENALTY})
     elif settings.control:
         row = (label.answer, len(label.options), settings.seed, label.id, response)
-        truth = find_controlled_truth(settings.control, verdict, *row)
+        truth = shaping.find_controlled_truth(settings.control, verdict, *row)
         rewarded = verdict._replace(correct=truth)
-    reward = float(shape_reward(rewarded, signals, options))
+    reward = float(shaping.shape_reward(rewarded, signals, options))
     return verdict, {"rewards": reward, "scores": accuracy, "extra_logs": signals}

@@ -167,9 +167,8 @@ def parse_body(body: bytes) -> Batch:
         raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
     characters = sum(map(len, batch.query))
     if lengths[0] > MAX_BATCH or characters > MAX_CHARACTERS:
-        found = f"{lengths[0]} samples of {characters} characters"
-        limit = f"{MAX_BATCH} samples, {MAX_CHARACTERS} characters"
-        raise Refused(413, f"{found}, the limit is {limit}: send smaller batches")
+        limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"
+        raise Refused(413, f"{lengths[0]} samples, {characters} characters: {limit}")
     return batch
 
 
