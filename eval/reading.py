@@ -167,7 +167,8 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             if not sure and not is_mention(text, match):
                 continue
             # "The answer is C. Metformin is safe": the text begins a sentence of its own.
-            if not (between and "." in between[0] and begins("goes_on", text, skip)):
+            ends = between and "." in between[0] and finds("copula", text[max(0, start - 40) : start])
+            if not (ends and begins("goes_on", text, skip)):
                 after = skip or after
         parts += [text[end:start], chr((SURE if sure else BARE) + number)]
         end = after
@@ -181,7 +182,7 @@ def find_option(text: str, place: int, texts: Sequence[str]) -> tuple[int, int]:
         end = place + len(option)
         known = len(option) > 1 or option.isdigit()
         if known and end > found[1] and text[place:end].casefold() == option:
-            if not text[end : end + 1].isalnum():
+            if not re.match("[A-Za-z0-9]", text[end : end + 1]):
                 found = (number, end)
     return found
 
@@ -222,7 +223,7 @@ def judge_mentions(text: str) -> list[Statement]:
             # A denial takes back its own letter only.
             if not last or last.number != number:
                 continue
-        if last and finds("echo", lead) and not betweens[i].partition("\n")[0].strip(" .)"):
+        if last and last.number is not None and begins("echo", betweens[i][:LEAD]):
             continue
         # "A is the right answer for pain, C is the right answer for fever"
         twice = last and level == last.level == ANNOUNCED and number != last.number
