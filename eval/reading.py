@@ -239,7 +239,7 @@ def is_joined(between: str, after: str) -> bool:
     if begins("paired", between):
         return begins("case_of", after)
     match = PATTERNS["joined"].match(between)
-    if not match or (match["by"] in "和与及,;" and match["by"] and match["gap"].strip(" ).:")):
+    if not match or (match["by"] in "和与及,;|" and match["by"] and match["gap"].strip(" ).:")):
         return False
     if "." in match["gap"] and not after.startswith((".", ")", ":")):
         return False  # "C. It beats placebo or B": the second is no label
@@ -260,9 +260,10 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
         if not finds("other", gap) and (finds("answer", gap) or finds("best", gap)):
             return (ANNOUNCED if finds("answer", gap) else CONCLUDED), False
     if chosen := PATTERNS["chosen"].search(gap):
-        denied = finds("denies", gap[max(0, chosen.start() - 12) :])
+        denied = finds("denies", gap[max(0, chosen.start() - 12) :].rpartition(",")[2])
         return 0 if finds("hedges", chosen["tail"]) else ANNOUNCED, denied
-    if (finds("concluded", gap) and begins("end", after)) or begins("checked", after):
+    concluded = finds("concluded", gap) and begins("end", after) and not finds("denies", gap)
+    if concluded or begins("checked", after):
         return CONCLUDED, False
     if verdict := PATTERNS["verdict"].match(after):
         return (CONCLUDED if verdict["weak"] else ANNOUNCED), False
