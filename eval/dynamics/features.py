@@ -7,7 +7,7 @@ and its definitions, with the paper's format check whatever the run was rewarded
 import re
 from typing import NamedTuple
 
-from reward_server.lenient import lenient_choice
+from eval.reading import lenient_choice
 from reward_server.signals import leak, measure_repetition
 from reward_server.verifier import TAG, Verdict, verify
 
@@ -18,6 +18,8 @@ ANY_LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
 LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z")
 CONCLUSION = 400  # characters at the end of the reasoning, in which its last choice is looked for
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
+UNNAMED = [""] * 26
+"""Options whose texts do not matter: only their letters are looked for."""
 UNKNOWN = -1.0
 """A feature that this rollout does not have, such as the agreement of thinking that names no choice."""
 
@@ -98,7 +100,7 @@ def extract_features(
     reasoning = "\n".join(
         part for part in (parts.before, parts.think, parts.untagged) if part.strip()
     )
-    choice = verdict.choice or (None if parts.think else lenient_choice(response, num_options))
+    choice = verdict.choice or (None if parts.think else lenient_choice(response, padded))
     stated = find_first_statement(reasoning, choice)
     words = len(reasoning.split())
     before = verdict.pre_think if verdict.format_ok else None
@@ -134,7 +136,7 @@ def find_first_statement(reasoning: str, choice: str | None) -> float:
         sentence = match[0]
         if not LETTERS[choice].search(sentence):
             continue
-        if ends.search(sentence[-8:]) or lenient_choice(sentence, 26) == choice:
+        if ends.search(sentence[-8:]) or lenient_choice(sentence, UNNAMED) == choice:
             return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
@@ -150,7 +152,7 @@ def judge_agreement(verdict: Verdict, options: list[str]) -> float:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
     end = reasoning[-CONCLUSION:]
-    named = lenient_choice(end, 26) if ANY_LETTER.search(end) else None
+    named = lenient_choice(end, UNNAMED) if ANY_LETTER.search(end) else None
     if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:
