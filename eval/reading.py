@@ -26,7 +26,7 @@ ANNOUNCED, CONCLUDED, OPENING, CLOSING = 4, 3, 2, 1
 a last sentence that names one option."""
 LEAD, NEAR = 240, 120
 """Characters that are looked at before and after a mention."""
-LONGEST, MOST = 20_000, 1_000
+LONGEST, MOST = 100_000, 1_000
 """Characters of a stretch that are read, from its end, and turns that are looked at: beyond them is a loop."""
 
 
@@ -122,7 +122,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
 
 TO_ASCII = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}  # full-width forms
 TO_ASCII |= dict(zip(map(ord, "。、【】‘’\u00a0\u3000"), ".,[]''  ", strict=True))
-TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」"), "")
+TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」«»"), "")
 
 
 def normalise(text: str) -> str:
@@ -167,7 +167,9 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             if not sure and not is_mention(text, match):
                 continue
             # "The answer is C. Metformin is safe": the text begins a sentence of its own.
-            ends = between and "." in between[0] and finds("copula", text[max(0, start - 40) : start])
+            ends = (
+                between and "." in between[0] and finds("copula", text[max(0, start - 40) : start])
+            )
             if not (ends and begins("goes_on", text, skip)):
                 after = skip or after
         parts += [text[end:start], chr((SURE if sure else BARE) + number)]
@@ -209,7 +211,7 @@ def judge_mentions(text: str) -> list[Statement]:
         together[i] = numbers[i - 1] != numbers[i] and is_joined(betweens[i][:NEAR], after)
 
     statements: list[Statement] = []
-    carried = 0  # "not A but C": the level of A
+    carried, case = 0, ""  # "not A but C": the level of A; the words before the last statement
     for i, mark in enumerate(marks):
         place, number, after = mark.start(), numbers[i], betweens[i + 1][:NEAR]
         lead = PATTERNS["sentence"].split(text[max(0, place - LEAD) : place])[-1]
@@ -223,12 +225,17 @@ def judge_mentions(text: str) -> list[Statement]:
             # A denial takes back its own letter only.
             if not last or last.number != number:
                 continue
-        if last and last.number is not None and begins("echo", betweens[i][:LEAD]):
-            continue
+        if last and last.number not in (None, number):
+            if begins("echo", betweens[i][:LEAD]) or finds("elsewhere", lead):
+                continue
         # "A is the right answer for pain, C is the right answer for fever"
         twice = last and level == last.level == ANNOUNCED and number != last.number
         twice = twice and not finds("sentence", text[last.place : place][-LEAD:])
         twice = twice and not finds("turns", text[last.place : place][-LEAD:])
+        # "For pain, the answer is A. For fever, the answer is C."
+        apart = last and number != last.number and begins("case_lead", lead)
+        twice = twice or (apart and begins("case_lead", case))
+        case = lead
         clear = not (denied or twice or together[i] or together[i + 1] or number == OUTSIDE)
         statements.append(Statement(level, number if clear else None, place))
     return statements
@@ -236,6 +243,8 @@ def judge_mentions(text: str) -> list[Statement]:
 
 def is_joined(between: str, after: str) -> bool:
     """Tell two mentions stated together (`C or A`) from a later remark (`C, and A is wrong`)."""
+    if begins("paired_back", between):
+        return True
     if begins("paired", between):
         return begins("case_of", after)
     match = PATTERNS["joined"].match(between)
@@ -298,11 +307,14 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
 def read_opening(text: str) -> Statement | None:
     """Read marked `text` that begins with an option (`C`, `C. Metformin`), not with a list of them."""
     first, second = [*text.split("\n", 2), ""][:2]
-    if not MARK.match(first) or MARK.match(second) or not begins("opened", first, 1):
+    if not MARK.match(first) or begins("item", second) or not begins("opened", first, 1):
         return None
-    numbers = {ord(mark) & 0x1F for mark in MARK.findall(first[:NEAR])}
-    clear = len(numbers) == 1 and not finds("also", text)
-    return Statement(OPENING, numbers.pop() if clear else None, 0)
+    numbers = [ord(mark) & 0x1F for mark in MARK.findall(first)]
+    betweens = MARK.split(first)[1:]
+    listed = len(numbers) > 1 and numbers[:2] == [0, 1]
+    joined = len(numbers) > 1 and is_joined(betweens[0][:NEAR], betweens[1][:NEAR])
+    clear = not (listed or joined or finds("also", text) or is_no_choice("", betweens[0]))
+    return Statement(OPENING, numbers[0] if clear else None, 0)
 
 
 def split_last(text: str) -> tuple[str, str]:

@@ -50,7 +50,10 @@ RUNS_ON = [
     ("<think>User: he asks\nUser: again</think><answer>C</answer>", "C"),
     ("Question: again\nA. Glipizide\nB. Insulin\nC. Metformin\n\nAnswer: C", "C"),
     ("### Answer\nC", "C"),
-    ("### Step 1: signs\nA cough.\n### Step 2: causes\nMany.\n### Conclusion\nThe answer is C.", "C"),
+    (
+        "### Step 1: signs\nA cough.\n### Step 2: causes\nMany.\n### Conclusion\nThe answer is C.",
+        "C",
+    ),
 ]
 CLEAR = [
     (SIGNS + "So the best next step is C.", "C"),
@@ -196,7 +199,17 @@ def test_cut_keeps_what_is_before() -> None:
 # ---- Grammars ----
 
 WORDS = ["liver", "vessel", "fever", "dose", "nerve", "rash", "pump", "cell wall", "sugar", "bone"]
-FORMS = ["{}", "({})", "**{}**", "option {}", "option ({})", "[{}]", "**({})**", "{}. {text}", "({}) {text}"]
+FORMS = [
+    "{}",
+    "({})",
+    "**{}**",
+    "option {}",
+    "option ({})",
+    "[{}]",
+    "**({})**",
+    "{}. {text}",
+    "({}) {text}",
+]
 STATED = [
     "The answer is {}.",
     "The correct answer is {}.",
@@ -444,7 +457,9 @@ def test_examples_are_before_the_question() -> None:
         text = render(asked, f"{mode}@2", None, shown)
         assert text.endswith(render(asked, mode))
         example = text.removesuffix(render(asked, mode)).split("Assistant:\n")[-1]
-        assert judge(example, two["answer"], DRUGS, mode).choice == two["answer"], "in its own format"
+        assert judge(example, two["answer"], DRUGS, mode).choice == two["answer"], (
+            "in its own format"
+        )
 
 
 def test_examples_in_a_chat_frame_are_one_message() -> None:
