@@ -449,10 +449,8 @@ def test_examples_are_before_the_question() -> None:
         render(rows[0], "think@2")
     asked, (one, two) = make_row(0), shown
     direct = render(asked, "direct@2", None, shown)
-    assert direct == "".join(
-        [f"{one['direct_prompt']}{one['answer']}\n\n", f"{two['direct_prompt']}{two['answer']}\n\n"]
-        + [asked["direct_prompt"]]
-    )
+    answered = "".join(f"{row['direct_prompt']}{row['answer']}\n\n" for row in (one, two))
+    assert direct == answered + asked["direct_prompt"]
     for mode in ("think", "cot", "direct"):
         text = render(asked, f"{mode}@2", None, shown)
         assert text.endswith(render(asked, mode))
