@@ -18,6 +18,8 @@ ANY_LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
 LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z")
 CONCLUSION = 400  # characters at the end of the reasoning, in which its last choice is looked for
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
+UNNAMED = [""] * 26
+"""Options whose texts do not matter: only their letters are looked for."""
 UNKNOWN = -1.0
 """A feature that this rollout does not have, such as the agreement of thinking that names no choice."""
 
