@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import ChatFrame
+from data_prep.prompt import LETTERS, ChatFrame
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -107,8 +107,36 @@ class Prepared:
         return path
 
     def read_rows(self, split: str) -> list[dict[str, Any]]:
-        """Read a split's rows after checking its hash. Raises UserError."""
-        return read_jsonl(self.find_file(split))
+        """Read a split's rows, its hash and the label of every row checked. Raises UserError."""
+        path = self.find_file(split)
+        try:
+            rows = read_jsonl(path)
+            for row in rows:
+                check_row(row, split)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}: {error!s:.300}: run `{self.prepare}` again") from error
+        return rows
+
+
+def check_row(row: dict[str, Any], split: str) -> None:
+    """Check that a prepared row can be asked and that its label is the row's own.
+
+    A file and a manifest that agree may both be wrong: a letter that names no option would count as
+    wrong for ever. Raises ValueError that names the row.
+    """
+    letters = LETTERS[: len(row["options"])]
+    if row["answer"] not in list(letters):
+        raise ValueError(f"{row['id']}: answer {row['answer']!r} is not one of {letters}")
+    label = json.loads(row["label"])
+    expected = {"id": row["id"], "split": split, "answer": row["answer"]}
+    # of a label's forms one has the options, the other their number
+    if "options" in label:
+        expected["options"] = row["options"]
+    else:
+        expected["num_options"] = len(row["options"])
+    for key, value in expected.items():
+        if label.get(key) != value:
+            raise ValueError(f"{row['id']}: label has {key} {label.get(key)!r}, not {value!r}")
 
 
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:

@@ -143,16 +143,18 @@ def hold_out(
     splits: dict[str, list[Record]], sizes: dict[str, int], seed: int
 ) -> tuple[dict[str, list[Record]], str]:
     """Set training rows aside, each by its own draw from seed and number; returns also a remark."""
-    train = sorted(
-        splits["train"], key=lambda record: random.Random(f"{seed}/{record[0]}").random()
-    )
+    train = splits["train"]
+    drawn = sorted(train, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
     remark = f"held out of {len(train):,} training rows by the seed: " + ", ".join(
         f"{split} {size:,} (data.holdout.{split})" for split, size in sizes.items()
     )
-    held = {}
+    result, start = dict(splits), 0
     for split, size in sizes.items():
-        held[split], train = train[:size], train[size:]
-    return {**splits, "train": train, **held}, remark
+        result[split] = drawn[start : start + size]
+        start += size
+    taken = {number for number, _ in drawn[:start]}
+    result["train"] = [record for record in train if record[0] not in taken]
+    return result, remark
 
 
 def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
