@@ -144,7 +144,7 @@ def test_the_target_of_sft_is_a_letter_or_names_the_option(run, tmp_path):
     for kind, said in (("letter", "B"), ("named", "So rest B.")):
         assert run(source, ALONE, f"data.direct_response={kind}")["direct_response"] == kind
         assert read_train(tmp_path)[0]["response"] == f"{said}<|endoftext|>"
-    with pytest.raises(UserError, match="data.direct_response=text is not one of letter, named"):
+    with pytest.raises(UserError, match=r"data\.direct_response=text is not one of letter, named"):
         run(source, "data.direct_response=text")
 
 
