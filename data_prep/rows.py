@@ -151,9 +151,9 @@ def build_row(
     """
     label = {
         "id": question.id,
-        "answer": question.answer,
-        "num_options": len(question.options),
         "split": split,
+        "answer": question.answer,
+        "options": question.options,
     }
     target = DIRECT_RESPONSES[direct_response]
     return {

@@ -87,9 +87,8 @@ def test_rows_have_the_row_format(cfg: DictConfig) -> None:
     assert list(row) == FIELDS
     assert row["id"] == "medqa/test/3"
     assert row["options"] == ["drug 3", "aspirin", "rest", "surgery"]
-    assert (
-        row["label"] == '{"id": "medqa/test/3", "answer": "B", "num_options": 4, "split": "test"}'
-    )
+    label = {"id": "medqa/test/3", "split": "test", "answer": "B", "options": row["options"]}
+    assert row["label"] == json.dumps(label)
     assert row["response"] == "B<|endoftext|>"
     assert row["datasource"] == "medqa"
     cluster = "medqa/test/3"
