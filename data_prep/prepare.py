@@ -86,7 +86,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         "shuffled_options": shuffled,
         "max_prompt_tokens": {
             "limit": data.max_prompt_tokens,
-            "found": max(splits[TRAIN].tokens) if TRAIN in splits else None,
+            "found": max(splits[TRAIN].tokens) if TRAIN in splits else 0,
         },
         "tokenizer": {
             "path": tokenizer.path,

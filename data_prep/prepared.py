@@ -128,12 +128,7 @@ def check_row(row: dict[str, Any], split: str) -> None:
     if row["answer"] not in list(letters):
         raise ValueError(f"{row['id']}: answer {row['answer']!r} is not one of {letters}")
     label = json.loads(row["label"])
-    expected = {"id": row["id"], "split": split, "answer": row["answer"]}
-    # of a label's forms one has the options, the other their number
-    if "options" in label:
-        expected["options"] = row["options"]
-    else:
-        expected["num_options"] = len(row["options"])
+    expected = {**{key: row[key] for key in ("id", "answer", "options")}, "split": split}
     for key, value in expected.items():
         if label.get(key) != value:
             raise ValueError(f"{row['id']}: label has {key} {label.get(key)!r}, not {value!r}")

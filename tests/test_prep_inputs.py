@@ -226,8 +226,8 @@ LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 * 1024**3,) * 2)
 sys.argv = ["prep", *sys.argv[1:]]
-from data_prep.run import main
-main()
+import runpy
+runpy.run_module("data_prep.run", run_name="__main__")
 """
 
 
