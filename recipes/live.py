@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.dynamics.monitors import KEPT, PAUSE, check_monitors
+from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
@@ -27,7 +27,7 @@ class LiveView:
         A step without what the rules read (a reward hook of one's own) has no phase.
         """
         lines = []
-        self.rows = [*self.rows[-KEPT:], row]
+        self.rows = append_step(self.rows, row)
         if all(key in row for key in KEYS):
             self.steps.append(row["step"])
             if self.tracker.update(row):
@@ -35,8 +35,9 @@ class LiveView:
                 lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
         for alarm in check_monitors(self.rows):
             if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
+                colour = "bold red" if alarm.loud else "yellow"
                 lines.append(
-                    f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
+                    f"[{colour}]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
                 )
             self.tripped[alarm.monitor] = row["step"]
         return lines
