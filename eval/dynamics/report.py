@@ -85,7 +85,8 @@ def list_runs(run: Any) -> list[tuple[str, Path]]:
         for folder in folders if isinstance(folders, list) else [folders]:
             path = Path(str(folder))
             runs.append((str(group) or path.resolve().name, path))
-    if absent := [f"{folder} is no folder" for _, folder in runs if not folder.is_dir()]:
+    absent = [f"{folder} is no folder" for _, folder in runs if not folder.is_dir()]
+    if absent or not runs:
         raise UserError(
             *absent, "give one: make report run=runs/rlvr/NAME, or make a run first: make rlvr"
         )

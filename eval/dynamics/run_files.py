@@ -44,7 +44,7 @@ class Rollout(FileRow):
     reward: Number
     correct: bool
     step: Step | None = None
-    episode: int | None = None
+    episode: Step | None = None
     response_tokens: Step | None = None
     truncated: bool | None = None
     format_ok: bool | None = None
