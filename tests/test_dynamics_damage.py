@@ -285,3 +285,11 @@ def damage(rng: random.Random, content: bytes) -> bytes:
             rng.choice([b'"step"', b'"id"', b'"kind"', b'"options"', b":"]), b'"x"'
         )
     return b""
+
+
+@pytest.mark.parametrize(
+    ("experiment", "overlay"), [("laptop", None), ("paper", "paper"), ("paper_strict", "paper")]
+)
+def test_the_papers_experiments_show_its_curve(experiment, overlay):
+    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
+        assert compose("report", overrides=[f"experiment={experiment}"]).overlay == overlay

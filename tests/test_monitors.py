@@ -11,7 +11,7 @@ from rich.console import Console
 
 from eval.dynamics.monitors import HEALTHY_KL, KL_GROWTH, MONITORS, check_monitors, check_run
 from recipes import terminal
-from recipes.live import LiveView, count_question_words
+from recipes.terminal import LiveView, count_question_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CALM = {
@@ -143,6 +143,21 @@ def test_values_that_are_no_numbers_are_not_watched():
     for row in rows[::7]:
         row |= {"kl": float("nan"), "format": None, "vllm_kl": "x", "response_length": float("inf")}
     assert check_run(rows) == []
+
+
+def list_overrides(text: str) -> list[str]:
+    return re.findall(r"[a-z_]+(?:\.[a-z_]+)+=[^\s,;:)`]+", text)
+
+
+def test_what_a_monitor_advises_can_be_typed():
+    from hydra import compose, initialize_config_dir
+
+    advised = [text for monitor in MONITORS.values() for text in list_overrides(monitor.advice)]
+    documented = list_overrides((ROOT / "docs" / "dynamics.md").read_text())
+    assert len(advised) > 8 and "reward.options.leak_penalty=0.2" in advised
+    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
+        for override in {*advised, *documented}:
+            compose("rlvr", overrides=[override])
 
 
 def test_one_odd_step_trips_nothing():

@@ -18,26 +18,26 @@ from eval.dynamics.phases import (
     fits,
     label_steps,
 )
-from reward_server.scoring import Settings, parse_label, score_response
-from reward_server.shaping import RewardOptions
+from reward_server.scoring import Label, Settings, score_response
 
 SIX = [1 + step // 12 for step in range(72)]
 WORDS = 20
-SETTINGS = Settings("paper", RewardOptions())
+SETTINGS = Settings()
 
 
 def log_steps(schedule: list[int], seed: int = 0) -> list[list[dict[str, float]]]:
     """What the reward hook logs of each rollout, by step."""
     rows, questions = simulate_rollouts(schedule, 64, seed, question_words=WORDS)
-    gold = {question.id: question.answer for question in questions}
+    asked = {question.id: question for question in questions}
     steps = []
     for _, group in groupby(rows, key=lambda row: row["step"]):
         logs = []
         for row in group:
-            label = f'{{"id": "{row["id"]}", "answer": "{gold[row["id"]]}", "num_options": 4, "split": "train"}}'
-            scored = score_response(row["response"], parse_label(label, ""), SETTINGS)[1][
-                "extra_logs"
-            ]
+            question = asked[row["id"]]
+            label = Label(
+                id=question.id, split="train", answer=question.answer, options=question.options
+            )
+            scored = score_response(row["response"], label, SETTINGS)[1]["extra_logs"]
             logs.append({**scored, "truncated": 0.0})
         steps.append(logs)
     return steps
@@ -234,3 +234,80 @@ def test_the_lengths_are_derived_from_the_figure():
     assert questions[24] < DRASTICALLY_SHORT < questions[28]
     # the concise structurer at its annotation is not verbose, the hacker is shorter than a half
     assert questions[8] < VERBOSE < questions[4]
+
+
+STEM = (
+    "A gardener of 62 years has had burning pain in his right big toe since last night. The joint "
+    "is red, warm and swollen, and he has no fever. He drinks beer in the evenings and takes a "
+    "thiazide. Crystals from the joint are needle-shaped. Which drug should he get now?"
+)
+OPTIONS = ["Allopurinol", "Colchicine", "Ceftriaxone", "Methotrexate", "Febuxostat"]
+REASONS = (
+    "The pain came overnight, in one big toe, in a man who drinks beer and takes a thiazide. Both "
+    "raise uric acid, and needle-shaped crystals are of urate, so this attack is gout. No fever "
+    "speaks against an infected joint, so an antibiotic does not help."
+)
+RAMBLING = " ".join(
+    f"{REASONS} Let us look at this once more from the side of attack {n}." for n in range(4)
+)
+KINDS = [
+    # 1: no format, short
+    (1, "B"),
+    (1, "The answer is colchicine, since it is gout."),
+    # 2: the format, and pages of text
+    (2, f"<think> {RAMBLING} Colchicine is left. </think>\n<answer> B </answer>"),
+    (2, f"<think> Step by step. {RAMBLING} So B. </think><answer> B: Colchicine </answer>"),
+    # 3: the format, concise; the second argues against options by their names
+    (3, f"<think> {REASONS} Colchicine calms the attack. </think>\n<answer> B </answer>"),
+    (
+        3,
+        "<think> Allopurinol is not for the attack itself, it may make it longer. Febuxostat works "
+        "the same way. Urate crystals and a hot toe mean gout, and what calms the cells that "
+        "answer to crystals is colchicine. </think><answer> B </answer>",
+    ),
+    # 4: the answer is given away in the thinking, by its letter or by its text alone
+    (4, "<think> The correct answer is B. </think><answer> B </answer>"),
+    (4, "<think> The most appropriate drug now is colchicine. </think>\n<answer> B </answer>"),
+    # 5: the reasoning is outside, and what is inside is a formality
+    (5, f"{REASONS} The drug is <think> colchicine </think><answer> B </answer>"),
+    (
+        5,
+        "1. One toe, overnight: gout. 2. Needles are urate. 3. No fever, no infection. 4. A drug "
+        "that lowers urate waits. 5. So it is colchicine.\n<think> B </think><answer> B </answer>",
+    ),
+    # 6: inside again; the second still begins with the answer
+    (6, f"<think> {REASONS} What calms it now is colchicine. </think><answer> B </answer>"),
+    (6, f"<think> The answer is B. {REASONS} </think><answer> B: Colchicine </answer>"),
+]
+
+
+def log_kind(responses: list[str]) -> dict[str, float]:
+    label = Label(id="own/train/1", split="train", answer="B", options=OPTIONS)
+    logs = [score_response(text, label, SETTINGS)[1]["extra_logs"] for text in responses]
+    return average([{**log, "truncated": 0.0} for log in logs])
+
+
+QUESTION_WORDS = len(f"{STEM} {' '.join(OPTIONS)}".split())
+
+
+@pytest.mark.parametrize(("phase", "response"), KINDS[:11], ids=str)
+def test_a_step_of_one_kind_of_response_has_its_phase(phase, response):
+    """Each of the kinds that the paper describes; a hack before is what makes phase 6 of phase 3."""
+    before = [log_kind([KINDS[6][1]])] * 3 if phase == 6 else []
+    labels = label_steps([*before, *[log_kind([response])] * 3], QUESTION_WORDS)
+    assert labels[len(before) :] == [phase] * 3
+
+
+def test_both_forms_of_giving_the_answer_away_are_seen_and_reasoning_is_not():
+    leaks = [log_kind([response])["leak"] for _, response in KINDS]
+    assert leaks == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 1]
+
+
+def test_the_twelve_in_the_papers_order_are_its_six_phases():
+    """Two responses a step, both of its kind: phase 6 with one of the two still hacking."""
+    steps = [
+        log_kind([response for kind, response in KINDS if kind == phase])
+        for phase in range(1, 7)
+        for _ in range(3)
+    ]
+    assert label_steps(steps, QUESTION_WORDS) == [1 + step // 3 for step in range(18)]

@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reward_server.repetition import measure_repetition
-from reward_server.verifier import TAG, Verdict, leak, lenient_choice, verify
+from eval.reading import lenient_choice
+from reward_server.signals import measure_signals
+from reward_server.verifier import TAG, Verdict, verify
 
 # special tokens at the end: "…</answer><|endoftext|>"
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
@@ -26,18 +27,6 @@ CONCLUSION = 400  # characters at the end of the reasoning, in which its last ch
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = math.nan
 """A feature that a rollout does not have, such as the agreement of thinking that names no choice; means leave it out."""
-
-
-def measure_signals(response: str, verdict: Verdict, options: Sequence[str]) -> dict[str, float]:
-    before = verdict.pre_think if verdict.format_ok else None
-    return {
-        "format": float(verdict.format_ok),
-        "leak": leak(verdict),
-        "pre_think": float(bool(before and before.strip())),
-        "think_words": float(len((verdict.think or "").split())),
-        "pre_think_words": float(len((before or "").split())),
-        "repetition": measure_repetition(response),
-    }
 
 
 class Parts(NamedTuple):
@@ -89,19 +78,20 @@ def extract_features(
     reasoning; overlap: fraction of the terms that the reasoning mentions; agrees: 1.0 where reasoning and answer name
     the same choice, UNKNOWN where either names none.
     """
-    verdict = verify(response, answer, max(2, len(options), ord(answer) - 64), "paper")
+    # of a question that was not found the options are unknown, of which there are at least two
+    options = [*options, *[""] * (max(2, ord(answer) - 64) - len(options))]
+    verdict = verify(response, answer, options)
     parts = split_parts(response)
     reasoning = "\n".join(
         part for part in (parts.before, parts.think, parts.untagged) if part.strip()
     )
     choice = verdict.choice
     if choice is None and not parts.think:
-        choice = lenient_choice(response, max(2, len(options)))
-    stated = find_first_statement(reasoning, choice)
+        choice = lenient_choice(response, options)
+    stated = find_first_statement(reasoning, choice, options)
     words = len(reasoning.split())
-    # the format's signals are of the paper's check; accuracy stays the reward's own
     features = measure_signals(response, verdict, options)
-    features.pop("accuracy", None)
+    del features["accuracy"]  # by the paper's check; the run's own is in its rollouts
     for name, part in parts._asdict().items():
         features[f"words_{name}"] = float(len(part.split()))
     return features | {
@@ -114,7 +104,7 @@ def extract_features(
     }
 
 
-def find_first_statement(reasoning: str, choice: str | None) -> float:
+def find_first_statement(reasoning: str, choice: str | None, options: Sequence[str]) -> float:
     """Count the words before the sentence that first states `choice`; UNKNOWN where none does.
 
     A sentence states it where `lenient_choice` reads it there, or where it ends in the letter alone ("So aspirin B.").
@@ -126,7 +116,7 @@ def find_first_statement(reasoning: str, choice: str | None) -> float:
         sentence = match[0]
         if not LETTERS[choice].search(sentence):
             continue
-        if ends.search(sentence[-8:]) or lenient_choice(sentence, 26) == choice:
+        if ends.search(sentence[-8:]) or lenient_choice(sentence, options) == choice:
             return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
@@ -142,7 +132,7 @@ def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
     end = reasoning[-CONCLUSION:]
-    named = lenient_choice(end, 26) if ANY_LETTER.search(end) else None
+    named = lenient_choice(end, options) if ANY_LETTER.search(end) else None
     if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:

@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
-from eval.choices import add_experiment
 from eval.dynamics.analysis import Analysis, analyse, find_spans
 from eval.dynamics.figures import draw_figure
 from eval.dynamics.page import name_runs, render_page
@@ -187,5 +186,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    add_experiment(sys.argv)
     main()
