@@ -1,4 +1,4 @@
-"""Turn rollouts into what is shown: features, means of each step, phases with confidence, monitors, dev accuracy."""
+"""Turn rollouts into features, means of each step, phases with confidence, monitors, accuracy."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,8 +37,8 @@ RENAMED = {
 class Analysis(NamedTuple):
     """An analysed run.
 
-    rollouts: one row each, with its features and its step's phase. steps: means by step, under the names of
-    metrics.jsonl. phases, confidence: one for each step. evals: accuracy of the evaluations during training.
+    rollouts: one row each, with its features and its step's phase. steps: means by step, with the
+    names of metrics.jsonl. phases, confidence: one for each step. evals: accuracy by evaluation.
     """
 
     run: RunFiles
@@ -94,7 +94,7 @@ def measure_rollouts(
 def describe_steps(
     train: pd.DataFrame, metrics: dict[int, dict[str, float]]
 ) -> list[dict[str, Any]]:
-    """Average each step's rollouts, and add what the engine logged; a mean of nothing is left out."""
+    """Average each step's rollouts, and add what the engine logged; drop means of nothing."""
     groups = train.groupby("step")
     # UNKNOWN is NaN, which a mean leaves out
     means = groups.mean(numeric_only=True).drop(columns=["episode", "time"], errors="ignore")
@@ -113,7 +113,7 @@ def describe_steps(
 def bootstrap_phases(
     samples: list[NDArray[np.float32]], phases: list[int], question_words: float
 ) -> list[float]:
-    """Measure for each step the fraction of resamplings of all steps' rollouts that give it the same phase.
+    """Resample all steps' rollouts; return for each step the fraction that gives it the same phase.
 
     samples: for each step [n, 6], the values under KEYS.
     """
@@ -140,7 +140,7 @@ def find_spans(one: Analysis) -> list[tuple[int, int, int]]:
 
 
 def measure_evals(rollouts: pd.DataFrame) -> list[dict[str, Any]]:
-    """Measure the accuracy of each evaluation during training with its 95 % interval (Wilson), by data set."""
+    """Measure the accuracy of each evaluation with its 95 % interval (Wilson), by data set."""
     evals = []
     name = rollouts["id"].str.split("/").str[0] + "/" + rollouts["split"]
     for (of, step), correct in rollouts["correct"].groupby([name, rollouts["step"]]):

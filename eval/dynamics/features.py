@@ -1,7 +1,7 @@
 """Measure one rollout: pure functions of its text and its question.
 
-The signals that the reward hook logs (reward_server/signals.py) are measured by the same functions, with the paper's
-format check whatever the run was rewarded by, so that runs can be compared.
+What the reward hook logs (reward_server/signals.py) is measured by the same functions, with the
+paper's format check whatever the run was rewarded by, so that runs can be compared.
 """
 
 import math
@@ -26,11 +26,11 @@ CONCLUSION = 400  # characters at the end of the reasoning, in which its last ch
 # a word of three letters and more: "beta-blocker", "patient's"
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = math.nan
-"""A feature that a rollout does not have, such as the agreement of thinking that names no choice; means leave it out."""
+"""A feature that a rollout does not have; means leave it out."""
 
 
 class Parts(NamedTuple):
-    """Hold a response cut at its tags, missing ones included. untagged: everything, without a `<think>`."""
+    """A response cut at its tags. untagged: everything, where there is no `<think>`."""
 
     before: str
     think: str
@@ -48,7 +48,7 @@ def drop_end(response: str) -> str:
 def split_parts(response: str) -> Parts:
     """Cut a response at its first tags; the special tokens at its end are no text.
 
-    A part that is not closed continues to the next tag. Text outside every part, after the first, is `after`.
+    A part that is not closed continues to the next tag. Text between parts is `after`.
     """
     pieces = TAG.split(drop_end(response))
     has_think = "<think>" in pieces
@@ -72,11 +72,10 @@ def extract_features(
 ) -> dict[str, float]:
     """Measure a response. answer: gold letter. options: their texts. terms: see `find_terms`.
 
-    Returns the hook's signals, and words_*: words of each part, whatever the format; characters: without the special
-    tokens at the end; first_statement: words before the response's choice is first stated, UNKNOWN where only the
-    answer states it; leak_position: the same as a fraction of the words before the answer; steps: sentences of
-    reasoning; overlap: fraction of the terms that the reasoning mentions; agrees: 1.0 where reasoning and answer name
-    the same choice, UNKNOWN where either names none.
+    Returns the hook's signals and, whatever the format: words_*: of each part; characters: of all;
+    first_statement: words before the choice is first stated, UNKNOWN where only the answer does;
+    leak_position: the same as a fraction of the reasoning; steps: its sentences; overlap: fraction
+    of the terms that it mentions; agrees: 1.0 where it names the answer's choice, UNKNOWN for none.
     """
     # of a question that was not found the options are unknown, of which there are at least two
     options = [*options, *[""] * (max(2, ord(answer) - 64) - len(options))]
@@ -107,7 +106,7 @@ def extract_features(
 def find_first_statement(reasoning: str, choice: str | None, options: Sequence[str]) -> float:
     """Count the words before the sentence that first states `choice`; UNKNOWN where none does.
 
-    A sentence states it where `lenient_choice` reads it there, or where it ends in the letter alone ("So aspirin B.").
+    A sentence states it where `lenient_choice` reads it there, or where it ends in the letter.
     """
     if choice is None or not LETTERS[choice].search(reasoning):
         return UNKNOWN
@@ -127,7 +126,7 @@ def count_sentences(reasoning: str) -> int:
 
 
 def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
-    """Compare the reasoning's last named choice, by letter or else by an option's text, with the answer's."""
+    """Compare the choice that the reasoning names last with the answer's."""
     if verdict.choice is None or verdict.think is None:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
@@ -148,9 +147,9 @@ def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
 
 
 def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, frozenset[str]]:
-    """Find each question's terms: its words that at most a fraction `most` of the questions (or one) has.
+    """Find each question's terms: its words that at most a fraction `most` of the questions has.
 
-    What is common to the questions (function words, "patient", "which") drops out by its frequency, not by a list.
+    Function words, "patient" and "which" drop out by their frequency, not by a list.
     questions: id -> question with options.
     """
     words = {key: frozenset(WORD.findall(text.lower())) for key, text in questions.items()}

@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_figure(analyses: list[Analysis], labels: list[str]) -> bytes:
-    """Draw the runs, a colour each, as PNG of 180 dpi: for one run, its phases are behind every curve."""
+    """Draw the runs, a colour each, as PNG; a single run has its phases behind every curve."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Watch a run for what tends to go wrong: pure functions over its steps. docs/dynamics.md says what to do.
+"""Watch a run for what tends to go wrong: pure functions over its steps (docs/dynamics.md).
 
-The terminal asks them after each step, the report over a finished run. Both pass rows with the names of metrics.jsonl.
-A monitor whose metric is not logged stays silent.
+The terminal asks them after each step, the report over a finished run; both pass rows with the
+names of metrics.jsonl. A monitor whose metric is not logged stays silent.
 """
 
 import math
@@ -24,7 +24,7 @@ KL, LENGTH_GROWTH = 0.5, 2.5  # nats a token; times the run's median
 NOISE = 1.0  # standard errors that a reward must gain over FLAT steps not to be flat
 SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
 
-# vllm_kl: at the first step nothing was updated yet, so its value is the rounding (bf16) of this model on this machine
+# vllm_kl of the first step, before any update, is the rounding (bf16) of this model and machine
 HEALTHY_KL = 2.5e-3  # nats a token; sound GPU runs reach 2e-3
 KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind with every update
 MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
@@ -45,10 +45,7 @@ class Alarm(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Steps first to last (both included) over which a monitor stayed tripped, but for pauses of up to PAUSE steps.
-
-    alarm: its strongest.
-    """
+    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
 
     first: int
     last: int
@@ -62,7 +59,7 @@ def read_values(rows: Sequence[Row], key: str) -> list[float]:
 
 
 def mean_recent(rows: Sequence[Row], key: str, count: int = RECENT) -> float | None:
-    """Average the last `count` steps; None where any of them lacks the metric or there are fewer."""
+    """Average the last `count` steps; None where any lacks the metric or there are fewer."""
     values = read_values(rows[-count:], key)
     return sum(values) / count if len(values) == count else None
 
@@ -81,7 +78,7 @@ def watch_fraction(key: str, limit: float, of_followed: bool = False) -> Callabl
 
 
 def watch_no_format(rows: Sequence[Row]) -> Found:
-    """Watch for a format that was never followed: all rewards are -1, so no update teaches anything."""
+    """Watch for a format that was never followed: all rewards are -1, and nothing is learnt."""
     values = read_values(rows, "format")
     if len(values) < max(FIRST_STEPS, len(rows)) or max(values) >= NEVER:
         return None
@@ -109,7 +106,7 @@ def watch_length(rows: Sequence[Row]) -> Found:
 
 
 def watch_reward(rows: Sequence[Row]) -> Found:
-    """Watch for 30 steps that earned no more than the 30 before them, while more could be earned."""
+    """Watch for 30 steps that earned no more than the 30 before, while there is more to earn."""
     values = read_values(rows[-2 * FLAT :], "rollout/reward_mean")
     if len(values) < 2 * FLAT:
         return None
@@ -131,7 +128,7 @@ def watch_vllm_kl(rows: Sequence[Row]) -> Found:
 
 
 class Monitor(NamedTuple):
-    """What is watched, what is said when it trips, and what to do: `key=value` is an override that can be typed."""
+    """A check, what is said when it trips, and what to do; `key=value` can be typed as it is."""
 
     watch: Callable[[Sequence[Row]], Found]
     says: str
@@ -149,8 +146,8 @@ MONITORS = {
         "NO RESPONSE FOLLOWS THE FORMAT since the first step ({value:.1%}): every reward is the "
         "same, and nothing is learnt",
         "read rollouts; the usual causes: responses are cut before </answer> "
-        "(openrlhf.rollout.max_new_tokens=1024); the prompt does not show the format to this model; "
-        "an instruct model without its chat template, or a base model with one (data.chat=true)",
+        "(openrlhf.rollout.max_new_tokens=1024); the prompt does not show the format to this "
+        "model; an instruct model has no chat template, or a base model has one (data.chat=true)",
         loud=True,
     ),
     "leak": Monitor(
@@ -193,8 +190,8 @@ MONITORS = {
     "reward_flat": Monitor(
         watch_reward,
         "the reward gained {value:+.3f} over 30 steps, which is within noise ({limit:.3f})",
-        "where it is high, stop; where it is low, sample more (openrlhf.rollout.n_samples_per_prompt=8), "
-        "or train on easier questions first",
+        "where it is high, stop; where it is low, train on easier questions first, or sample more: "
+        "openrlhf.rollout.n_samples_per_prompt=8",
     ),
     "vllm_kl": Monitor(
         watch_vllm_kl,
@@ -212,7 +209,7 @@ def append_step(rows: Sequence[Row], row: Row) -> list[Row]:
 
 
 def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
-    """List the monitors that are tripped at the last of `rows`: the run's first step and its last ones, in order."""
+    """List what is tripped at the last of `rows`: the run's first step and its last ones."""
     alarms = []
     for name, monitor in MONITORS.items():
         if found := monitor.watch(rows):
@@ -223,7 +220,7 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
 
 
 def check_run(rows: Sequence[Row]) -> list[Span]:
-    """List every span of steps over which a monitor was tripped in a finished run, by first step."""
+    """List the spans of steps over which a monitor was tripped in a run, by first step."""
     spans: list[Span] = []
     running: dict[str, Span] = {}
     kept: list[Row] = []

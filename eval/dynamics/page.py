@@ -1,4 +1,4 @@
-"""Render the report as one HTML page that loads nothing: charts, monitors, and a browser of rollouts.
+"""Render the report as one HTML page that loads nothing: charts, monitors, rollouts.
 
 Model output reaches the page only inside packed data, and is shown as text, never as markup.
 """
@@ -44,8 +44,8 @@ def render_page(
 ) -> str:
     """Render the page.
 
-    groups: of each run, the name under which seeds are drawn together. shown: the most rollouts on the page, of all
-    runs together. overlay: `paper` lays its figure 2 under the curves.
+    groups: of each run, the name under which seeds are drawn together. shown: rollouts listed, of
+    all runs together. overlay: `paper` lays its figure 2 under the curves.
     """
     labels = name_runs(analyses, groups)
     drawn = [draw_evenly(one.rollouts, max(1, shown // len(analyses))) for one in analyses]
@@ -102,7 +102,7 @@ def name_runs(analyses: list[Analysis], groups: list[str]) -> list[str]:
 def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
     """Draw at most `shown` rollouts, as many of each step as of the next, in order of step.
 
-    Within a step the questions are taken in one fixed order, so that those shown are shown at every step.
+    Questions are taken in one fixed order, so that a listed question is listed at every step.
     """
     order = rollouts["id"].map(lambda key: zlib.crc32(key.encode()))
     place = rollouts.assign(order=order).sort_values("order", kind="stable")
@@ -159,7 +159,7 @@ def to_json(values: pd.Series) -> list[float | None]:
 
 
 def read_curve(steps: list[int]) -> dict[str, Any]:
-    """Read the paper's curve at the run's steps, its last step laid on theirs: both are 10 passes."""
+    """Read the paper's curve at the run's steps, its last laid on theirs: both are 10 passes."""
     curve = pd.read_csv(CURVE)
     laid = curve["step"] * steps[-1] / curve["step"].iloc[-1]
     keys = ("accuracy", "characters")

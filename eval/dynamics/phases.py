@@ -1,10 +1,10 @@
 """Label the six phases of training (arXiv 2502.19655, section 4.3) by rules over a step's means.
 
-The paper told them apart by eye. Each is a rule here over what the reward hook logs of a step, so the terminal can
-report the phase during the run, and the report afterwards finds the same. A step that no rule fits has no phase (0).
+The paper told them apart by eye. Here each is a rule over what the reward hook logs of a step, so
+the terminal and the report find the same. A step that no rule fits has no phase (0).
 
-Lengths count in questions: thinking of 1.0 has as many words as the question with its options. One rule so serves a
-one-line question and a clinical case. docs/dynamics.md derives the lengths from the paper's figure 2.
+Lengths count in questions: thinking of 1.0 has as many words as the question with its options, so
+one rule serves a one-line question and a clinical case.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ FOLLOWED = 0.6  # fraction that follows the format: from here on it is no longer
 FULLY_FOLLOWED = 0.9
 HALF = 0.5  # fraction of the responses that makes a habit: what most of them do
 STILL_HACKS = 0.75  # phase 6 "still hacks in some examples": such a fraction may, if they reason
-# figure 2, characters / (134 words x 6.45 characters of a question); the bound is the geometric mean
+# figure 2, in questions of 134 words of 6.45 characters; each bound is a geometric mean
 VERBOSE = 2.3  # questions; between 3.4 (step 4, Verbose Formatter) and 1.6 (step 8, Concise)
 DRASTICALLY_SHORT = 0.5  # questions; between 0.44 (step 24, the Hacker) and 0.69 (step 28), rounded
 SOME_REASONING = 0.2  # questions; a greeting before <think> is no reasoning
@@ -38,8 +38,8 @@ MOST_MISSES = 4  # steps outside a phase, with no agreement on another, after wh
 class StepShape(NamedTuple):
     """A step's means as the rules want them.
 
-    format, truncated: fractions of all responses. pre_think, leak: fractions of those that follow the format. think,
-    before: words inside and before `<think>` of a response that follows it, in questions.
+    format, truncated: fractions of all responses. pre_think, leak: of those that follow the format.
+    think, before: words inside and before `<think>` of one that follows it, in questions.
     """
 
     format: float
@@ -51,7 +51,7 @@ class StepShape(NamedTuple):
 
 
 def measure_shape(row: Mapping[str, Any], question_words: float) -> StepShape:
-    """Measure a step. row: means under KEYS. question_words: mean words of a question with its options."""
+    """Measure a step. row: means under KEYS. question_words: mean, with the options."""
     followed = max(row["format"], 1e-9)
     return StepShape(
         row["format"],
@@ -64,7 +64,7 @@ def measure_shape(row: Mapping[str, Any], question_words: float) -> StepShape:
 
 
 def fits(phase: int, shape: StepShape, slack: float = 0.0) -> bool:
-    """Test the rule of `phase`, which may fail by `slack` (of a fraction, or in proportion of a length)."""
+    """Test the rule of `phase`. slack: how far it may fail; of a length, in proportion."""
     if phase == 1:
         return shape.format < HALF + slack and shape.truncated < HALF + slack
     if phase == 5:
@@ -88,7 +88,7 @@ def fits(phase: int, shape: StepShape, slack: float = 0.0) -> bool:
 
 
 class PhaseTracker:
-    """Follow a run's phase as its steps come in. phase: the current one. since: index of its first step."""
+    """Follow a run's phase step by step. phase: the current one. since: index of its first step."""
 
     def __init__(self, question_words: float) -> None:
         self.question_words = question_words
@@ -98,7 +98,7 @@ class PhaseTracker:
         self.candidates: list[int] = []
 
     def update(self, row: Mapping[str, Any]) -> bool:
-        """Take the next step's means; return True where the phase changed by it (from step `since` on)."""
+        """Take the next step's means; return True where the phase changed, from `since` on."""
         self.index += 1
         shape = measure_shape(row, self.question_words)
         if self.phase and fits(self.phase, shape, SLACK):
@@ -108,7 +108,7 @@ class PhaseTracker:
         if candidate == self.phase:
             self.candidates = []
             return False
-        # a new phase needs DWELL steps that agree on it; MOST_MISSES without agreement end the old one
+        # DWELL steps that agree begin a new phase; MOST_MISSES without agreement end the old
         self.candidates.append(candidate)
         agreed = self.candidates[-DWELL:].count(candidate) == DWELL
         if not agreed:
@@ -123,7 +123,7 @@ class PhaseTracker:
         return True
 
     def find_candidate(self, shape: StepShape) -> int:
-        """Find the phase whose rule holds outright, 0 for none; no two of the rules hold together."""
+        """Find the phase whose rule holds outright, 0 for none; no two hold together."""
         for phase in (1, 2, 4, 5, 6 if self.hacked else 3):
             if fits(phase, shape):
                 return phase

@@ -4,8 +4,8 @@ make report                                                     the run of the e
 python -m eval.dynamics.report run=runs/rlvr/mine               any run folder
 python -m eval.dynamics.report 'run={strict: runs/rlvr/s, paper: runs/rlvr/p}'   side by side
 
-It writes report.html, dynamics.png, dynamics.json and rollouts.parquet. docs/dynamics.md explains phases, features and
-monitors; recipes/configs/report.yaml has every setting.
+It writes report.html, dynamics.png, dynamics.json and rollouts.parquet, which docs/dynamics.md
+explains; recipes/configs/report.yaml has every setting.
 """
 
 import json
@@ -116,7 +116,7 @@ def describe_making(analyses: list[Analysis]) -> str:
 
 
 def pack_rollouts(analyses: list[Analysis], labels: list[str]) -> bytes:
-    """Pack every rollout with its features and its step's phase as Parquet, for analyses of one's own."""
+    """Pack every rollout, its features and its step's phase as Parquet, for further analysis."""
     tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
     content = BytesIO()
     pd.concat(tables, ignore_index=True).to_parquet(content, index=False)

@@ -1,7 +1,7 @@
 """Read a run folder as it is: several processes' files, cut lines, missing or damaged ones.
 
-Nothing in a folder is trusted: only regular files are opened, and a row that could spoil a mean, an axis or the JSON
-is left out. Everything that is missing becomes a sentence for the top of the report.
+Nothing in a folder is trusted: only regular files are opened, and a row that could spoil a mean, an
+axis or the JSON is left out. What is missing becomes a sentence for the top of the report.
 """
 
 import json
@@ -75,10 +75,10 @@ Row = TypeVar("Row", bound=FileRow)
 
 
 class RunFiles(NamedTuple):
-    """Hold what a run left on disk.
+    """The files of a run.
 
-    rollouts: in order of id, step and time. questions: those that were found, by id. train: step -> its finite numbers
-    in metrics.jsonl. missing: a sentence for each thing that is not there.
+    rollouts: in order of id, step and time. questions: those found, by id. train: step -> its finite
+    numbers in metrics.jsonl. missing: a sentence for each thing that is not there.
     """
 
     folder: Path
@@ -133,7 +133,7 @@ def compare_steps(with_rollouts: set[int], with_metrics: set[int], missing: list
 
 
 def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
-    """Read all processes' rows, in order of id, step and time; rows that are twice there count once."""
+    """Read all processes' rows, in order of id, step and time; a repeated row counts once."""
     files = sorted((folder / "rollouts").glob("*.jsonl"))
     if not files:
         missing.append(f"{folder}/rollouts has no .jsonl file")
@@ -147,7 +147,7 @@ def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
 
 
 def read_metrics(path: Path, missing: list[str]) -> dict[int, dict[str, float]]:
-    """Read step -> its finite numbers, of training steps. Of a resumed step the later row counts."""
+    """Read step -> its finite numbers, of training. Of a resumed step the later row counts."""
     train: dict[int, dict[str, float]] = {}
     unusable = 0
     for row in read_lines(path, missing, MetricsRow):
