@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from data_prep.prompt import LETTERS, render_prompt
 from eval.dynamics.features import extract_features
+from reward_server.signals import SIGNALS
 from reward_server.verifier import verify
 
 RAMP = (0.1, 0.4, 0.7, 1.0)
@@ -187,7 +188,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
                 extract_features(r["response"], options[r["id"]].answer, options[r["id"]].options)
                 for r in sample
             ]
-            keys = ("format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
+            keys = [signal.name for signal in SIGNALS if signal.name in found[0]]
             means = {key: sum(features[key] for features in found) / len(found) for key in keys}
             means["accuracy"] = sum(row["correct"] for row in sample) / len(sample)
             means["rollout/reward_mean"] = sum(row["reward"] for row in sample) / len(sample)

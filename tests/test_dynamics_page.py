@@ -10,6 +10,7 @@ from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics.analysis import analyse
 from eval.dynamics.page import render_page
 from eval.dynamics.run_files import read_run
+from reward_server.signals import SIGNALS, Signal
 from tests import browser
 
 pytestmark = [pytest.mark.slow, browser.NEEDED]
@@ -26,9 +27,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             rows[5] |= {"response": HOSTILE}
         write_run(folder / name, rows, questions)
     names = ["paper", "strict"]
-    analyses = [analyse(read_run(folder / name)) for name in names]
     for page, count, shown in (("one", 1, 20000), ("two", 2, 20000), ("few", 2, 100)):
-        text = render_page(analyses[:count], names[:count], "made", shown, "paper")
+        # the hook's table with one signal more, of which nothing else knows
+        signal = Signal("shouting", "fraction", lambda response, verdict, options: 0.25, "capitals")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("reward_server.signals.SIGNALS", (*SIGNALS, signal))
+            patch.setattr("eval.dynamics.page.SIGNALS", (*SIGNALS, signal))
+            analyses = [analyse(read_run(folder / name)) for name in names]
+            text = render_page(analyses[:count], names[:count], "made", shown, "paper")
         (folder / f"{page}.html").write_text(text)
     return {page: folder / f"{page}.html" for page in ("one", "two", "few")}
 
@@ -165,3 +171,14 @@ def test_what_is_not_shown_is_said_and_drawn_evenly(chromium: str, pages: dict[s
     for of_run in steps:
         counts = [of_run.count(step) for step in range(1, 19)]
         assert max(counts) - min(counts) <= 1
+
+
+def test_a_new_signal_of_the_hook_has_a_panel_and_nothing_else_to_change(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    script = """return charts.map((chart) => [chart.root.parentNode.querySelector("h3").textContent,
+      chart.series.at(-1).label, chart.data.at(-1)[0]])"""
+    found, _ = drive(chromium, pages["one"], script)
+    assert ["shouting", "capitals", 0.25] in found
+    titles = [title for title, _, _ in found]
+    assert len(titles) == len(set(titles)) and "think_words" not in titles

@@ -19,6 +19,7 @@ from eval.dynamics.phases import (
     label_steps,
 )
 from reward_server.scoring import Label, Settings, score_response
+from reward_server.signals import SIGNALS
 
 SIX = [1 + step // 12 for step in range(72)]
 WORDS = 20
@@ -311,3 +312,7 @@ def test_the_twelve_in_the_papers_order_are_its_six_phases():
         for _ in range(3)
     ]
     assert label_steps(steps, QUESTION_WORDS) == [1 + step // 3 for step in range(18)]
+
+
+def test_what_the_rules_read_is_logged():
+    assert set(KEYS) - {"truncated"} <= {signal.name for signal in SIGNALS}

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from eval.dynamics.analysis import Analysis, find_spans
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
+from reward_server.signals import SIGNALS
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("vendor/uPlot.min.css", "style.css")
@@ -54,7 +55,13 @@ def render_page(
     runs = [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)]
     steps = sorted({step for run in runs for step in run["steps"]})
     curve = read_curve(steps) if overlay == "paper" else None
-    report = {"runs": runs, "range": [steps[0], steps[-1]], "names": NAMES, "overlay": curve}
+    report = {
+        "runs": runs,
+        "range": [steps[0], steps[-1]],
+        "names": NAMES,
+        "overlay": curve,
+        "signals": [[signal.name, signal.unit, signal.shows] for signal in SIGNALS],
+    }
     rollouts = {
         "questions": ids,
         "prompts": [known[key].prompt if key in known else "" for key in ids],

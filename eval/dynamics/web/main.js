@@ -52,6 +52,15 @@ function collectLines(key) {
   });
 }
 
+// Signals that the hook logs and no panel names, each in a panel of its own. The others of the table
+// are in PANELS, or elsewhere on the page: format as the run's format_rate, words by part.
+function listSignals() {
+  const known = ["format", "think_words", "pre_think_words", ...PANELS.flatMap((panel) =>
+    panel.slice(2).map(([key]) => key))];
+  return report.signals.filter(([name]) => !known.includes(name)).map(([name, unit, shows]) =>
+    [name, /0 or 1|fraction/.test(unit) ? FRACTION : { format: "number" }, [name, shows, "think"]]);
+}
+
 function drawPanels() {
   const single = report.runs.length === 1, bands = single ? report.runs[0].bands : [];
   const pick = (step) => { by("f-from").value = by("f-to").value = step; applyFilters(); };
@@ -77,7 +86,7 @@ function drawPanels() {
     }).filter((line) => line.steps.length);
     draw(`Accuracy of the checkpoints on ${name}`, { format: "fraction" }, lines, "accuracy");
   }
-  for (const [title, bounds, ...keys] of PANELS) {
+  for (const [title, bounds, ...keys] of [...PANELS, ...listSignals()]) {
     const lines = keys.map(([key, name, color]) => [key, name, color, collectLines(key)]);
     if (single) draw(title, bounds, lines.flatMap(([, name, color, found]) =>
       found.map((line) => ({ ...line, name, color }))), keys[0][0]);
