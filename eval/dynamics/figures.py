@@ -4,6 +4,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from eval.dynamics.analysis import Analysis, find_spans
 from eval.dynamics.phases import NAMES
@@ -106,31 +107,24 @@ def draw_line(
     axis: Any, one: Analysis, key: str, colour: str, label: str, style: str = "-"
 ) -> None:
     """Draw each step thin, the running mean bold."""
-    found = [(row["step"], row[key]) for row in one.steps if key in row]
-    if not found:
-        return
-    steps, values = np.array(found).T
+    found = {row["step"]: row[key] for row in one.steps if key in row}
+    values = pd.Series(found, dtype=float)
     radius = min(12, len(values) // 50)
-    axis.plot(steps, values, color=colour, lw=0.6, alpha=0.35 if radius else 0)
-    window = np.ones(2 * radius + 1)
-    mean = np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-    axis.plot(steps, mean, style, color=colour, lw=1.6, label=label or None)
+    axis.plot(values, color=colour, lw=0.6, alpha=0.35 if radius else 0)
+    mean = values.rolling(2 * radius + 1, center=True, min_periods=1).mean()
+    axis.plot(mean, style, color=colour, lw=1.6, label=label or None)
 
 
 def draw_evals(axis: Any, one: Analysis, prefix: str, colour: str) -> None:
     """Draw each evaluation's accuracy with its interval."""
-    for name in dict.fromkeys(row["name"] for row in one.evals):
-        rows = [row for row in one.evals if row["name"] == name]
-        steps, value, low, high = np.array(
-            [[row[key] for key in ("step", "value", "low", "high")] for row in rows]
-        ).T
-        label = f"{prefix}{name}, n = {rows[0]['n']}"
+    for name, rows in pd.DataFrame(one.evals).groupby("name") if one.evals else []:
+        value = rows["value"]
         axis.errorbar(
-            steps,
+            rows["step"],
             value,
-            yerr=[value - low, high - value],
+            yerr=[value - rows["low"], rows["high"] - value],
             color=colour,
-            label=label,
+            label=f"{prefix}{name}, n = {rows['n'].iloc[0]}",
             fmt="o-",
             ms=3.5,
             lw=1,

@@ -122,10 +122,8 @@ def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, list[Any]]
     numbers = rollouts[list(SHOWN)].astype(float).round(SHOWN)
     columns: dict[str, list[Any]] = {key: to_json(numbers[key]) for key in SHOWN}
     place = {key: number for number, key in enumerate(ids)}
-    failed = ~rollouts["format_ok"]
-    columns["verdict"] = np.select(
-        [rollouts["correct"], failed], ["right", "failed"], "wrong"
-    ).tolist()
+    verdict = rollouts["format_ok"].map({True: "wrong", False: "failed"})
+    columns["verdict"] = verdict.mask(rollouts["correct"], "right").tolist()
     columns["question"] = rollouts["id"].map(place).tolist()
     columns["train"] = (rollouts["split"] == "train").tolist()
     for key in ("response", "reason"):

@@ -140,23 +140,18 @@ def list_results(one: Analysis) -> dict[str, Any]:
 
 def describe_phases(one: Analysis) -> list[dict[str, Any]]:
     """Describe the spans of steps of one phase, with their mean confidence."""
-    described = []
-    for first, last, phase in find_spans(one):
-        sure = [
-            confidence
-            for row, confidence in zip(one.steps, one.confidence, strict=True)
-            if first <= row["step"] <= last
-        ]
-        described.append(
-            {
-                "phase": phase,
-                "name": NAMES[phase],
-                "first": first,
-                "last": last,
-                "confidence": sum(sure) / len(sure),
-            }
-        )
-    return described
+    steps = [row["step"] for row in one.steps]
+    sure = pd.Series(one.confidence, index=steps)
+    return [
+        {
+            "phase": phase,
+            "name": NAMES[phase],
+            "first": first,
+            "last": last,
+            "confidence": float(sure.loc[first:last].mean()),
+        }
+        for first, last, phase in find_spans(one)
+    ]
 
 
 def print_summary(out: Path, analyses: list[Analysis]) -> None:

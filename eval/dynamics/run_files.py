@@ -77,8 +77,8 @@ Row = TypeVar("Row", bound=FileRow)
 class RunFiles(NamedTuple):
     """The files of a run.
 
-    rollouts: in order of id, step and time. questions: those found, by id. train: step -> its finite
-    numbers in metrics.jsonl. missing: a sentence for each thing that is not there.
+    rollouts: in order of id, step and time. questions: those found, by id. train: step -> the
+    numbers of metrics.jsonl. missing: a sentence for each thing that is not there.
     """
 
     folder: Path
