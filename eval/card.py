@@ -98,7 +98,9 @@ def find_scores(path: Path, model: Path, gaps: list[str]) -> list[dict[str, Any]
     if not path.is_file():
         return []
     scores = []
-    for result in find(read_mapping(path, gaps), "results", []):
+    results = find(read_mapping(path, gaps), "results", [])
+    listed: list[Any] = results if isinstance(results, list) else [None]
+    for result in listed:
         try:
             if Path(result["path"]).resolve() == model.resolve():
                 build_scores([result])
@@ -245,7 +247,9 @@ def build_training(run: dict[str, Any], config: dict[str, Any]) -> Any:
         rows[f"SHA-256 of {name}"] = digest
     from eval.tables import Table
 
-    frame = pd.DataFrame({"setting": list(rows), "value": [str(value) for value in rows.values()]})
+    frame = pd.DataFrame(
+        {"setting": list(rows), "value": list(map(str, rows.values()))}, dtype=object
+    )
     return Table("Training", frame, 2)
 
 

@@ -128,7 +128,7 @@ def draw_legend(figure: Any, names: list[str]) -> None:
 
 def shorten(text: str) -> str:
     """Shorten a label to one line of LONGEST characters."""
-    line = " ".join(text.split())
+    line = " ".join(text.split()).encode("utf-8", "replace").decode()
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 

@@ -92,4 +92,4 @@ def build_published(summary: dict[str, Any]) -> Table:
     if other := prompts - {"paper"}:
         note += f"Ours were asked with another prompt template ({', '.join(sorted(other))}). "
     note += " ".join(list_support(list(dict.fromkeys(row["benchmark"] for row in rows))))
-    return Table("The paper's numbers and ours (%)", pd.DataFrame(rows), 2, note)
+    return Table("The paper's numbers and ours (%)", pd.DataFrame(rows, dtype=object), 2, note)

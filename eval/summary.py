@@ -9,6 +9,16 @@ from eval.samples import Samples
 from eval.statistics import accuracy_interval, bootstrap_deviation, majority, pass_at_k
 
 DIGITS = 6
+TYPES = {
+    "sample": int,
+    "tokens": int,
+    "num_options": int,
+    "truncated": bool,
+    "format_ok": bool,
+    "correct": bool,
+    "correct_lenient": bool,
+    "overlap": bool,
+}
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """k of pass@k, where there are that many answers."""
 
@@ -21,7 +31,8 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
     accuracy_given_format answers that do not follow the format (null where none is left);
     accuracy_published, where a benchmark has its own rules of reading, is by these.
     """
-    frame = pd.DataFrame(samples)
+    # as objects: pandas' own strings cannot hold half an emoji, which a model may write
+    frame = pd.DataFrame(samples, dtype=object).astype(TYPES)
     frame["chance"] = 1 / frame["num_options"]
     published = "correct_published" in frame
     accuracy = measure(frame, seed) or {}

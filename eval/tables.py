@@ -42,7 +42,7 @@ def build_results(summary: dict[str, Any]) -> Table:
         rows.append(row)
     return Table(
         "Accuracy (%)",
-        pd.DataFrame(rows),
+        pd.DataFrame(rows, dtype=object),
         3,
         "Strict: the trained format, or the whole answer, states one choice. Lenient: the last choice "
         "clearly stated. Given format: strict, of the answers that follow the format. Unread answers "
@@ -66,7 +66,7 @@ def build_asked(summary: dict[str, Any]) -> Table:
         rows += [row] if row not in rows else []
     several = len({row["prompt template"] + row["SHA-256 of its think prompt"] for row in rows}) > 1
     note = "The prompt templates differ: do not compare scores between these benchmarks."
-    return Table("What was asked", pd.DataFrame(rows), 5, note if several else "")
+    return Table("What was asked", pd.DataFrame(rows, dtype=object), 5, note if several else "")
 
 
 def name_prompt(prompt: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ def build_subsets(summary: dict[str, Any]) -> Table:
     title = (
         "Strict accuracy (%) with repeated questions once, and without overlap with training rows"
     )
-    return Table(title, pd.DataFrame(rows), 3)
+    return Table(title, pd.DataFrame(rows, dtype=object), 3)
 
 
 def build_sampled(summary: dict[str, Any]) -> Table:
@@ -116,7 +116,7 @@ def build_sampled(summary: dict[str, Any]) -> Table:
         rows.append(row)
     return Table(
         "Several answers to each question (%)",
-        pd.DataFrame(rows).fillna("–"),
+        pd.DataFrame(rows, dtype=object).fillna("–"),
         3,
         "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
         "largest k. Calibration error: distance of the vote's share from how often it is right.",
@@ -146,7 +146,7 @@ def build_comparisons(summary: dict[str, Any]) -> Table:
         )
     return Table(
         "Differences in points, on the same questions",
-        pd.DataFrame(rows),
+        pd.DataFrame(rows, dtype=object),
         4,
         "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
         "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
@@ -170,7 +170,7 @@ def build_parts(summary: dict[str, Any], key: str) -> list[Table]:
                 cell = f"{format_percent(found['value'])} ({format_interval(found)})"
                 row[f"{result['model']}.{result['mode']}"] = cell
         if len(rows) > 1:
-            frame = pd.DataFrame(list(rows.values())).fillna("–")
+            frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
             tables.append(Table(benchmark, frame, 1))
     return tables
 
@@ -186,7 +186,7 @@ def build_lengths(summary: dict[str, Any]) -> Table:
                 "strict": format_percent(part["value"]),
             }
             rows.append(name_result(result) | cells | {"95 % CI": format_interval(part)})
-    return Table("Accuracy (%) by tokens of the answer", pd.DataFrame(rows), 3)
+    return Table("Accuracy (%) by tokens of the answer", pd.DataFrame(rows, dtype=object), 3)
 
 
 def build_reasons(summary: dict[str, Any]) -> Table:
@@ -209,7 +209,7 @@ def build_reasons(summary: dict[str, Any]) -> Table:
                 "max": f"{tokens['max']:,}",
             }
         )
-    return Table("What was read, and tokens of an answer", pd.DataFrame(rows), 5)
+    return Table("What was read, and tokens of an answer", pd.DataFrame(rows, dtype=object), 5)
 
 
 def list_errors(result: dict[str, Any], most: int = 3) -> list[str]:
@@ -246,7 +246,7 @@ def build_scores(results: list[dict[str, Any]], **facts: str) -> Table:
                 **facts,
             }
         )
-    return Table("Scores", pd.DataFrame(rows), 5)
+    return Table("Scores", pd.DataFrame(rows, dtype=object), 5)
 
 
 def group_results(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
