@@ -1,7 +1,7 @@
 """Write the model card of a trained model, README.md as model hubs want it.
 
-make card                                        of the experiment's run, into runs/rlvr/<name>/model/
-python -m eval.card run=runs/rlvr/mine evaluation=results/mine
+make card                             of the experiment's run, into runs/rlvr/<name>/model/
+make card run=runs/rlvr/mine evaluation=results/mine
 
 Every number comes from the run folder and from an evaluation's summary.json; what is missing or
 cannot be read is named in the card. A path of this machine is never written.
@@ -45,7 +45,7 @@ SETTINGS = {
 
 
 def make_card(cfg: DictConfig) -> Path:
-    """Write the card into the model's folder, with the picture; return its path. Raises UserError."""
+    """Write the card and its picture into the model's folder; return its path. Raises UserError."""
     folder = Path(cfg.run)
     model = folder / "model"
     needed = {
@@ -94,7 +94,7 @@ def find(values: Any, key: str, default: Any = None) -> Any:
 
 
 def find_scores(path: Path, model: Path, gaps: list[str]) -> list[dict[str, Any]]:
-    """Find an evaluation's results of this model's folder; none where it was not evaluated there."""
+    """Find an evaluation's results of this model's folder; none where it was not evaluated."""
     if not path.is_file():
         return []
     scores = []

@@ -75,7 +75,7 @@ def render_text(summary: dict[str, Any], made: str) -> str:
 def render_page(
     summary: dict[str, Any], differing: dict[str, list[dict[str, Any]]], made: str
 ) -> str:
-    """Render the page. differing: heading -> questions that one system got right, the other wrong."""
+    """Render the page. differing: heading -> questions that only one of two systems got right."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -122,7 +122,7 @@ def build_plots(summary: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 def find_differing(
     summary: dict[str, Any], systems: Systems, questions: dict[str, dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Find for each pair and direction the first questions that only one got right (first sample)."""
+    """Find for each pair and direction the first questions that only one got right."""
     differing: dict[str, list[dict[str, Any]]] = {}
     for c in summary["comparisons"]:
         by_system = systems[c["benchmark"]]

@@ -45,7 +45,7 @@ def mcnemar_power(n: int, difference: float, discordant: float, alpha: float = 0
 def find_questions(
     difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05
 ) -> int:
-    """Find the number of questions that reach the power, by halving (exact power is not monotone)."""
+    """Find the number of questions that reach the power, by halving."""
     low, high = 8, 16
     while mcnemar_power(high, difference, discordant, alpha) < power:
         low, high = high, 2 * high
@@ -123,8 +123,8 @@ def describe(args: argparse.Namespace) -> list[str]:
     discordant = read_discordant(args.results) if args.results else args.discordant / 100
     power, alpha, noise = args.power / 100, args.alpha / 100, args.noise / 100
     lines = [
-        f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions; level "
-        f"{args.alpha:g} %"
+        f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions; "
+        f"level {args.alpha:g} %"
     ]
     if args.difference and args.questions:
         found = mcnemar_power(args.questions, args.difference / 100, discordant, alpha)

@@ -40,7 +40,7 @@ class Benchmark:
 
 @contextmanager
 def collect_problems(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a UserError that the block raises to `problems`, and continue after it."""
+    """Add the problems of a UserError in the block to `problems`, and continue after it."""
     try:
         yield
     except UserError as error:

@@ -158,8 +158,8 @@ def print_results(summary: dict[str, Any]) -> None:
 def main(cfg: DictConfig) -> None:
     """Evaluate, then print one table.
 
-    Exits with 2 and one line for each problem that the user must fix, with 1 where a model's requests
-    all failed.
+    Exits with 2 and one line for each problem that the user must fix, with 1 where all requests of
+    a model failed.
     """
     try:
         summary = evaluate(cfg)

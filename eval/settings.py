@@ -69,7 +69,8 @@ def check_settings(cfg: DictConfig) -> None:
             problems.append(f"{key}={fault['input']!r}: {fault['msg'].lower()}")
     if cfg.temperature == 0 and cfg.samples not in (None, 1):
         problems.append(
-            f"samples={cfg.samples} with temperature=0 gives the same answer each time: temperature=1"
+            f"samples={cfg.samples} with temperature=0 gives the same answer each time: "
+            "temperature=1"
         )
     url, api = str(cfg.endpoint), OmegaConf.select(cfg, "endpoint_options.api")
     if cfg.endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):

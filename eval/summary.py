@@ -1,4 +1,4 @@
-"""Samples -> numbers, which depend on the samples alone: on no time, and on no path of this machine."""
+"""Samples -> numbers, which depend on the samples alone: on no time, on no path of this machine."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
 
 
 def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
-    """Cut answers into quarters by their tokens; fewer where lengths coincide, None where all do."""
+    """Cut answers into quarters by tokens; fewer where lengths coincide, None where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
     edges = inner[(inner > tokens.min()) & (inner <= tokens.max())]
     if not len(edges):
@@ -115,8 +115,8 @@ def count_values(values: pd.Series) -> dict[str, int]:
 def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     """Compute avg@k, pass@k and maj@k where each question was answered several times.
 
-    pass@k has the interval of whole clusters, and next to it what guessing reaches: with few options
-    k guesses are soon right. Confidence is the share of the votes that the most frequent choice has.
+    pass@k has the interval of whole clusters, and next to it what guessing reaches: with few
+    options k guesses are soon right. Confidence is the winner's fraction of the votes.
     """
     questions = frame.groupby("id", sort=False)
     k = int(questions.size().min())
@@ -154,7 +154,7 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
 
 
 def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> dict[str, Any]:
-    """Compare confidence with accuracy in equal bins; error: mean distance, weighted by questions."""
+    """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
     edges = np.arange(1, bins) / bins
     rows, error = [], 0.0
     for place, part in confidence.groupby(np.digitize(confidence, edges, right=True)):

@@ -1,4 +1,4 @@
-"""Tables of a summary as text cells in DataFrames; terminal, Markdown and HTML show the same ones."""
+"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones."""
 
 import re
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ Row = dict[str, str]
 
 
 class Table(NamedTuple):
-    """A table. left: so many columns are text, the others numbers. note: what a reader must know."""
+    """A table. left: that many columns are text, the others numbers. note: to be read with it."""
 
     title: str
     frame: pd.DataFrame
@@ -44,9 +44,9 @@ def build_results(summary: dict[str, Any]) -> Table:
         "Accuracy (%)",
         pd.DataFrame(rows, dtype=object),
         3,
-        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last choice "
-        "clearly stated. Given format: strict, of the answers that follow the format. Unread answers "
-        "and errors count as wrong; nothing is guessed."
+        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last "
+        "choice clearly stated. Given format: strict, of answers that follow the format. Unread "
+        "answers and errors count as wrong; nothing is guessed."
         + (" Published rules: how the benchmark's own script reads mode cot." if published else ""),
     )
 
@@ -136,7 +136,8 @@ def build_comparisons(summary: dict[str, Any]) -> Table:
                 "test": c["test"],
                 "n": f"{c['n']:,}",
                 "a − b": format_points(difference["value"]),
-                "95 % CI": f"{format_points(difference['low'])} to {format_points(difference['high'])}",
+                "95 % CI": f"{format_points(difference['low'])} to "
+                f"{format_points(difference['high'])}",
                 "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
                 "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
                 "p": format_p(c["p"])[2:].lstrip("= "),
@@ -190,7 +191,7 @@ def build_lengths(summary: dict[str, Any]) -> Table:
 
 
 def build_reasons(summary: dict[str, Any]) -> Table:
-    """Build the table of why answers were not right, why requests failed, and how long answers are."""
+    """Build the table of why answers were not right or failed, and how long they are."""
     rows = []
     for result in summary["results"]:
         reasons = [
@@ -239,7 +240,7 @@ def build_scores(results: list[dict[str, Any]], **facts: str) -> Table:
                 f"({format_interval(accuracy)})",
                 "lenient": f"{format_percent(result['accuracy_lenient']['value'])} %",
                 "format": f"{format_percent(result['format_rate'])} %",
-                "given format": format_value(result["accuracy_given_format"]),
+                "given format": f"{format_value(result['accuracy_given_format'])} %",
                 "errors": "; ".join(list_errors(result)) or "0",
                 "chance": f"{format_percent(result['chance'])} %",
                 "seed": str(result["settings"]["seed"]),

@@ -83,7 +83,7 @@ def test_the_card_holds_what_the_run_left(run):
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
     assert (
         "Not for clinical use" in text
-        and "| rlvr | think | bank/test | – | plain | 500 | 50.0 % (45.6–54.4) | 51.0 % | 96.0 % | 52.0 "
+        and "| rlvr | think | bank/test | – | plain | 500 | 50.0 % (45.6–54.4) | 51.0 % | 96.0 % | 52.0 % "
         "| 0 | 25.0 % | 42 |"
         in text
     )
