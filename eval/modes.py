@@ -157,7 +157,7 @@ def judge(
     lenient = lenient_choice(response, options)
     if name == "think":
         # The whole response: what follows </answer> is text_after in training, so it is here.
-        verdict = verify(response, answer, len(options))
+        verdict = verify(response, answer, options)
         return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
     published = mmlu_pro_choice(response)[0] if has_published(mode, datasource) else None
     own = cut_runaway(response, options)
@@ -165,5 +165,5 @@ def judge(
         own = own.rstrip().rpartition("\n")[2]
         if not ANNOUNCES.match(own):  # else the last line of a list of options would be a choice
             return Judgement(False, "no_answer_line", None, lenient, published)
-    choice = read_choice(own, len(options))
+    choice = read_choice(own, options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)

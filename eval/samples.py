@@ -37,7 +37,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What came back. error: why there is no response; it counts as wrong. scores: of letters."""
+    """Answer that came back. error: why there is none; it counts as wrong. scores: of letters."""
 
     response: str = ""
     tokens: int = 0
