@@ -69,10 +69,10 @@ def list_support(benchmarks: list[str]) -> list[str]:
     return sentences
 
 
-def build_published(summary: dict[str, Any]) -> Table:
+def build_published(results: list[dict[str, Any]]) -> Table:
     """Build the table of the paper's numbers next to ours, with SDs by the same estimator."""
     rows, prompts = [], set()
-    for pair in pair_scores(summary["results"]):
+    for pair in pair_scores(results):
         theirs, ours = pair["paper"], pair["ours"]
         row = {
             "benchmark": pair["benchmark"],

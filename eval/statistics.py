@@ -22,11 +22,11 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson_interval(correct: float, n: float, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(correct: float, n: float) -> Interval:
     """Compute Wilson's score interval of `correct` right answers out of `n` independent ones."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
+    low, high = proportion_confint(correct, n, alpha=1 - CONFIDENCE, method="wilson")
     return Interval(float(low), float(high), "wilson")
 
 
@@ -40,11 +40,7 @@ def sum_clusters(
 
 
 def bootstrap_clusters(
-    values: ArrayLike,
-    clusters: ArrayLike,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: ArrayLike, clusters: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Compute the BCa bootstrap interval of the mean of `values` [n], resampling clusters [n].
 
@@ -64,7 +60,7 @@ def bootstrap_clusters(
         vectorized=True,
         n_resamples=resamples,
         batch=max(1, 4_000_000 // len(sums)),
-        confidence_level=confidence,
+        confidence_level=CONFIDENCE,
         method="BCa",
         rng=np.random.default_rng(seed),
     )
@@ -72,9 +68,7 @@ def bootstrap_clusters(
     return Interval(float(interval.low), float(interval.high), "cluster bootstrap")
 
 
-def accuracy_interval(
-    scores: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
+def accuracy_interval(scores: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Interval:
     """Compute the interval of a mean of scores in [0, 1], one row for each sample.
 
     Wilson where every row is its own cluster, else the cluster bootstrap. Where all clusters agree,
@@ -82,11 +76,11 @@ def accuracy_interval(
     """
     sums, sizes = sum_clusters(scores, clusters)
     if np.all(sizes == 1) and np.all((sums == 0) | (sums == 1)):
-        return wilson_interval(sums.sum(), len(sums), confidence)
+        return wilson_interval(sums.sum(), len(sums))
     means = sums / sizes
     if np.ptp(means) == 0:
-        return wilson_interval(means[0] * len(means), len(means), confidence)
-    return bootstrap_clusters(scores, clusters, confidence, seed=seed)
+        return wilson_interval(means[0] * len(means), len(means))
+    return bootstrap_clusters(scores, clusters, seed=seed)
 
 
 def bootstrap_deviation(correct: ArrayLike, resamples: int = 1000, seed: int = 0) -> float:
