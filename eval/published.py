@@ -89,4 +89,5 @@ def build_published(results: list[dict[str, Any]]) -> Table:
     if other := prompts - {"paper"}:
         note += f"Ours were asked with another prompt template ({', '.join(sorted(other))}). "
     note += " ".join(list_support(list(dict.fromkeys(row["benchmark"] for row in rows))))
-    return Table("The paper's numbers and ours (%)", pd.DataFrame(rows, dtype=object), 2, note)
+    title = f"The paper's numbers ({read_published()['source']}) and ours (%)"
+    return Table(title, pd.DataFrame(rows, dtype=object), 2, note)

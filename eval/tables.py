@@ -175,8 +175,8 @@ def build_sampled(results: list[Result]) -> Table:
         pd.DataFrame(rows, dtype=object).fillna("–"),
         3,
         "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
-        "largest k. Calibration error: how far the winner's fraction of the votes is from how often "
-        "it is right.",
+        "largest k. Calibration error: how far the winner's fraction of the votes is from how "
+        "often it is right.",
     )
 
 
@@ -209,7 +209,7 @@ def build_comparisons(comparisons: list[Result]) -> Table:
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:
-    """Build a table for each benchmark with more than one part (`by_group`, `by_num_options`, …)."""
+    """Build a table for each benchmark with more than one part (`by_group`, …)."""
     tables = []
     for benchmark, group in group_results(results).items():
         rows: dict[str, dict[str, str]] = {}
