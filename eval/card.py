@@ -45,6 +45,7 @@ def make_card(cfg: DictConfig) -> Path:
         f"{path} is not there: {fix}" for path, fix in needed.items() if not path.is_file()
     ]:
         raise UserError(*missing)
+    # a damaged file is a gap in the card, not an end
     gaps: list[str] = []
     run = read_mapping(folder / "run.json", gaps)
     config = read_mapping(folder / "config.yaml", gaps)
@@ -137,6 +138,7 @@ def render_card(
     kind = str(licence or find(facts, "name", "see-base-model"))
     if kind == "see-base-model":
         gaps.append("the licence of the base model is not recorded: `make card licence=NAME`")
+    # the hub's header: a licence that it does not list is `other` with its name and link
     listed = kind in HUB_LICENCES
     data = ModelCardData(
         language="en",
@@ -161,6 +163,7 @@ def render_card(
         ]
         or None,
     )
+    # the text: tables are ready Markdown, everything else is escaped
     paper = build_published(scores)
     environment = jinja2.Environment(
         trim_blocks=True,

@@ -53,6 +53,7 @@ def compare_systems(
         )
     comparisons = []
     for a, b in wanted:
+        # the benchmarks of one pair are one family of tests
         found = [
             compare_two(benchmark, a, by_system[a], b, by_system[b], seed)
             for benchmark, by_system in systems.items()
@@ -73,6 +74,7 @@ def compare_two(
     x = np.array(list(first.values()))
     y = np.array([second[name] for name in first])
     result = compare_paired(x, y, [clusters[name] for name in first], seed)
+    # of several answers the first one counts for agreement
     chosen = {sample["id"]: sample["choice"] for sample in right if sample["sample"] == 0}
     same = [
         sample["choice"] is not None and sample["choice"] == chosen[sample["id"]]
@@ -123,6 +125,7 @@ def judge_claims(
                 continue
             if sorted(pair) != sorted([claims["of"], claims["over"]]):
                 continue
+            # the pair may have been compared the other way round
             value, low, high = (comparison["difference"][key] for key in ("value", "low", "high"))
             if pair[0] == claims["over"]:
                 value, low, high = -value, -high, -low

@@ -129,6 +129,7 @@ def find_differing(
         by_system = systems[c["benchmark"]]
         for right, wrong in ((c["a"], c["b"]), (c["b"], c["a"])):
             others = {sample["id"]: sample for sample in by_system[wrong] if sample["sample"] == 0}
+            # all of them are counted, the first ones are shown
             found: list[dict[str, Any]] = []
             for sample in by_system[right]:
                 other = others[sample["id"]]

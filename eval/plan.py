@@ -120,6 +120,7 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
     if cfg.endpoint is not None:
         raise UserError("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
 
+    # nothing was named: the three models of the experiment, as far as they exist
     revision = cfg.model.get("revision")
     base = f"{cfg.model.path}@{revision}" if revision else str(cfg.model.path)
     makers = {
@@ -203,6 +204,7 @@ def describe_task(
             "max_len": cfg.max_len,
             "stop": get_stop(mode),
         }
+    # of an endpoint only what changes answers: not the number of requests at a time
     if cfg.endpoint is None:
         engine = list_engine_options(cfg)
     else:

@@ -70,6 +70,7 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
                 raise UserError(f"{path}: another file is called {benchmark.name} already")
             found[benchmark.name] = benchmark
     benchmarks = list(found.values())
+    # the training set may have been prepared after the benchmark, so its own list counts too
     training = data_dir / str(cfg.data.name)
     if (training / MANIFEST).is_file():
         with collect_problems(problems):

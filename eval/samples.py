@@ -73,6 +73,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     """Build the row that is written: the answer, its reading, what statistics group and pair by."""
     row, meta, gold = request.row, request.row["meta"], request.row["answer"]
     datasource = row.get("datasource", "")
+    # an error has no reading, and is wrong
     judgement = None
     if answer.error is None:
         judgement = judge(answer.response, gold, row["options"], mode, datasource)

@@ -59,7 +59,7 @@ def bootstrap_clusters(
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, 4_000_000 // len(sums)),
+        batch=max(1, 4_000_000 // len(sums)),  # 32 MB at a time
         confidence_level=CONFIDENCE,
         method="BCa",
         rng=np.random.default_rng(seed),

@@ -131,10 +131,11 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     table["majority"] = [
         majority(list(part["choice"]), part["answer"].iloc[0]) for _, part in questions
     ]
-    table["share"] = [
+    table["votes"] = [
         part["choice"].value_counts().max() / len(part) if part["choice"].notna().any() else 0.0
         for _, part in questions
     ]
+    # k up to the least number of answers that any question has
     passed = {}
     for size in [size for size in SIZES if size < k] + [k]:
         table["passed"] = pass_at_k(table["right"], table["asked"], size)
@@ -149,7 +150,7 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
         "pass": passed,
         "accuracy_of_each_sample": each,
         "standard_deviation": rounded(np.std(each, ddof=1)),
-        "calibration": calibrate(table["share"], table["majority"]),
+        "calibration": calibrate(table["votes"], table["majority"]),
     }
 
 

@@ -166,6 +166,7 @@ def answer_chunk(
     letters: dict[int, dict[str, int]] = {}
     if task["letters"]:
         letters = {i: find_letters(chunk[i], tokens[i], tokenizer, known) for i in fitting}
+    # token ids, not text: vLLM would add special tokens
     outputs = llm.generate(
         [TokensPrompt(prompt_token_ids=tokens[index]) for index in fitting],
         [make_params(task, chunk[index], letters.get(index)) for index in fitting],
