@@ -30,7 +30,7 @@ setup: .venv/ready ## create .venv and install the lock for this machine (about 
 .venv/ready: requirements/install.py requirements/cpu.lock requirements/gpu.lock
 	@$(PYTHON) requirements/install.py
 
-$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py dev/laptop/facts/*.yaml) recipes/laptop_model/tokenizer.json
+$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json
 	@$(PY) -m data_prep.run data=bank experiment=laptop
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER

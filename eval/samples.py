@@ -61,7 +61,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     """The row that is written: the answer, how it is read, and what the statistics group and pair by."""
     row, meta = request.row, request.row["meta"]
     gold, num_options = row["answer"], len(row["options"])
-    judgement = judge(answer.response, gold, num_options, mode) if answer.error is None else None
+    judgement = judge(answer.response, gold, row["options"], mode) if answer.error is None else None
     choice = judgement.choice if judgement else None
     lenient = judgement.choice_lenient if judgement else None
     sample = {

@@ -31,8 +31,6 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
     }
     environment = {
         "MEDRLVR_REWARD": json.dumps(settings),
-        "MEDRLVR_REWARD_MODE": settings["mode"],
-        "MEDRLVR_REWARD_OPTIONS": json.dumps(settings["options"]),
         "MEDRLVR_REWARD_PATIENCE": str(reward.patience),
     }
     if reward.hook == "server":

@@ -215,7 +215,7 @@ def test_modes_render_what_was_trained_on(make_cfg: Callable[..., DictConfig]) -
 def test_each_mode_reads_its_own_format(
     mode: str, response: str, format_ok: bool, choice: str | None, lenient: str | None
 ) -> None:
-    judgement = judge(response, "B", 4, mode)
+    judgement = judge(response, "B", ["one", "two", "three", "four"], mode)
     assert (judgement.format_ok, judgement.choice) == (format_ok, choice)
     assert judgement.choice_lenient == lenient
 

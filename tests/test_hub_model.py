@@ -52,7 +52,7 @@ for argument in sys.argv[1:]:
 PREPARING_CHILD = """
 import sys
 from data_prep.errors import UserError
-from data_prep.lengths import load_tokenizer
+from data_prep.tokenizer import load_tokenizer
 for argument in sys.argv[1:]:
     try:
         print(load_tokenizer(*argument.split("@"), chat=True).chat.end_of_turn)

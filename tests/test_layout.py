@@ -21,7 +21,7 @@ ALLOWED = {
         *EVERYONE,
         "reward_server.verifier",
         "reward_server.signals",
-        "reward_server.repetition",
+        "reward_server.lenient",
     ),
     "recipes": (*EVERYONE, "eval.dynamics.phases", "eval.dynamics.monitors"),
     "data_prep": (),

@@ -75,8 +75,7 @@ def assert_rewards_are_those_of_the_text(rows: list[dict], bank: Path) -> None:
     for row in rows:
         question = known[row["id"]]
         assert (
-            row["reward"]
-            == verify(row["response"], question["answer"], len(question["options"])).reward
+            row["reward"] == verify(row["response"], question["answer"], question["options"]).reward
         )
 
 
