@@ -1,4 +1,4 @@
-"""Run a recipe: check it, run OpenRLHF, report; the common part of `recipes.rlvr` and `recipes.sft`."""
+"""Run a recipe: check it, run OpenRLHF, report. Common to `recipes.rlvr` and `recipes.sft`."""
 
 import os
 import shlex
@@ -31,8 +31,8 @@ INTERRUPTED = 130
 def run_recipe(cfg: DictConfig, method: str) -> None:
     """Run one recipe from its composed configuration; method: ppo or sft.
 
-    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be fixed first; nothing
-    was written then.
+    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be
+    fixed first; nothing was written then.
     """
     argv, problems = check_recipe(cfg, method)
     if not problems and not cfg.dry_run and not Path(cfg.model.path).is_dir():
@@ -53,7 +53,8 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"{run_dir} is finished: nothing to continue")
         return
     print_banner(cfg, method)
-    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays ignored
+    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays
+    # ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -68,7 +69,7 @@ def list_problems(problems: list[str]) -> list[str]:
 
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
-    """Build the engine's argv (empty where a flag is wrong), and find everything to fix before it may run."""
+    """Build the engine's argv (empty where a flag is wrong), and find everything to fix first."""
     wrong = find_wrong_settings(cfg, method)
     try:
         argv = build_argv(cfg, method)
@@ -82,7 +83,10 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
-    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
+    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere.
+
+    Raises FlagError.
+    """
     flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
     parser = build_parser(method)
     model = flags["actor"] if method == "ppo" else flags["model"]
@@ -119,12 +123,13 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
 
 
 def print_banner(cfg: DictConfig, method: str) -> None:
-    """Print what is about to run, on what; without a GPU also how the paper's run is started elsewhere."""
+    """Print what is about to run and on what; without a GPU also where the paper's run starts."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         print(
-            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: docs/hardware.md"
+            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: "
+            "docs/hardware.md"
         )
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
@@ -135,7 +140,7 @@ def print_banner(cfg: DictConfig, method: str) -> None:
 
 
 def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
-    """Run the engine to its end in its folder, which is ours now, and report; returns the exit code.
+    """Run the engine to its end in its folder, which is locked, and report; returns the exit code.
 
     Raises UserError where the folder is no longer as preflight saw it.
     """
@@ -199,7 +204,7 @@ def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
 def supervise_engine(
     engine: subprocess.Popen, run_dir: Path, method: str, start_step: int, total_steps: int
 ) -> int:
-    """Show the engine's steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C.
+    """Show the engine's steps and end all its processes; returns its exit code, 130 on Ctrl-C.
 
     An engine that waits for a part that has died is stopped, with exit code 1.
     """

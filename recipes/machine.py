@@ -1,4 +1,4 @@
-"""Find what this machine has, without torch: CUDA GPUs, host memory, and the hardware preset that fits."""
+"""Find this machine's GPUs and memory, without torch, and the hardware preset that fits."""
 
 import os
 import shutil
@@ -71,7 +71,10 @@ def read_preset(name: str) -> dict:
 
 
 def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
-    """Choose the preset for these GPUs; returns its name and a line that says why. Raises UserError."""
+    """Choose the preset for these GPUs; returns its name and a line that says why.
+
+    Raises UserError.
+    """
     if not gpus:
         return "cpu", "hardware=auto: no CUDA GPU here, so cpu"
     if os.environ.get("RAY_ADDRESS"):
@@ -94,10 +97,11 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
 
 
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
-    """Return the command line that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
+    """Return the words that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
 
-    With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises UserError for
-    `data=[a,b]`, of which Hydra would make one data set with the settings of both, and where no preset fits.
+    With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
+    UserError for `data=[a,b]`, of which Hydra would make one data set with the settings of both,
+    and where no preset fits.
     """
     hardware = "auto"
     completed = []
@@ -105,7 +109,8 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
         key, _, value = word.partition("=")
         if key == "data" and value.startswith("["):
             raise UserError(
-                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix"
+                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as "
+                "data=mix"
             )
         is_sft = value == "sft" or value.startswith("sft/")
         if key == "experiment" and sft:

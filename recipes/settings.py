@@ -1,4 +1,4 @@
-"""Refuse names, paths and values with which no run can start or learn, before anything else looks at them."""
+"""Refuse names, paths and values with which no run can start or learn."""
 
 import math
 import os
@@ -53,7 +53,8 @@ def find_wrong_settings(cfg: Any, method: str) -> list[str]:
     """Find all settings of a composed configuration that no run can have. method: ppo or sft."""
     names = list(check_names(cfg))
     places = [] if names else check_places(cfg, method)  # of paths that are paths
-    return [*check_values(cfg), *names, *places, *check_bounds(cfg, method)]
+    bounds = check_bounds(cfg, method)
+    return [*check_values(cfg), *names, *places, *bounds, *check_secrets(cfg)]
 
 
 def check_values(cfg: Any) -> Iterator[str]:
@@ -107,9 +108,9 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
 
 
 def check_bounds(cfg: Any, method: str) -> Iterator[str]:
-    """Numbers with which the engine trains on nothing, or in the wrong direction, without a word."""
+    """No number makes the engine train on nothing, or in the wrong direction."""
     flags = cfg.openrlhf
-    bounds = {key: (1, "1 or more") for key in AT_LEAST_ONE}
+    bounds: dict[str, tuple[float, str]] = {key: (1, "1 or more") for key in AT_LEAST_ONE}
     # the least positive number, so that one comparison serves all
     bounds |= {key: (math.ulp(0.0), "above 0") for key in ABOVE_ZERO}
     bounds |= {key: (0, "0 or more") for key in NOT_NEGATIVE}
@@ -133,7 +134,24 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     most = flags.data.max_samples
     if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
         yield (
-            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be made"
+            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be "
+            "made"
+        )
+
+
+def check_secrets(cfg: Any) -> Iterator[str]:
+    """Keys come from the environment: the configuration is written to config.yaml."""
+    key = cfg.openrlhf.logger.wandb.key
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if key not in (None, "environment"):
+        yield (
+            "openrlhf.logger.wandb.key would be written to command.txt and shown by ps: export "
+            "WANDB_API_KEY=…, and say openrlhf.logger.wandb.key=environment to turn wandb on"
+        )
+    elif key and not os.environ.get("WANDB_API_KEY") and not offline:
+        yield (
+            "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or "
+            "WANDB_MODE=offline"
         )
 
 
