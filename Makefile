@@ -25,12 +25,10 @@ BANK := data/bank/manifest.json
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready ## create .venv and install the lock for this machine (about 3 minutes, 4 GB)
-
-.venv/ready: requirements/install.py requirements/cpu.lock requirements/gpu.lock
+setup: ## create .venv and install the lock for this machine (about 3 minutes, 4 GB)
 	@$(PYTHON) requirements/install.py
 
-$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json
+$(BANK): $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json | setup
 	@$(PY) -m data_prep.run data=bank experiment=laptop
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
@@ -38,6 +36,9 @@ prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
 
 plan: setup ## memory, time and disk of a run: make plan experiment=paper hardware=8x80gb
 	@$(PY) -m recipes.plan $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
+smoke: setup $(BANK) ## prove an installation: three steps of a recipe with a tiny model
+	@$(PY) -m recipes.smoke $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 	@$(PY) -m recipes.rlvr $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)

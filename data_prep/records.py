@@ -117,9 +117,7 @@ def find_named_files(source: Path) -> tuple[dict[str, list[tuple[str, Path]]], l
         if len(paths) > 1
     ]
     if not named:
-        problems.append(
-            f"{source} holds no train, dev, test or ood file ({', '.join(READERS)})"
-        )
+        problems.append(f"{source} holds no train, dev, test or ood file ({', '.join(READERS)})")
     if problems:
         raise UserError(*problems)
     remarks = [f"not read, since it is named after no split: {name}" for name in unread]

@@ -100,9 +100,8 @@ def check_placement(cfg: Any) -> Iterator[str]:
     engines = flags.vllm.num_engines * flags.vllm.tensor_parallel_size
     if flags.train.colocate_all and not flags.train.async_enable and actors != engines:
         yield (
-            f"with openrlhf.train.colocate_all there must be as many actor GPUs ({actors}) as vLLM "
-            "GPUs "
-            f"(num_engines × tensor_parallel_size = {engines})"
+            f"with openrlhf.train.colocate_all there must be as many actor GPUs ({actors}) as "
+            f"vLLM GPUs (num_engines × tensor_parallel_size = {engines})"
         )
     if flags.train.colocate_all:
         ref, critic = count_ranks(cfg, "ref"), count_ranks(cfg, "critic")

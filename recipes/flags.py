@@ -4,9 +4,8 @@ The parser is the engine's: the lines that build it are taken from the installed
 and run alone, so that flags, types, choices and defaults are always the engine's, and torch is not
 imported.
 
-`python -m recipes.flags` writes recipes/configs/openrlhf/{ppo,sft}.yaml, every flag with its
-default and help. A config has therefore each of the engine's keys, Hydra refuses any other, and
-only what differs from a default goes into argv.
+recipes/configs/openrlhf/{ppo,sft}.yaml have every flag with its default and help, written by
+`python -m dev.engine_flags`. Hydra refuses any other key, and only what differs goes into argv.
 """
 
 import argparse
@@ -14,18 +13,12 @@ import ast
 import contextlib
 import importlib.util
 import io
-import textwrap
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 CLI_MODULES = {"ppo": "train_ppo_ray", "sft": "train_sft"}
-CONFIG_FOLDER = Path(__file__).parent / "configs" / "openrlhf"
-# Defaults that change with the clock or stand for "not given".
-UNSTABLE_DEFAULTS = ("logger.wandb.run_name",)
 
 
 class FlagError(ValueError):
@@ -149,48 +142,3 @@ def group_actions(parser: argparse.ArgumentParser) -> dict[str, list[argparse.Ac
     for action in parser._actions:
         groups.setdefault(action.dest, []).append(action)
     return groups
-
-
-def render_yaml(method: str) -> str:
-    """Render one method's YAML file: all flags in the engine's order, default and help."""
-    tree: dict[str, Any] = {}
-    for key, actions in group_actions(build_parser(method)).items():
-        *path, leaf = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[leaf] = actions[0]
-    head = (
-        f"# Every flag of OpenRLHF's {CLI_MODULES[method]} with its default, "
-        "written by `python -m recipes.flags`.\n"
-    )
-    return head + "\n".join(_render_node(tree, "")) + "\n"
-
-
-def _render_node(node: dict[str, Any], indent: str) -> list[str]:
-    lines = []
-    for key, value in node.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}:", *_render_node(value, indent + "  ")]
-            continue
-        default = None if value.dest in UNSTABLE_DEFAULTS else value.default
-        default = list(default) if isinstance(default, tuple) else default
-        if isinstance(default, float) and abs(default) < 1e-3 and default:
-            text = f"{default:.1e}"  # YAML 1.1 reads 1e-06 as a string
-        else:
-            text = yaml.safe_dump(default, default_flow_style=True).removesuffix("\n")
-            text = text.removesuffix("\n...")
-        help_text = " ".join((value.help or "").split())
-        notes = [help_text] if help_text else []
-        if value.choices:
-            notes.append("one of " + ", ".join(map(str, value.choices)))
-        comment = f"  # {textwrap.shorten('; '.join(notes), 90)}" if notes else ""
-        lines.append(f"{indent}{key}: {text}{comment}")
-    return lines
-
-
-if __name__ == "__main__":
-    CONFIG_FOLDER.mkdir(exist_ok=True)
-    for name in CLI_MODULES:
-        (CONFIG_FOLDER / f"{name}.yaml").write_text(render_yaml(name))
-        print(CONFIG_FOLDER / f"{name}.yaml")

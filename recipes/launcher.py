@@ -15,11 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
-from recipes import process, run_folder, terminal
-from recipes.cost import count_steps
+from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, to_argv, validate
-from recipes.model import fetch_model, find_folder
+from recipes.model import fetch_model, find_folder, read_shape
 from recipes.preflight import find_problems, list_data_files, name_preparation
 from recipes.reward import choose_hook
 from recipes.settings import find_wrong_settings
@@ -126,11 +125,14 @@ def print_banner(cfg: DictConfig, method: str) -> None:
     """Print what is about to run and on what; without a GPU also where the paper's run starts."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
+    shape = read_shape(cfg)
+    doubts = fit.check_memory(cfg, method, shape)[1] if shape and cfg.hardware.cuda else []
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
-        print(
-            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: "
-            "docs/hardware.md"
+        doubts.append(
+            "whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"
         )
+    for doubt in doubts:
+        print(f"warning: {doubt}")
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
         print(
@@ -161,7 +163,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    total_steps = count_steps(cfg.openrlhf, method, used)
+    total_steps = fit.count_steps(cfg.openrlhf, method, used)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])

@@ -180,20 +180,16 @@ def check_chat(
     if end != eos_token and end_id not in stops:
         yield (
             f"the chat template of {name} ends a turn in {end} (token {end_id}), at which it does "
-            "not "
-            f"stop (eos_token {eos_token}; eos_token_id {stops} in {file}), so responses would run "
-            "to "
-            "their longest: take an instruct model, or set eos_token_id to "
+            f"not stop (eos_token {eos_token}; eos_token_id {stops} in {file}), so responses "
+            "would run to their longest: take an instruct model, or set eos_token_id to "
             f"{[*stops, end_id]} in a copy's generation_config.json"
         )
     elif end != eos_token and method == "sft":
         # sft_dataset.py:176 and :195 put the tokenizer's EOS at the end
         yield (
             f"SFT ends each response in the tokenizer's eos_token {eos_token}, but the chat "
-            "template of "
-            f"{name} ends a turn in {end}: set eos_token to {end} in a copy's "
-            "tokenizer_config.json, "
-            f"and run `{prepare}` with model.path=COPY"
+            f"template of {name} ends a turn in {end}: set eos_token to {end} in a copy's "
+            f"tokenizer_config.json, and run `{prepare}` with model.path=COPY"
         )
 
 

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
-from recipes import disk, engine_rules, machine, memory, reward, run_folder, settings
+from recipes import engine_rules, fit, machine, reward, run_folder, settings
 from recipes.engine import cpu
 from recipes.model import (
     HUB_ID,
@@ -26,7 +26,6 @@ from recipes.model import (
     list_code,
     read_shape,
 )
-from recipes.plan import count_rows
 
 
 class Facts(NamedTuple):
@@ -138,16 +137,14 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
         elif not REVISION.fullmatch(str(cfg.model.revision)):
             yield (
                 f"model.path={cfg.model.path} is no folder here; as a hub id it needs its commit "
-                "of "
-                f"40 hex digits: model.revision={cfg.model.revision}"
+                f"of 40 hex digits: model.revision={cfg.model.revision}"
             )
     elif not (path / "config.json").is_file():
         yield f"{path}/config.json not found: model.path must be a Hugging Face model folder"
     elif not cfg.model.trust_remote_code and (code := list(list_code(path))):
         yield (
             f"{path} brings code of its own ({', '.join(code[:5])}), which would be run: look at "
-            "it, "
-            "then model.trust_remote_code=true"
+            "it, then model.trust_remote_code=true"
         )
 
 
@@ -165,8 +162,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     ):
         yield (
             f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the "
-            "model "
-            f"is {cfg.model.path}: run `{for_model}`"
+            f"model is {cfg.model.path}: run `{for_model}`"
         )
     is_chat = manifest.get("chat") is not None
     if is_chat != cfg.data.chat:
@@ -181,8 +177,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     if longest > limit:
         yield (
             f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
-            "and "
-            "the engine would cut it from the left: raise openrlhf.data.max_len, or run "
+            "and the engine would cut it from the left: raise openrlhf.data.max_len, or run "
             f"`{prepare} openrlhf.data.max_len=…`"
         )
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
@@ -218,8 +213,7 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
         if is_ppo:
             yield (
                 f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on "
-                "the "
-                "nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
+                "the nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
             )
         return
     if demand > len(facts.gpus):
@@ -231,9 +225,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     if smallest and smallest < cfg.hardware.gpu_memory_gb:
         yield (
             f"hardware={cfg.hardware.name} counts on {cfg.hardware.gpu_memory_gb:g} GiB a GPU, "
-            "this "
-            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see `make "
-            "plan`"
+            f"this machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see "
+            "`make plan`"
         )
 
 
@@ -244,31 +237,27 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
         if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
                 f"the memory that {cfg.model.path} needs is not known before it is here: hf "
-                "download "
-                f"{cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
+                f"download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
             )
         return
     if not cfg.hardware.cuda:
-        # fp32 copies and moments next to bf16 weights and gradients, for actor and critic; nothing
-        # is sharded
-        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / memory.GIB
+        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
+        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
         if needed > facts.host_gb:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
-                "GiB of "
-                f"memory without a GPU, this machine has {facts.host_gb:.0f}: experiment=laptop "
-                "here, or "
-                "hardware=8x80gb on GPUs"
+                f"GiB of memory without a GPU, this machine has {facts.host_gb:.0f}: "
+                "experiment=laptop here, or hardware=8x80gb on GPUs"
             )
         return
-    yield from memory.find_shortages(cfg, method, shape)
-    plan = memory.plan_ppo if method == "ppo" else memory.plan_sft
-    host = plan(cfg, shape)[1] / memory.GIB
+    yield from fit.check_memory(cfg, method, shape)[0]
+    plan = fit.plan_ppo if method == "ppo" else fit.plan_sft
+    host = plan(cfg, shape)[1] / fit.GIB
     if host > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
         yield (
             f"the run keeps about {host:.0f} GiB in host memory, this machine has "
-            f"{facts.host_gb:.0f}: "
-            "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
+            f"{facts.host_gb:.0f}: hardware.sleep=false, hardware.ds_sleep=false or "
+            "hardware.adam_offload=false"
         )
 
 
@@ -290,4 +279,4 @@ def estimate_disk(cfg: Any, facts: Facts) -> int:
     """Estimate the bytes that the run leaves behind; 0 where the model's shape is not known."""
     if facts.shape is None:
         return 0
-    return int(sum(disk.plan_disk(cfg, facts.method, facts.shape, count_rows(cfg)).values()))
+    return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))

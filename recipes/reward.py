@@ -119,8 +119,7 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
                 if reward.control is None and right <= wrong:
                     yield (
                         f"the reward hook {file} gives {right} to a right response and {wrong} to "
-                        "a "
-                        f"wrong one, for row {row['id']}"
+                        f"a wrong one, for row {row['id']}"
                     )
                     return
         except Exception as error:  # a user's own hook may raise anything

