@@ -36,7 +36,7 @@ def count_gpus(cfg: Any) -> int:
 
 
 def check_batches(cfg: Any) -> Iterator[str]:
-    """Batches divide: else DeepSpeed fails, gradients leak into the next rollout, or ranks hang."""
+    """Check that batches divide: else DeepSpeed fails, gradients leak, or ranks hang."""
     flags = cfg.openrlhf
     samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
     # ppo_actor.py:163: leftover micro-batches go into the next rollout's update
@@ -75,7 +75,7 @@ def check_batches(cfg: Any) -> Iterator[str]:
 
 
 def check_sft_batches(cfg: Any) -> Iterator[str]:
-    """Batches divide (deepspeed.py:455), and torchrun is started on this machine alone."""
+    """Check that batches divide (deepspeed.py:455), and torchrun runs on this machine alone."""
     if cfg.hardware.nodes > 1:
         yield (
             f"SFT runs on one machine, not on hardware.nodes={cfg.hardware.nodes}: "
@@ -90,7 +90,7 @@ def check_sft_batches(cfg: Any) -> Iterator[str]:
 
 
 def check_placement(cfg: Any) -> Iterator[str]:
-    """Colocation rules of cli/train_ppo_ray.py:42-64 and :109-127."""
+    """Check the colocation rules of cli/train_ppo_ray.py:42-64 and :109-127."""
     flags = cfg.openrlhf
     # cli:231: the default None ends in a TypeError, 0 in an empty generator
     if not flags.vllm.num_engines:
@@ -114,7 +114,7 @@ def check_placement(cfg: Any) -> Iterator[str]:
 
 
 def check_traps(cfg: Any) -> Iterator[str]:
-    """Flags that 0.11.2 accepts and that spoil the run."""
+    """Refuse flags that 0.11.2 accepts and that spoil the run."""
     flags = cfg.openrlhf
     if flags.reward.normalize_enable:
         yield (
@@ -163,7 +163,7 @@ def check_traps(cfg: Any) -> Iterator[str]:
 
 
 def check_checkpoints(cfg: Any) -> Iterator[str]:
-    """A checkpoint stays while the next is saved: deepspeed.py:724 deletes to max_num - 1."""
+    """Keep a checkpoint while the next is saved: deepspeed.py:724 deletes to max_num - 1."""
     ckpt = cfg.openrlhf.ckpt
     if ckpt.save_steps > 0 and not ckpt.disable_ds and ckpt.max_num < 2:
         yield (
@@ -173,7 +173,7 @@ def check_checkpoints(cfg: Any) -> Iterator[str]:
 
 
 def check_cpu(cfg: Any, method: str) -> Iterator[str]:
-    """Nothing is asked of the CPU engine that needs a GPU."""
+    """Refuse what the CPU engine has no GPU for."""
     flags = cfg.openrlhf
     ranks = cfg.hardware.nodes * cfg.hardware.gpus_per_node
     refused = {

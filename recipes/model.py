@@ -159,7 +159,7 @@ def read_stop_ids(folder: Path) -> tuple[str, list[int]]:
 def check_chat(
     folder: Path, name: str, method: str, manifest: dict[str, Any], prepare: str
 ) -> Iterator[str]:
-    """The model has the chat template of the prepared prompts, and stops where it ends a turn.
+    """Check that the model has the prepared prompts' chat template and stops where a turn ends.
 
     The template was rendered when the data was prepared; here its manifest and the model's files
     are compared, so no tokenizer is loaded. name: `model.path`; prepare: the command that prepares

@@ -125,7 +125,7 @@ def list_data_files(data: Prepared | None) -> dict[str, str]:
 
 
 def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The model is a folder, or a hub id with a pinned revision; it brings no code of its own."""
+    """Check that the model is a folder or a pinned hub id, and brings no code of its own."""
     path = facts.model
     if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
@@ -149,7 +149,7 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The prepared data is tokenised as the model does, short enough, and fills a batch."""
+    """Check that the data is tokenised as the model does, short enough, and fills a batch."""
     if facts.data is None:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
@@ -197,7 +197,7 @@ def find_prompt_limit(cfg: Any, method: str) -> int:
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The GPUs that the run asks for are there: Ray would wait for them for ever, silently."""
+    """Check that the GPUs are there: Ray would wait for them for ever, silently."""
     is_ppo = facts.method == "ppo"
     demand = engine_rules.count_gpus(cfg) if is_ppo else cfg.hardware.gpus_per_node
     if not cfg.hardware.cuda:
@@ -231,7 +231,7 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The run fits, by the numbers of `make plan`."""
+    """Check that the run fits, by the numbers of `make plan`."""
     shape, method = facts.shape, facts.method
     if shape is None:
         if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
@@ -262,7 +262,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The disk has room for what the run will write, next to what it has written already."""
+    """Check that the disk has room for what the run will write, less what it has written."""
     needed = estimate_disk(cfg, facts)
     written = Path(cfg.run_dir)
     if written.exists():

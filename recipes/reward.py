@@ -56,7 +56,7 @@ def list_urls(reward: Any) -> list[str]:
 
 
 def check_servers(reward: Any) -> Iterator[str]:
-    """The servers of reward.hook=server are named, answer, and take our token."""
+    """Check that the servers of reward.hook=server are named, answer, and take our token."""
     urls = list_urls(reward)
     if urls and reward.hook != "server":
         yield f"reward.url is for reward.hook=server, not for reward.hook={reward.hook}"
@@ -96,7 +96,7 @@ def probe_server(url: str) -> str:
 
 
 def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) -> Iterator[str]:
-    """The hook takes the rows, and rewards right answers more than wrong ones.
+    """Check that the hook takes the rows, and rewards right answers more than wrong ones.
 
     Our own hook is tried on each training row, another on the first. Under a control
     (reward.control) the reward is not to follow the answer.

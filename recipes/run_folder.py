@@ -86,7 +86,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
-    """A run is never overwritten, and a resumed one is the same run.
+    """Check that no run is overwritten, and that a resumed one is the same run.
 
     data_files: the prepared data set's files and their SHA-256, empty where they are not known.
     """

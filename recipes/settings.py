@@ -58,7 +58,7 @@ def find_wrong_settings(cfg: Any, method: str) -> list[str]:
 
 
 def check_values(cfg: Any) -> Iterator[str]:
-    """Our own keys have one of their values, or a whole number that is large enough."""
+    """Check that our own keys have one of their values, or a whole number large enough."""
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=allowed[0])
         # 1 == True in Python, and dry_run=1 is a slip
@@ -74,7 +74,7 @@ def check_values(cfg: Any) -> Iterator[str]:
 
 
 def check_names(cfg: Any) -> Iterator[str]:
-    """Names become folders of ours, here and in results/: nothing leads out of them."""
+    """Check that names lead out of no folder, since they become folders here and in results/."""
     for key in ("name", "data.name"):
         value = str(OmegaConf.select(cfg, key))
         if not NAME.fullmatch(value):
@@ -89,7 +89,7 @@ def check_names(cfg: Any) -> Iterator[str]:
 
 
 def check_places(cfg: Any, method: str) -> Iterator[str]:
-    """Ray starts from this folder and with short socket paths; the run's folder can be written."""
+    """Check that Ray can start from here, and that the run's folder can be written."""
     if method == "ppo":
         for path in dict.fromkeys((str(ROOT), sys.executable)):
             if not PLAIN_PATH.fullmatch(path):
@@ -108,7 +108,7 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
 
 
 def check_bounds(cfg: Any, method: str) -> Iterator[str]:
-    """No number makes the engine train on nothing, or in the wrong direction."""
+    """Refuse numbers with which the engine trains on nothing, or in the wrong direction."""
     flags = cfg.openrlhf
     bounds: dict[str, tuple[float, str]] = {key: (1, "1 or more") for key in AT_LEAST_ONE}
     # the least positive number, so that one comparison serves all
@@ -140,7 +140,7 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
 
 
 def check_secrets(cfg: Any) -> Iterator[str]:
-    """Keys come from the environment: the configuration is written to config.yaml."""
+    """Refuse keys that do not come from the environment: the configuration is written down."""
     key = cfg.openrlhf.logger.wandb.key
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
     if key not in (None, "environment"):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from recipes.memory import find_shortages
 
 from recipes.engine_rules import find_broken_rules
+from recipes.fit import check_memory
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
@@ -117,7 +117,8 @@ def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(
     assert read["train.batch_size"] == cfg.openrlhf.train.batch_size
     assert read["logger.wandb.run_name"] == cfg.name
     assert find_broken_rules(cfg, method) == []
-    assert find_shortages(cfg, method, read_shape(cfg)) == []
+    if cfg.hardware.cuda:
+        assert check_memory(cfg, method, read_shape(cfg)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,8 @@ def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(
 )
 def test_a_senseless_pair_is_refused_for_its_reason(compose_pair, experiment, hardware):
     cfg, method = compose_pair(experiment, hardware)
-    problems = [*find_broken_rules(cfg, method), *find_shortages(cfg, method, read_shape(cfg))]
+    refused, doubtful = check_memory(cfg, method, read_shape(cfg))
+    problems = [*find_broken_rules(cfg, method), *refused, *doubtful]
     assert problems and any(SENSELESS[experiment, hardware] in problem for problem in problems)
 
 
