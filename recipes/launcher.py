@@ -1,6 +1,5 @@
 """Run a recipe: check it, run OpenRLHF, report. Common to `recipes.rlvr` and `recipes.sft`."""
 
-import os
 import shlex
 import shutil
 import signal
@@ -18,8 +17,13 @@ from data_prep.prepared import open_prepared
 from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, to_argv, validate
-from recipes.model import fetch_model, find_folder, read_shape
-from recipes.preflight import find_problems, list_data_files, name_preparation
+from recipes.model import fetch_model, find_folder
+from recipes.preflight import (
+    find_doubts,
+    find_problems,
+    list_data_files,
+    name_preparation,
+)
 from recipes.reward import choose_hook
 from recipes.settings import find_wrong_settings
 
@@ -125,13 +129,7 @@ def print_banner(cfg: DictConfig, method: str) -> None:
     """Print what is about to run and on what; without a GPU also where the paper's run starts."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
-    shape = read_shape(cfg)
-    doubts = fit.check_memory(cfg, method, shape)[1] if shape and cfg.hardware.cuda else []
-    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
-        doubts.append(
-            "whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"
-        )
-    for doubt in doubts:
+    for doubt in find_doubts(cfg, method):
         print(f"warning: {doubt}")
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"

@@ -75,6 +75,28 @@ def find_problems(cfg: Any, method: str) -> list[str]:
     return problems
 
 
+def find_doubts(cfg: Any, method: str) -> list[str]:
+    """Find what may go wrong in a run that may start, one line each, to be printed."""
+    doubts = []
+    shape = read_shape(cfg)
+    if shape and cfg.hardware.cuda:
+        doubts += fit.check_memory(cfg, method, shape)[1]
+    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
+        doubts.append(
+            "whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"
+        )
+    # only training rows are dropped for their length
+    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+    longest = data.manifest["splits"]["dev"]["prompt_tokens"]["max"]
+    limit = find_prompt_limit(cfg, method)
+    if longest > limit:
+        doubts.append(
+            f"dev has prompts of up to {longest} tokens, and the engine cuts them from the left to "
+            f"{limit} when it evaluates: raise openrlhf.data.max_len; `make eval` asks them whole"
+        )
+    return doubts
+
+
 def gather_facts(cfg: Any, method: str) -> Facts:
     """Look at the model, the data and the machine once. What cannot be read becomes a problem."""
     problems: list[str] = []
@@ -174,7 +196,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
-    if longest > limit:
+    if longest and longest > limit:
         yield (
             f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
             "and the engine would cut it from the left: raise openrlhf.data.max_len, or run "
