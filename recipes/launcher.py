@@ -1,10 +1,12 @@
 """Run a recipe: check it, run OpenRLHF, report. Common to `recipes.rlvr` and `recipes.sft`."""
 
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -172,8 +174,12 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     log = run_dir / "engine.log"
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    engine = process.start_engine(command, environment, log, lock)
-    code = supervise_engine(engine, run_dir, method, start_step, total_steps)
+    # vLLM's sockets and a local Ray's sessions go with this life of the run: not in command.txt
+    with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as scratch:
+        if not os.environ.get("RAY_ADDRESS"):
+            environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
+        engine = process.start_engine(command, environment, log, lock)
+        code = supervise_engine(engine, run_dir, method, start_step, total_steps)
     seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}

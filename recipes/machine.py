@@ -114,7 +114,14 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
             )
         is_sft = value == "sft" or value.startswith("sft/")
         if key == "experiment" and sft:
-            word = f"experiment=sft/{'paper' if value == 'sft' else value.removeprefix('sft/')}"
+            name = "paper" if value == "sft" else value.removeprefix("sft/")
+            if not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
+                raise UserError(
+                    f"experiment={name} has no SFT file of its own: the head of "
+                    f"recipes/configs/experiment/{name}.yaml has its command, as in "
+                    f"make sft experiment=paper model=NAME name={name}"
+                )
+            word = f"experiment=sft/{name}"
         elif key == "experiment" and is_sft:
             name = value.removeprefix("sft").removeprefix("/") or "paper"
             raise UserError(f"{word} is the SFT baseline: make sft experiment={name}")

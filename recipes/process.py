@@ -44,7 +44,7 @@ ADVICE = {
     r"Free memory on device": "lower hardware.vllm_memory, or end what else is on the GPU",
     r"FloatingPointError": "a lower learning rate, or an earlier checkpoint",
     r"node timed out during startup": "the machine was too busy to start Ray in 30 s: start again",
-    r"AF_UNIX path (?:length|too long)": "export RAY_TMPDIR=/tmp",
+    r"AF_UNIX path (?:length|too long)": "export TMPDIR=/tmp",
 }
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"\w[\w.+=@-]{0,99}")  # paper-2, 0.5B; also the name of a folder of results
 # Ray writes the interpreter's path, unquoted, into a line of bash; PYTHONPATH is split at colons.
 PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
-# plasma_store's socket in Ray's session folder, and what a Unix socket's path may have
-SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+# plasma_store's socket in Ray's session folder in the run's, and what a Unix socket's path may have
+SOCKET = "rl-abcdefgh/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 SOCKET_BYTES = 107
 
 SWITCH = (True, False)
@@ -97,9 +98,9 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
                     f"Ray cannot start from {path!r} (it has white space or a sign of the shell): "
                     "move the project to another path and run `make setup` there"
                 )
-        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        folder = tempfile.gettempdir()
         if len(os.path.join(folder, SOCKET).encode()) > SOCKET_BYTES:
-            yield f"TMPDIR={folder} is too long for Ray's sockets: export RAY_TMPDIR=/tmp"
+            yield f"TMPDIR={folder} is too long for Ray's sockets: export TMPDIR=/tmp"
     place = Path(cfg.run_dir).resolve()
     while not place.exists() and place != place.parent:
         place = place.parent
