@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from eval.dynamics.monitors import KEPT, PAUSE, check_monitors
+from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
@@ -49,7 +49,7 @@ class LiveView:
         rules read (a user's own reward hook) has no phase.
         """
         lines = []
-        self.rows = [*self.rows[-KEPT:], row]
+        self.rows = append_step(self.rows, row)
         if all(key in row for key in KEYS):
             self.steps.append(row["step"])
             if self.tracker.update(row):
@@ -57,8 +57,9 @@ class LiveView:
                 lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
         for alarm in check_monitors(self.rows):
             if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
+                colour = "bold red" if alarm.loud else "yellow"
                 lines.append(
-                    f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
+                    f"[{colour}]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
                 )
             self.tripped[alarm.monitor] = row["step"]
         return lines
