@@ -184,6 +184,14 @@ def test_choice(text: str, letter: str | None) -> None:
         assert lenient_choice(text, [""] * 10) == letter, "letters need no texts"
 
 
+def test_many_more_by_letter() -> None:
+    table = yaml.safe_load((ROOT / "tests" / "reading.yaml").read_text(encoding="utf-8"))
+    assert sum(map(len, table.values())) >= 450
+    for letter, texts in table.items():
+        for text in texts:
+            assert (lenient_choice(text, DRUGS) or "none") == letter, text
+
+
 @pytest.mark.parametrize("text", TWO_LETTERS + NOTHING, ids=ascii)
 def test_no_choice(text: str) -> None:
     assert lenient_choice(text, DRUGS) is None
