@@ -364,7 +364,8 @@ def read_text(text: str, options: Sequence[str]) -> Statement | None:
     before, _, after = sentence.rpartition(longest)
     whole = not (before[-1:].isalnum() or after[:1].isalnum())
     alone = sum(option in text.casefold() for option in texts if len(option) > 5) == len(named)
-    stated = not after or finds("copula", before) or (not before and alone)
+    follows = begins("slot_end", after) and finds("copula", before)
+    stated = not after or follows or (not before and alone and begins("verb", after))
     if not whole or not stated or finds("closing_denied", sentence):
         return None
     return Statement(CLOSING, texts.index(longest), 0)

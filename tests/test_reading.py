@@ -197,6 +197,16 @@ def test_no_choice(text: str) -> None:
     assert lenient_choice(text, DRUGS) is None
 
 
+def test_names_and_pronouns_are_no_letters() -> None:
+    ten = [f"option {number}" for number in range(10)]
+    assert lenient_choice("I must be right here.", ten) is None
+    assert lenient_choice("The answer is I, I must say.", ten) == "I"
+    vitamins = ["Vitamin A", "Vitamin C", "Vitamin D"]
+    assert lenient_choice("Vitamin C is the best choice.", vitamins) != "C"
+    assert lenient_choice("The answer is vitamin C.", vitamins) == "B"
+    assert lenient_choice("B. Vitamin C", vitamins) == "B"
+
+
 def test_cut_keeps_what_is_before() -> None:
     assert cut_runaway("Answer: C\n\nQuestion: x") == "Answer: C\n\n"
     assert cut_runaway("No answer.\n\nQuestion: x") == "No answer.\n\nQuestion: x"
