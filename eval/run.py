@@ -39,7 +39,7 @@ from eval.plan import Plan, Task, make_plan
 from eval.provenance import append_run, describe_call
 from eval.samples import Samples
 from eval.summary import summarise_samples
-from eval.tables import build_results, list_errors
+from eval.tables import SCORES, list_errors, select
 
 SUMMARY = "summary.json"
 
@@ -127,10 +127,8 @@ def show_progress(plan: Plan) -> Iterator[ProgressCall]:
 def print_results(summary: dict[str, Any]) -> None:
     """Print the results, one a line, then why requests failed, then the verdict on the claims."""
     console = Console()
-    frame = build_results(summary).frame
-    # 80 columns must hold it: model and mode in one, what is rarely looked at in the report
-    frame.insert(0, "system", frame.pop("model") + "." + frame.pop("mode"))
-    frame = frame.drop(columns=["cut"])
+    # 80 columns must hold it; the report has more
+    frame = select(summary["results"], ["system", "benchmark", *SCORES, "errors"])
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, heading in enumerate(frame.columns):
@@ -156,8 +154,8 @@ def print_results(summary: dict[str, Any]) -> None:
 def main(cfg: DictConfig) -> None:
     """Evaluate, then print one table.
 
-    Exits with 2 and one line for each problem that the user must fix, with 1 where a model's requests
-    all failed.
+    Exits with 2 and one line for each problem that the user must fix, with 1 where all requests of
+    a model failed.
     """
     try:
         summary = evaluate(cfg)
