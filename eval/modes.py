@@ -117,6 +117,8 @@ def render(
         prompt = render_instruction(COT, row["question"], row["options"], frame)
     else:
         prompt = str(row["direct_prompt"])
+    if not examples:
+        return prompt
     shown = [(render(example, name, frame), write_answer(example, name)) for example in examples]
     return add_examples(prompt, shown, frame)
 
