@@ -14,16 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from omegaconf import DictConfig
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.published import build_published
 from eval.tables import build_scores, render_markdown
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
@@ -215,7 +214,6 @@ def escape_markdown(value: Any) -> Any:
     return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="card", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Write the card. Exits with 2 and one line for each problem that the user must fix."""
     try:
@@ -228,4 +226,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "card")

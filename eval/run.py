@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
 from eval.ask import Progress as ProgressCall
@@ -41,7 +41,6 @@ from eval.samples import Samples
 from eval.summary import summarise_samples
 from eval.tables import SCORES, list_errors, select
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 SUMMARY = "summary.json"
 
 
@@ -152,7 +151,6 @@ def print_results(summary: dict[str, Any]) -> None:
         console.print(claim["sentence"], highlight=False, markup=False)
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="eval", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Evaluate, then print one table.
 
@@ -179,4 +177,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "eval")
