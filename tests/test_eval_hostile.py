@@ -210,7 +210,7 @@ def test_a_refused_request_is_shown_with_its_reason(
     assert "10 × http_400: max_tokens is \\| not supported" in table
     monkeypatch.setattr("eval.run.evaluate", lambda cfg: summary)
     with pytest.raises(SystemExit) as ended:
-        main.__wrapped__(make_cfg())  # type: ignore[attr-defined]
+        main(make_cfg())
     assert ended.value.code == 1
 
 
