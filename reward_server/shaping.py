@@ -47,14 +47,10 @@ def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOpt
     reward = options.correct if verdict.correct else options.wrong
     reward -= options.leak_penalty * signals["leak"]
     reward -= options.pre_think_penalty * signals["pre_think"]
-    reward -= options.length_penalty * _measure_excess(signals["think_words"], options)
-    return max(reward, options.format_failed)
-
-
-def _measure_excess(words: float, options: RewardOptions) -> float:
-    """Measure how far outside the bounds: 1.0 at 0 words and at twice the upper bound."""
+    words, excess = signals["think_words"], 0.0
     if words < options.min_words:
-        return 1.0 - words / options.min_words
-    if options.max_words is not None and words > options.max_words:
-        return min(1.0, words / options.max_words - 1.0)
-    return 0.0
+        excess = 1.0 - words / options.min_words
+    elif options.max_words is not None and words > options.max_words:
+        excess = min(1.0, words / options.max_words - 1.0)
+    reward -= options.length_penalty * excess
+    return max(reward, options.format_failed)

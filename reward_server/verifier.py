@@ -39,11 +39,11 @@ REASONS = {
 
 
 class Verdict(NamedTuple):
-    """Hold what `verify` found.
+    """Hold what `verify` found. reward: -1.0, 0.0 or 1.0. correct implies format_ok.
 
-    reward: -1.0, 0.0 or 1.0. correct implies format_ok. choice: the stated letter, None where the
-    format is not followed or there is no single choice. reason: one of REASONS. think, pre_think:
-    the text inside and before `<think>`; None where the tags are not there once each and in order.
+    choice: the stated letter, None where the format is not followed or there is no single choice.
+    reason: one of REASONS. think, pre_think: the text inside and before `<think>`; None where the
+    tags are not there once each and in order.
     """
 
     reward: float
