@@ -9,6 +9,7 @@ Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray r
 
 import functools
 import importlib.metadata
+import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -43,6 +44,8 @@ def find_version_problems() -> list[str]:
 
 def install_hooks() -> None:
     """Register the patches, each to run when the module it concerns has been imported."""
+    # vLLM compiles a counting function of logprobs at the first rollout: 15 s of C++ for nothing.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     for module, patch in (
         ("openrlhf", stub_flash_attn),
         ("torch", answer_cuda_calls),
@@ -113,7 +116,8 @@ def use_torch_adam(deepspeed_module: Any) -> None:
     def get_ds_train_config(self: Any, *args: Any, **kwargs: Any) -> dict:
         config = get_config(self, *args, **kwargs)
         if config.get("optimizer", {}).get("type") == "AdamW":
-            config["optimizer"]["params"]["torch_adam"] = True
+            # fused: one pass over the weights, a twelfth of the time and no copies of them.
+            config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
         return config
 
     strategy.get_ds_train_config = get_ds_train_config

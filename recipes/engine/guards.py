@@ -52,18 +52,17 @@ def check_finite(metrics: dict[str, Any], step: int) -> None:
 
 
 def log_skipped(ppo_role: Any) -> None:
-    """Log how many of a step's updates were skipped; ppo_role: the module ppo_actor or ppo_critic."""
-    is_actor = hasattr(ppo_role, "ActorPPOTrainer")
-    trainer = ppo_role.ActorPPOTrainer if is_actor else ppo_role.CriticPPOTrainer
+    """Log how many of a step's updates were skipped; ppo_role: module ppo_actor or ppo_critic."""
+    role = "actor" if hasattr(ppo_role, "ActorPPOTrainer") else "critic"
+    trainer = getattr(ppo_role, f"{role.capitalize()}PPOTrainer")
     train = trainer.ppo_train
 
     @functools.wraps(train)
     def ppo_train(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        engine = self.actor.model if is_actor else self.critic
+        engine = self.actor.model if role == "actor" else self.critic
         before = engine.skipped_steps
         status = train(self, *args, **kwargs)
-        key = "actor_skipped_steps" if is_actor else "critic_skipped_steps"
-        return status | {key: engine.skipped_steps - before}
+        return status | {f"{role}_skipped_steps": engine.skipped_steps - before}
 
     trainer.ppo_train = ppo_train
 

@@ -8,9 +8,8 @@ OpenRLHF runs as it is installed. Around it:
 * a run that is broken is stopped before it saves a checkpoint (guards.py);
 * checkpoints are marked once they are whole, and the oldest is deleted first (checkpoints.py);
 * vLLM gets LoRA's merged weights (lora.py) and samples a whole rollout at once.
-
-The launcher passes by environment MEDRLVR_RUN, the run folder; MEDRLVR_START_STEP, the checkpoint's
-step, 0 for a new run; perhaps MEDRLVR_VLLM_SEQUENCES and MEDRLVR_TRUST_REMOTE_CODE=1.
+Environment: MEDRLVR_RUN, the run folder; MEDRLVR_START_STEP, the checkpoint's step or 0; perhaps
+MEDRLVR_VLLM_SEQUENCES, samples of a rollout an engine, and MEDRLVR_TRUST_REMOTE_CODE=1.
 """
 
 import functools
