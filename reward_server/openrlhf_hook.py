@@ -1,16 +1,16 @@
-"""The reward inside OpenRLHF 0.11.2, which loads this one file by path. Two ways in, with the same rewards:
+"""Give OpenRLHF 0.11.2 its reward; the engine loads this one file by path. Two ways in:
 
-    --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default of `make rlvr`
+    --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default
     --reward.remote_url reward_server/openrlhf_hook.py         reward_func
 
-Only the agent sees token counts and truncation, so only it writes the rollouts. Environment, set by the launcher:
+Both give the same rewards. Only the agent sees token counts and truncation, so only it writes the
+rollouts. Environment, set by the launcher:
 
-    PYTHONPATH                 must hold the project's root: this file imports its siblings as `reward_server.…`
-    MEDRLVR_REWARD_MODE        paper (default) or strict
-    MEDRLVR_REWARD_OPTIONS     JSON, see reward_server/shaping.py; default none
-    MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none are written
-    MEDRLVR_REWARD_URL         the agent asks this reward server (several: comma-separated) instead of judging itself
-    MEDRLVR_REWARD_TOKEN       the server's token, where it wants one
+    PYTHONPATH                 must hold the project's root: this file imports its siblings
+    MEDRLVR_REWARD             JSON of mode, options, control, seed: reward_server/scoring.py
+    MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none
+    MEDRLVR_REWARD_URL         the agent asks this server (several: comma-separated) for rewards
+    MEDRLVR_REWARD_TOKEN       the server's token, where it needs one
     MEDRLVR_REWARD_PATIENCE    seconds to wait for a server that does not answer (default 60)
 """
 
@@ -23,28 +23,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 try:
-    from reward_server.scoring import (
-        Label,
-        parse_label,
-        read_settings,
-        score_response,
-        strip_prompt,
-    )
+    from reward_server import scoring
     from reward_server.verifier import Verdict
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"{error}: the project's root is not on PYTHONPATH of this process. Set PYTHONPATH={Path(__file__).parents[1]} "
-        "before Ray starts."
-    ) from error
+    root = Path(__file__).parents[1]
+    raise ModuleNotFoundError(f"{error}. Set PYTHONPATH={root} before Ray starts.") from error
 
-SETTINGS = read_settings(os.environ)
+SETTINGS = scoring.read_settings(os.environ)
 
 
 class RewardFailure(BaseException):
-    """A fault of the data or the set-up, found by `reward_func`.
+    """Report a fault of the data or the set-up, found by `reward_func`.
 
-    Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later); this one ends the
-    run at once, with its message.
+    Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later);
+    this one ends the run at once, with its message.
     """
 
 
@@ -54,25 +46,26 @@ def reward_func(
     """Score one sample; the engine passes lists of one, from several threads.
 
     queries: prompt and response decoded, special tokens kept. labels: JSON strings.
-    Returns {"rewards": float, "scores": float, "extra_logs": {str: float}}, see `score_response`.
-    Raises RewardFailure for a bad label, a cut prompt or lists that are not of length one; never for a response.
+    Returns rewards, scores and extra_logs, see `score_response`. Raises RewardFailure for a bad
+    label, a cut prompt or lists that are not of length one; never for a response.
     """
     try:
         (query,), (prompt,), (label,) = queries, prompts, labels
-        return score_response(strip_prompt(query, prompt), parse_label(label, prompt), SETTINGS)[1]
+        response = scoring.strip_prompt(query, prompt)
+        return scoring.score_response(response, scoring.parse_label(label, prompt), SETTINGS)[1]
     except ValueError as error:
         raise RewardFailure(str(error)) from error
 
 
 @cache
 def define_agent_executor() -> type:
-    """The class AgentExecutor. Defined on demand: `reward_func` is to be had without OpenRLHF, and without torch."""
+    """Define the class AgentExecutor on demand: `reward_func` needs neither OpenRLHF nor torch."""
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-    from reward_server.client import ask_server
+    from reward_server.client import RewardClient, read_token
 
     class AgentExecutor(SingleTurnAgentExecutor):
-        """OpenRLHF's single-turn executor, which here scores each response and writes it to the rollouts.
+        """Score each response of OpenRLHF's single-turn executor and write it to the rollouts.
 
         Unlike the engine's own reward calls, its errors stop the run at once.
         """
@@ -80,11 +73,8 @@ def define_agent_executor() -> type:
         def __init__(self) -> None:
             super().__init__(None)  # no endpoint: the engine itself computes no reward
             urls = os.environ.get("MEDRLVR_REWARD_URL", "").replace(",", " ").split()
-            token = os.environ.get("MEDRLVR_REWARD_TOKEN", "")
-            if token:  # the engine's client can send one in the URL only
-                urls = [f"{url}?token={token}" for url in urls]
-            self.server = SingleTurnAgentExecutor(urls) if urls else None
-            self.patience = float(os.environ.get("MEDRLVR_REWARD_PATIENCE", "60"))
+            patience = float(os.environ.get("MEDRLVR_REWARD_PATIENCE", "60"))
+            self.client = RewardClient(urls, read_token(os.environ), patience) if urls else None
             self.rollouts = open_rollouts(os.environ.get("MEDRLVR_ROLLOUTS", ""))
 
         async def execute(
@@ -97,11 +87,12 @@ def define_agent_executor() -> type:
             llm_engine: Any,
             images: Any = None,
         ) -> dict[str, Any]:
-            """Generate one response and score it; the engine's fields, with reward, scores and extra_logs filled in.
+            """Generate one response; fill reward, scores and extra_logs into the engine's fields.
 
-            Raises ValueError, naming the row, for a bad label; ConnectionError for a reward server that stays away.
+            Raises ValueError that names the row for a bad label, ConnectionError for a reward
+            server that stays away.
             """
-            row_label = parse_label(label, prompt)
+            row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images
             )
@@ -109,11 +100,9 @@ def define_agent_executor() -> type:
             response = hf_tokenizer.decode(
                 output["observation_tokens"][start:end], skip_special_tokens=False
             )
-            verdict, scored = score_response(response, row_label, SETTINGS)
-            if self.server is not None:
-                scored = await ask_server(
-                    self.server, prompt + response, prompt, label, self.patience
-                )
+            verdict, scored = scoring.score_response(response, row_label, SETTINGS)
+            if self.client is not None:
+                scored = await self.client.ask(prompt + response, prompt, label)
             output.update(
                 reward=scored["rewards"], scores=scored["scores"], extra_logs=scored["extra_logs"]
             )
@@ -133,24 +122,24 @@ def __getattr__(name: str) -> Any:
 
 
 def open_rollouts(folder: str) -> TextIO | None:
-    """This process' own rollouts file in `folder`, to append to; None for an empty `folder`."""
+    """Open this process' own file in `folder`, to append to; None for an empty `folder`."""
     if not folder:
         return None
     path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lone surrogate cannot be UTF-8; written as \udXXX it is valid JSON and reads back as it was.
+    # a lone surrogate cannot be UTF-8; written as \udXXX it is valid JSON and reads back
     return path.open("a", encoding="utf-8", errors="backslashreplace")
 
 
 def write_rollout(
     rollouts: TextIO,
-    label: Label,
+    label: scoring.Label,
     verdict: Verdict,
     output: dict[str, Any],
     response: str,
     temperature: float,
 ) -> None:
-    """Append one sample as one JSON line and flush it. output: the engine's, reward filled in. time: unix seconds."""
+    """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
     row = {
         "id": label.id,

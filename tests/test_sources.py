@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from data_prep.clean import CYRILLIC
 from data_prep.errors import BadRow, NotSelected
-from data_prep.flags import CYRILLIC
-from data_prep.index_base import find_index_base
+from data_prep.options import find_index_base
 from data_prep.records import parse_json, read_records
 from data_prep.rows import Question
 from data_prep.run import name_mixture
@@ -367,8 +367,8 @@ def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() ->
         == [row["answer_idx"]]
     ]
     assert len(leaking) == 2
-    assert set(leaking) <= set(split.mended["outer_blanks"])
-    assert split.mended["look_alikes"] == ["medqa/test/41"]
+    assert set(leaking) <= set(split.fixed["outer_blanks"])
+    assert split.fixed["look_alikes"] == ["medqa/test/41"]
     mended = next(question for question in split.questions if question.id == "medqa/test/41")
     assert not CYRILLIC.search(mended.question)
 
@@ -386,7 +386,7 @@ def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
         {"duplicate_gold"},
         4,
     )
-    assert len(split.flagged["duplicate_distractor"]) == 17
+    assert len(split.warned["duplicate_distractor"]) == 17
     as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
     assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0
 

@@ -1,11 +1,12 @@
 """MedQA-USMLE, the English questions of the US medical licensing exam, with 4 or 5 options.
 
 Data set   MedQA (Jin et al. 2020, arXiv 2009.13081), https://github.com/jind11/MedQA
-Hub        id and revision in recipes/configs/data/medqa.yaml; the 5-option form is read from the upstream's files
+Hub        id and revision in recipes/configs/data/medqa.yaml; 5 options: the upstream's files
 Licence    MIT (upstream repository)
 Splits     train 10,178 / dev 1,272 / test 1,273
-Fields     upstream: question, answer, options {A..D or A..E}, meta_info, answer_idx (metamap_phrases is not read)
-           hub:      id, sent1, sent2, ending0..ending3, label (counts from 0); meta_info is lost there
+Fields     upstream: question, answer, options {A..D or A..E}, meta_info, answer_idx; not read:
+                     metamap_phrases
+           hub:      id, sent1, sent2, ending0..ending3, label (counts from 0); no meta_info
 
 About 1 row in 150 has blanks around an option; in two test rows only the gold option has them.
 """

@@ -7,8 +7,9 @@ and its definitions, with the paper's format check whatever the run was rewarded
 import re
 from typing import NamedTuple
 
-from reward_server.repetition import measure_repetition
-from reward_server.verifier import TAG, Verdict, leak, lenient_choice, verify
+from eval.reading import lenient_choice
+from reward_server.signals import leak, measure_repetition
+from reward_server.verifier import TAG, Verdict, verify
 
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
@@ -88,19 +89,23 @@ def extract_features(
 ) -> Features:
     """Every feature of a response. answer: gold letter. options: their texts. terms: see `find_terms`."""
     num_options = max(2, len(options), ord(answer) - 64)
-    verdict = verify(response, answer, num_options, "paper")
+    padded = [
+        *options,
+        *[""] * (num_options - len(options)),
+    ]  # of a run whose questions are not here
+    verdict = verify(response, answer, padded, "paper")
     parts = split_parts(response)
     reasoning = "\n".join(
         part for part in (parts.before, parts.think, parts.untagged) if part.strip()
     )
-    choice = verdict.choice or (None if parts.think else lenient_choice(response, num_options))
-    stated = find_first_statement(reasoning, choice)
+    choice = verdict.choice or (None if parts.think else lenient_choice(response, padded))
+    stated = find_first_statement(reasoning, choice, padded)
     words = len(reasoning.split())
     before = verdict.pre_think if verdict.format_ok else None
     return Features(
         format=float(verdict.format_ok),
         pre_think=float(bool(before and before.strip())),
-        leak=leak(verdict),
+        leak=leak(verdict, padded),
         think_words=float(len((verdict.think or "").split())),
         pre_think_words=float(len((before or "").split())),
         words_before=float(len(parts.before.split())),
@@ -117,7 +122,7 @@ def extract_features(
     )
 
 
-def find_first_statement(reasoning: str, choice: str | None) -> float:
+def find_first_statement(reasoning: str, choice: str | None, options: list[str]) -> float:
     """Words before the sentence that first states `choice`; UNKNOWN where none does.
 
     A sentence states it where `lenient_choice` reads it there, or where it ends in the letter alone ("So aspirin B.").
@@ -129,7 +134,7 @@ def find_first_statement(reasoning: str, choice: str | None) -> float:
         sentence = match[0]
         if not LETTERS[choice].search(sentence):
             continue
-        if ends.search(sentence[-8:]) or lenient_choice(sentence, 26) == choice:
+        if ends.search(sentence[-8:]) or lenient_choice(sentence, options) == choice:
             return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
@@ -145,7 +150,7 @@ def judge_agreement(verdict: Verdict, options: list[str]) -> float:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
     end = reasoning[-CONCLUSION:]
-    named = lenient_choice(end, 26) if ANY_LETTER.search(end) else None
+    named = lenient_choice(end, options) if ANY_LETTER.search(end) else None
     if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:
