@@ -6,7 +6,8 @@ python bench/step.py openrlhf.train.micro_batch_size=32    any override, for all
 
 Each round is one `recipes.rlvr` of 12 steps of 64. Wall seconds are the engine's own timings, medians
 over the steps but the first; processor seconds are those of all processes of the run, which other work
-on the machine changes less. Start-up is from the command to the end of the first step.
+on the machine changes less. Start-up is from the command to the end of the first step. Each tree trains on its
+own prepared bank (`make prep`).
 """
 
 import argparse
@@ -44,7 +45,6 @@ def time_run(tree: Path, run: Path, overrides: list[str]) -> dict[str, float]:
         sys.executable,
         "-m",
         "recipes.rlvr",
-        f"data_dir={ROOT / 'data'}",
         f"run_dir={run}",
         f"openrlhf.data.max_samples={STEPS * BATCH}",
         "openrlhf.train.num_episodes=1",
