@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan rlvr sft eval report card serve test e2e lint bench lock laptop-model real-model clean
+.PHONY: help setup prep plan smoke rlvr sft eval report card serve test e2e lint bench lock laptop-model real-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16

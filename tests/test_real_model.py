@@ -59,7 +59,7 @@ def test_ppo_checkpoint_and_resume(model, root, tmp_path, read_metrics, read_rol
     prepare = ["data_prep.run", *choice, f"data.source={MEDQA}"]
     subprocess.run([sys.executable, "-m", *prepare], cwd=root, check=True, capture_output=True)
     run = [*choice, f"run_dir={folder}", "openrlhf.data.max_samples=40"]
-    run.append("openrlhf.ckpt.save_steps=3")
+    run += ["openrlhf.ckpt.save_steps=3", "hardware.attention=sdpa"]
     done, peak = threading.Event(), [0.0]
     watch = threading.Thread(target=watch_memory, args=(folder, done, peak))
     watch.start()

@@ -20,7 +20,7 @@ from data_prep.rows import Question, get_letter, get_optional_text, get_text, ge
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A MedQA record in either of its two published layouts. Raises BadRow."""
+    """Read a MedQA record in either of its two published layouts. Raises BadRow."""
     if isinstance(record, dict) and "ending0" in record:
         options = [get_text(record, f"ending{number}") for number in range(4)]
         stem = " ".join(

@@ -21,7 +21,7 @@ CHOICES = "Answer Choices:"
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A MedXpertQA record. Raises BadRow, also where the list in the stem does not repeat the
+    """Read a MedXpertQA record. Raises BadRow, also where the list in the stem does not repeat the
     options.
     """
     question, options = get_text(record, "question"), get_texts(record, "options")

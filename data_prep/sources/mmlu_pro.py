@@ -20,7 +20,7 @@ from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """An MMLU-Pro record, numbered by its question_id. Raises BadRow, and NotSelected for another category."""
+    """Read an MMLU-Pro record, numbered by its question_id. Raises BadRow and NotSelected."""
     if get_text(record, "category") != data.category:
         raise NotSelected
     number = record.get("question_id")

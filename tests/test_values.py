@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from recipes import settings
+from recipes import values
 from recipes.preflight import find_problems
-from recipes.settings import find_wrong_settings
+from recipes.values import find_wrong_settings
 
 
 @pytest.fixture
@@ -130,12 +130,14 @@ def test_ray_cannot_start_from_such_a_folder(wrong, monkeypatch, folder):
     assert wrong("sft") == []
 
 
-def test_a_long_tmpdir_is_named_before_ray_stumbles(wrong, monkeypatch):
-    monkeypatch.setenv("TMPDIR", "/a/folder/of/many/characters/" + "x" * 20)
+def test_a_long_tmpdir_is_named_before_ray_stumbles(wrong, monkeypatch, tmp_path):
+    folder = tmp_path / ("x" * 60)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     (line,) = wrong("rlvr")
-    assert "export RAY_TMPDIR=/tmp" in line
+    assert str(folder) in line and "export TMPDIR=/tmp" in line
     assert wrong("sft") == []
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
     assert wrong("rlvr") == []
 
 
@@ -143,6 +145,6 @@ def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     (line,) = wrong("rlvr", f"run_dir={tmp_path}/file/run")
     assert "cannot be written" in line
-    monkeypatch.setattr(settings.os, "access", lambda *_: False)
+    monkeypatch.setattr(values.os, "access", lambda *_: False)
     (line,) = wrong("sft")
     assert "cannot be written; set run_dir=FOLDER" in line
