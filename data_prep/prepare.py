@@ -16,8 +16,15 @@ from data_prep.files import write_jsonl
 from data_prep.index_base import find_index_base
 from data_prep.integrity import check_rows, hash_rows
 from data_prep.lengths import ModelTokenizer, load_tokenizer
+from data_prep.options_view import apply_views, check_views
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
-from data_prep.prompt import PROMPT_VERSION, render_prompt, render_question
+from data_prep.prompt import (
+    PROMPT_VERSION,
+    Template,
+    find_template,
+    render_prompt,
+    render_question,
+)
 from data_prep.records import Records, read_records
 from data_prep.rows import build_row, unify_meta
 from data_prep.shuffle import shuffle_options
@@ -41,7 +48,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         )
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     limit = cfg.openrlhf.data.max_len - cfg.openrlhf.rollout.max_new_tokens
-    tokenizer, records = read_inputs(cfg, limit)
+    template, tokenizer, records = read_inputs(cfg, limit)
     origin = records.origin
     if data.index_base == "auto":
         origin["index_base"] = find_base(data, records)
@@ -64,8 +71,9 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         if data.shuffle_options
         else {}
     )
+    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
     for split in splits.values():
-        drop_long_prompts(split, tokenizer, limit, progress)
+        drop_long_prompts(split, tokenizer, template, limit, progress)
     overlap = compare_splits(cfg, splits, progress)
     unify_meta(question for split in splits.values() for question in split.questions)
     empty = [
@@ -79,7 +87,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     with replace_folder(folder) as partial:
         files = {}
         for name, split in splits.items():
-            rows = report_rows(split, tokenizer, progress)
+            rows = report_rows(split, tokenizer, template, progress)
             files[f"{name}.jsonl"] = write_jsonl(partial / f"{name}.jsonl", rows)
         manifest = {
             "format": FORMAT,
@@ -90,6 +98,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "splits": {name: split.describe() for name, split in splits.items()},
             "overlap": overlap,
             "shuffled_options": shuffled,
+            "views": {**data.options, "stem": data.stem, "left_as_they_are": left},
             "max_prompt_tokens": {
                 "limit": limit,
                 "found": max(max(split.tokens) for split in splits.values()),
@@ -100,6 +109,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
                 "eos_token": tokenizer.eos_token,
             },
             "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
+            "prompt": template.describe(),
             "prompt_version": PROMPT_VERSION,
             "seed": cfg.seed,
             "versions": {
@@ -115,8 +125,11 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     return manifest
 
 
-def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
-    """The tokenizer and the upstream records. Raises UserError with all problems of the settings and of both."""
+def read_inputs(cfg: DictConfig, limit: int) -> tuple[Template, ModelTokenizer, Records]:
+    """Read the prompt's template, the tokenizer and the upstream records.
+
+    Raises UserError with all problems of the settings and of the three.
+    """
     problems: list[str] = []
     if limit <= 0:
         problems.append(
@@ -129,8 +142,10 @@ def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
         )
     if not isinstance(cfg.data.chat, bool):
         problems.append(f"data.chat={cfg.data.chat} must be true or false")
+    problems += check_views(cfg.data)
     found: list[Any] = []
     for read in (
+        lambda: find_template(cfg.data.prompt.name, cfg.data.prompt.file),
         lambda: load_tokenizer(cfg.model.path, cfg.model.get("revision"), cfg.data.chat is True),
         lambda: read_records(cfg),
     ):
@@ -140,8 +155,8 @@ def read_inputs(cfg: DictConfig, limit: int) -> tuple[ModelTokenizer, Records]:
             problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
-    tokenizer, records = found
-    return tokenizer, records
+    template, tokenizer, records = found
+    return template, tokenizer, records
 
 
 def find_base(data: DictConfig, records: Records) -> dict[str, Any]:
@@ -169,14 +184,14 @@ def shuffle_split(split: Split, cfg: DictConfig) -> dict[str, Any]:
 
 
 def drop_long_prompts(
-    split: Split, tokenizer: ModelTokenizer, limit: int, progress: Progress
+    split: Split, tokenizer: ModelTokenizer, template: Template, limit: int, progress: Progress
 ) -> None:
     """Measures every prompt, and drops rows over the limit and rows that hold the model's special tokens."""
     reasons: dict[str, str] = {}
     for start in range(0, len(split.questions), STEP):
         batch = split.questions[start : start + STEP]
         prompts = [
-            render_prompt(question.question, question.options, tokenizer.frame)
+            render_prompt(question.question, question.options, tokenizer.frame, template)
             for question in batch
         ]
         split.tokens.extend(tokenizer.count_tokens(prompts))
@@ -195,10 +210,10 @@ def drop_long_prompts(
 
 
 def report_rows(
-    split: Split, tokenizer: ModelTokenizer, progress: Progress
+    split: Split, tokenizer: ModelTokenizer, template: Template, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """The rows to write, with progress."""
     for done, question in enumerate(split.questions, 1):
-        yield build_row(question, split.name, tokenizer.eos_token, tokenizer.frame)
+        yield build_row(question, split.name, tokenizer.eos_token, tokenizer.frame, template)
         if done % STEP == 0 or done == len(split.questions):
             progress(f"{split.name}: writing", done, len(split.questions))

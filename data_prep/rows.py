@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.errors import BadRow
-from data_prep.prompt import LETTERS, ChatFrame, render_direct_prompt, render_prompt
+from data_prep.prompt import (
+    LETTERS,
+    PLAIN,
+    ChatFrame,
+    Template,
+    render_direct_prompt,
+    render_prompt,
+)
 
 
 @dataclass(slots=True)
@@ -120,7 +127,11 @@ def is_plain(value: Any) -> bool:
 
 
 def build_row(
-    question: Question, split: str, eos_token: str, frame: ChatFrame | None = None
+    question: Question,
+    split: str,
+    eos_token: str,
+    frame: ChatFrame | None = None,
+    template: Template = PLAIN,
 ) -> dict[str, Any]:
     """The row as it is written, its fields in the order of the row format.
 
@@ -138,8 +149,8 @@ def build_row(
         "question": question.question,
         "options": question.options,
         "answer": question.answer,
-        "prompt": render_prompt(question.question, question.options, frame),
-        "direct_prompt": render_direct_prompt(question.question, question.options, frame),
+        "prompt": render_prompt(question.question, question.options, frame, template),
+        "direct_prompt": render_direct_prompt(question.question, question.options, frame, template),
         "response": question.answer + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
         "datasource": question.id.split("/", 1)[0],

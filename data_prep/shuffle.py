@@ -28,22 +28,37 @@ COLLECTIVE = re.compile(
 def shuffle_options(question: Question, seed: int) -> Question | None:
     """The question with its options in a new order drawn from seed and id, or None where the order must stay.
 
-    Options that speak of the others stay last in their places; where one is not last, or options or stem cite letters,
-    the whole row stays as it is.
+    Options that speak of the others stay last in their places.
+    """
+    free = find_free_options(question)
+    if free < 2:
+        return None
+    order = list(range(free))
+    random.Random(f"{seed}/{question.id}").shuffle(order)
+    return reorder_options(question, [*order, *range(free, len(question.options))])
+
+
+def find_free_options(question: Question) -> int:
+    """Count the leading options that may change places; 0 where options or stem cite letters.
+
+    0 also where an option that speaks of the others is not behind all that do not.
     """
     options = question.options
     if STEM_CITES.search(question.question) or any(
         LETTER_LIST.search(option) for option in options
     ):
-        return None
+        return 0
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
-    if any(fixed[:free]) or free < 2:
-        return None
-    order = list(range(free))
-    random.Random(f"{seed}/{question.id}").shuffle(order)
-    order.extend(range(free, len(options)))
-    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return 0 if any(fixed[:free]) else free
+
+
+def reorder_options(question: Question, order: list[int]) -> Question:
+    """Give the options in another order; the gold letter follows. order: the old place of each."""
     return Question(
-        question.id, question.question, [options[index] for index in order], answer, question.meta
+        question.id,
+        question.question,
+        [question.options[index] for index in order],
+        LETTERS[order.index(LETTERS.index(question.answer))],
+        question.meta,
     )
