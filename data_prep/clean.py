@@ -1,6 +1,6 @@
 """Cleaning: each rule mends a row under a name, rejects it under a name, or flags it; the manifest lists all with ids.
 
-Mended    unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks, option_line_breaks
+Mended    unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks, stray_quotes, option_line_breaks
 Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold, invalid_unicode
 Flagged   see flags.py
 """
@@ -27,6 +27,9 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
+# MedQA's option E with the end of a CSV field: 'Propranolol\n"'.
+CSV_END = re.compile(r'\s*\n\s*"$')
+
 
 def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     """The cleaned question, the rules that changed something, and its flags. Raises BadRow for a row to drop."""
@@ -46,6 +49,13 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
         if new != texts:
             mended.append(rule)
         texts = new
+    # A quote that opens nowhere, at the end of a stem or behind a line break in an option.
+    new = [CSV_END.sub("", text) for text in texts]
+    if texts[0].endswith(('?"', '."', ':"')) and texts[0].count('"') % 2:
+        new[0] = texts[0][:-1]
+    if new != texts:
+        mended.append("stray_quotes")
+    texts = new
     # The prompt gives an option one line: a line break inside could pass for a further option.
     stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
     if options != texts[1:]:
