@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.endpoint import ask_endpoint
 from eval.engine import run_engine
-from eval.plan import Plan, Task
+from eval.plan import Plan, Task, get_engine
 from eval.samples import (
     Answer,
     Request,
@@ -130,7 +130,7 @@ def ask_engine(
     chunks = {task.key: cut_chunks(missing[task.key], cfg.chunk) for task in tasks}
     job = {
         "model": path,
-        "engine": OmegaConf.to_container(cfg.vllm, resolve=True),
+        "engine": get_engine(cfg),
         "max_len": cfg.max_len,
         "tasks": [
             {

@@ -98,8 +98,8 @@ def build_body(
     }
     if sampling["stop"]:
         body["stop"] = sampling["stop"]
-    extra: Any = OmegaConf.to_container(options.extra, resolve=True)
-    return {**body, **extra}
+    extra: Any = OmegaConf.to_container(options, resolve=True)
+    return {**body, **(extra["extra"] or {})}
 
 
 async def _ask_one(

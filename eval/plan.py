@@ -86,9 +86,7 @@ def make_plan(cfg: DictConfig) -> Plan:
                     "chat": benchmark.frame._asdict() if benchmark.frame else None,
                     "seed": cfg.seed,
                     "sampling": get_sampling(cfg, mode),
-                    "engine": OmegaConf.to_container(cfg.vllm, resolve=True)
-                    if cfg.endpoint is None
-                    else get_api(cfg),
+                    "engine": get_engine(cfg) if cfg.endpoint is None else get_api(cfg),
                 }
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -248,10 +246,15 @@ def get_sampling(cfg: DictConfig, mode: str) -> dict[str, Any]:
     }
 
 
+def get_engine(cfg: DictConfig) -> dict[str, Any]:
+    """Return the arguments of vLLM's LLM that are set; null leaves one to vLLM."""
+    return {str(key): value for key, value in cfg.vllm.items() if value is not None}
+
+
 def get_api(cfg: DictConfig) -> dict[str, Any]:
     """What an answer of an endpoint depends on besides its sampling."""
     options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
-    return {"api": options["api"], "extra": options["extra"]}
+    return {"api": options["api"], "extra": options["extra"] or {}}
 
 
 def identify_model(path: str, endpoint: str | None) -> dict[str, Any]:

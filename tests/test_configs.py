@@ -16,6 +16,7 @@ from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.memory import find_shortages
 from recipes.model import Shape, read_shape
+from reward_server.shaping import RewardOptions, parse_options
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 # What the engine says of a setting that is meant: in async mode only DeepSpeed's models share GPUs.
@@ -47,9 +48,6 @@ SENSELESS = {
         ("7B", place): "GiB on each GPU"
         for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")
     },
-    ("sft/7B", "1x80gb"): "GiB on each GPU",
-    ("sft/7B", "2x80gb"): "GiB on each GPU",
-    ("sft/7B", "1x141gb"): "GiB on each GPU",
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]
 QUICK = (
@@ -93,7 +91,6 @@ def test_there_is_something_to_compose():
         "instruct",
         "sft/paper",
         "sft/laptop",
-        "sft/instruct",
     } <= set(EXPERIMENTS)
     assert {
         "cpu",
@@ -189,13 +186,18 @@ def test_data_preparation_takes_each_experiment(compose_config, experiment):
 
 @pytest.mark.parametrize("root_name", ["prep", "rlvr", "sft", "eval"])
 def test_an_instruct_model_keeps_its_data_in_a_folder_of_its_own(compose_config, root_name):
-    folder = "sft/" if root_name == "sft" else ""
-    cfg = compose_config(root_name, f"experiment={folder}instruct")
+    words = ["experiment=instruct"]
+    if root_name == "sft":  # the command at the head of experiment/instruct.yaml
+        words = ["experiment=sft/paper", "model=qwen2.5-3b-instruct", "name=instruct"]
+        words += ["data_dir=data/chat", "data.chat=true"]
+    cfg = compose_config(root_name, *words)
     assert (cfg.data_dir, cfg.data.name, cfg.data.chat) == ("data/chat", "medqa", True)
     assert cfg.model.path.endswith("-Instruct")
     assert not cfg.openrlhf.data.get("apply_chat_template")  # rows hold the whole prompt
-    assert compose_config(root_name, f"experiment={folder}instruct", "data_dir=x").data_dir == "x"
-    cfg = compose_config(root_name, f"experiment={folder}paper")
+    assert compose_config(root_name, *words, "data_dir=x").data_dir == "x"
+    cfg = compose_config(
+        root_name, "experiment=sft/paper" if root_name == "sft" else "experiment=paper"
+    )
     assert (cfg.data_dir, cfg.data.chat) == ("data", False)
 
 
@@ -239,3 +241,24 @@ def test_every_file_says_what_it_is(path):
     assert next(line for line in lines if "@package" not in line).startswith("# ")
     for revision in re.findall(r"^\s*revision: (\S+)", path.read_text(), re.MULTILINE):
         assert revision in ("null", "???") or re.fullmatch(r"[0-9a-f]{40}", revision.strip("'\""))
+
+
+def test_the_facts_of_a_model_are_in_one_file():
+    """Path, revision, licence and shape; an experiment only names the model."""
+    for path in (CONFIGS / "model").glob("*.yaml"):
+        model = OmegaConf.load(path)
+        assert set(model) == {"id", "path", "revision", "licence", "shape"}
+        assert set(model.licence) == {"name", "link", "note"}
+        assert (model.revision is None) == (path.stem == "laptop")
+    for path in (CONFIGS / "experiment").rglob("*.yaml"):
+        assert not re.search(r"^  (path|revision|licence):", path.read_text(), re.MULTILINE), path
+
+
+def test_every_option_of_the_reward_is_a_key(compose_config):
+    cfg = compose_config("rlvr", "reward.options.leak_penalty=0.2", "reward.options.max_words=9")
+    assert parse_options(json.dumps(OmegaConf.to_container(cfg.reward.options))) == RewardOptions(
+        leak_penalty=0.2, max_words=9
+    )
+    assert (
+        OmegaConf.to_container(compose_config("rlvr").reward.options) == RewardOptions()._asdict()
+    )
