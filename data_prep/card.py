@@ -46,7 +46,8 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
         f"* Source: {where}"
         + (f", revision `{origin['revision']}`" if "revision" in origin else ""),
         f"* Licence: {origin['licence']}",
-        f"* Prompt version {manifest['prompt_version']}, seed {manifest['seed']}, "
+        f"* Prompt {manifest['prompt']['file'] or manifest['prompt']['name']} "
+        f"(sha256 {manifest['prompt']['sha256'][:16]}…), seed {manifest['seed']}, "
         f"tokenizer `{manifest['tokenizer']['path']}` (sha256 {manifest['tokenizer']['sha256'][:16]}…)",
     ]
     if chat := manifest["chat"]:
@@ -54,6 +55,17 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
             "* Prompts are a user's message in the tokenizer's chat template "
             f"(sha256 {chat['template_sha256'][:16]}…), whose turns end in `{chat['end_of_turn']}`"
         )
+    views = {
+        key: value
+        for key, value in manifest["views"].items()
+        if value not in (None, 0, "keep") and key != "left_as_they_are"
+    }
+    if views:
+        left = sum(map(len, manifest["views"]["left_as_they_are"].values()))
+        named = ", ".join(f"{key} {value}" for key, value in views.items())
+        lines.append(f"* View of the questions: {named}; {left:,} rows stay as they are")
+    if manifest["state"]:
+        lines.append(f"* State: {manifest['state']}")
     lines += [f"* Note: {remark}" for remark in manifest["remarks"]]
     if "index_base" in origin:
         lines.append(
@@ -109,9 +121,11 @@ def write_card(path: Path, manifest: dict[str, Any]) -> None:
         lines.append(
             f"| {split} | {' | '.join(f'{n:,}' for n in facts['prompt_tokens'].values())} |"
         )
+    over = sum(map(len, manifest["max_prompt_tokens"]["over_limit"].values()))
     lines += [
         "",
-        f"Limit {manifest['max_prompt_tokens']['limit']:,} tokens.",
+        f"Limit of training rows {manifest['max_prompt_tokens']['limit']:,} tokens; "
+        f"{over:,} evaluation rows are longer.",
         "",
         "![Prompt lengths](lengths.png)",
         "",

@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import count_reasons, draw_lengths, write_card
-from data_prep.contamination import check_ids, compare_splits
+from data_prep.contamination import TRAIN, check_ids, compare_splits
 from data_prep.errors import UserError
 from data_prep.files import write_jsonl
 from data_prep.index_base import find_index_base
-from data_prep.integrity import check_rows, hash_rows
+from data_prep.integrity import check_rows, find_state, hash_rows
 from data_prep.lengths import ModelTokenizer, load_tokenizer
 from data_prep.options_view import apply_views, check_views
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
@@ -93,16 +93,14 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "format": FORMAT,
             "name": data.name,
             "origin": origin,
+            "state": find_state(data, origin["rows"]),
             "remarks": remarks,
             "files": files,
             "splits": {name: split.describe() for name, split in splits.items()},
             "overlap": overlap,
             "shuffled_options": shuffled,
             "views": {**data.options, "stem": data.stem, "left_as_they_are": left},
-            "max_prompt_tokens": {
-                "limit": limit,
-                "found": max(max(split.tokens) for split in splits.values()),
-            },
+            "max_prompt_tokens": measure_longest(splits, limit),
             "tokenizer": {
                 "path": tokenizer.path,
                 "sha256": tokenizer.sha256,
@@ -186,7 +184,7 @@ def shuffle_split(split: Split, cfg: DictConfig) -> dict[str, Any]:
 def drop_long_prompts(
     split: Split, tokenizer: ModelTokenizer, template: Template, limit: int, progress: Progress
 ) -> None:
-    """Measures every prompt, and drops rows over the limit and rows that hold the model's special tokens."""
+    """Measure every prompt; drop training rows over the limit and rows with special tokens."""
     reasons: dict[str, str] = {}
     for start in range(0, len(split.questions), STEP):
         batch = split.questions[start : start + STEP]
@@ -203,10 +201,33 @@ def drop_long_prompts(
                 render_question(question.question, question.options)
             ):
                 reasons[question.id] = "special_token_in_text"
+    # PPO's limit is on training rows alone: dropping hard evaluation rows would flatter every score
     for question, tokens in zip(split.questions, split.tokens, strict=True):
-        if tokens > limit:
+        if tokens > limit and split.name == TRAIN:
             reasons.setdefault(question.id, "prompt_too_long")
     split.keep_only(reasons)
+
+
+def measure_longest(splits: dict[str, Split], limit: int) -> dict[str, Any]:
+    """Return the limit, the longest training prompt (of any where there are none), and who is over.
+
+    over_limit: evaluation rows by split. `make eval` asks them whole; the engine's own evaluation
+    in training cuts them from the left.
+    """
+    trained = [splits[TRAIN]] if TRAIN in splits else list(splits.values())
+    over = {
+        name: [
+            question.id
+            for question, tokens in zip(split.questions, split.tokens, strict=True)
+            if tokens > limit
+        ]
+        for name, split in splits.items()
+    }
+    return {
+        "limit": limit,
+        "found": max(max(split.tokens) for split in trained),
+        "over_limit": {name: ids for name, ids in over.items() if ids},
+    }
 
 
 def report_rows(

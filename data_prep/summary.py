@@ -63,6 +63,13 @@ def print_summary(manifest: dict[str, Any], folder: Path) -> None:
         console.print(
             f"{split}: options of {facts['rows']:,} rows shuffled, {len(facts['left_in_order']):,} left in order"
         )
+    if manifest["state"]:
+        console.print(f"state: {manifest['state']}", soft_wrap=True, highlight=False)
+    for split, ids in manifest["max_prompt_tokens"]["over_limit"].items():
+        console.print(
+            f"{split}: {len(ids):,} prompts are longer than a run's limit; `make eval` asks them whole, "
+            "the engine's own evaluation in training cuts their beginning"
+        )
     for remark in manifest["remarks"]:
         console.print(f"note: {remark}", soft_wrap=True, highlight=False)
     console.print(
