@@ -8,7 +8,7 @@ BANK := data/bank/manifest.json
 export EXPERIMENT ?= $(if $(wildcard /dev/nvidia0),paper,laptop)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan rlvr sft eval report card test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep plan rlvr sft sft-grid eval report card test e2e lint bench lock laptop-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,6 +32,9 @@ rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 
 sft: setup $(BANK) ## train the SFT baseline
 	@$(PY) -m recipes.sft $(OVERRIDES)
+
+sft-grid: setup $(BANK) ## SFT baseline over learning rates and epochs, the best on dev is kept
+	@$(PY) -m recipes.sft_grid $(OVERRIDES)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(OVERRIDES)

@@ -57,10 +57,10 @@ SENSELESS = {
     },
     **{
         (name, place): "GiB on each GPU"
-        for name in ("7B", "instruct", "lora", "mixture", "tuned")
+        for name in ("7B", "instruct", "mixture", "tuned")
         for place in ("4x40gb", "4x8x40gb")
-        if (name, place) != ("lora", "4x8x40gb")
     },  # their micro-batches are for 80 GB
+    ("lora", "4x40gb"): "whole bf16 matrices",
     **{
         ("7B", place): "GiB on each GPU"
         for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")
