@@ -151,7 +151,7 @@ def test_longer_responses_take_longer_and_prompts_never_less(plan):
 
 
 def test_the_disk_counts_what_is_kept(plan):
-    cfg, shape = plan("paper", "8x80gb")
+    cfg, shape = plan("tuned", "8x80gb")
     sizes = disk.plan_disk(cfg, "ppo", shape, {"train": 10178, "dev": 1272})
     assert (
         sizes["to resume from"] == 14 * shape.parameters * 2 * 3
