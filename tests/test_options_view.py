@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from data_prep.options_view import NONE_OF_THE_ABOVE, apply_views, check_views, view_question
+from data_prep.options_view import NONE, apply_views, check_views, view_question
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question
 
@@ -30,17 +30,17 @@ def test_rotation_moves_every_option_and_the_gold_letter_follows(count: int, dat
 
 def test_add_appends_an_option_that_is_never_right() -> None:
     viewed = view_question(make(["a drug", "rest"]), "add", 0)
-    assert (viewed.options, viewed.answer) == (["a drug", "rest", NONE_OF_THE_ABOVE], "B")
+    assert (viewed.options, viewed.answer) == (["a drug", "rest", NONE], "B")
 
 
 def test_rotated_first_so_that_none_of_the_above_stays_last() -> None:
     viewed = view_question(make(["x1", "x2", "x3"]), "add", 1)
-    assert (viewed.options, viewed.answer) == (["x2", "x3", "x1", NONE_OF_THE_ABOVE], "A")
+    assert (viewed.options, viewed.answer) == (["x2", "x3", "x1", NONE], "A")
 
 
 def test_replace_gold_makes_it_right_in_the_place_of_the_right_one() -> None:
     viewed = view_question(make(["x1", "x2", "x3"]), "replace_gold", 1)
-    assert (viewed.options, viewed.answer) == ([NONE_OF_THE_ABOVE, "x3", "x1"], "A")
+    assert (viewed.options, viewed.answer) == ([NONE, "x3", "x1"], "A")
 
 
 @pytest.mark.parametrize(
