@@ -412,14 +412,19 @@ def test_both_states_of_mmlu_pro_health_are_known_by_their_rows(tmp_path: Path) 
         read = {"test": {"rows": len(parsed), "sha256": hash_rows(parsed)}}
         assert check_rows(cfg.data, tmp_path, read, None) == []
         assert find_state(cfg.data, read) == cfg.data.state
-        found[name] = (read, cfg.data, {question.id: question.answer for question in parsed})
+        found[name] = (
+            read,
+            cfg.data,
+            {question.id.rsplit("/")[-1]: question.gold.strip() for question in parsed},
+        )
     (old, data, before), (new, _, after) = found.values()
     with pytest.raises(UserError, match="these are the rows of data=mmlu_pro_health_2026"):
         check_rows(data, tmp_path, new, None)
     data.accept = True
     assert check_rows(data, tmp_path, new, None)
     assert find_state(data, new) is None and find_state(data, old) == data.state
-    assert len(before) == len(after) == 818
+    assert before.keys() == after.keys() and len(before) == 818
+    assert sum(before[number] != after[number] for number in before) == 21
 
 
 def test_a_local_train_file_is_recognised_or_said_to_be_partial(tmp_path: Path) -> None:
