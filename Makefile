@@ -1,47 +1,64 @@
 # Med-RLVR. `make help` lists the targets; `make TARGET key=value` hands Hydra overrides through.
 PYTHON ?= python3
 PY := .venv/bin/python
-# All command-line variables are overrides, but for those that make itself uses.
-OVERRIDES = $(filter-out PYTHON=% PY=% EXPERIMENT=% HARDWARE=%,$(MAKEOVERRIDES))
-BANK := data/bank/manifest.json
 # On a machine with a CUDA GPU the paper's experiment is the default, elsewhere the laptop's.
-export EXPERIMENT ?= $(if $(wildcard /dev/nvidia0),paper,laptop)
+EXPERIMENT ?= $(if $(wildcard /dev/nvidia0),paper,laptop)
+HARDWARE ?= auto
+unexport PYTHONSAFEPATH # with it, `python -m recipes.rlvr` would not look in this folder
+# All command-line variables are overrides, but for those that make itself uses. Each is quoted, since values are data:
+# make writes a space in one as "\ ", a backslash as "\\" and a dollar as "$$", which is undone between the quotes of the shell.
+NOTHING :=
+SPACE := $(NOTHING) $(NOTHING)
+QUOTE = '$(subst <make-space>,$(SPACE),$(subst <make-backslash>,\,$(subst ','\'',$(1))))'
+WORDS = $(subst \$(SPACE),<make-space>,$(subst \\,<make-backslash>,$(subst $$$$,$$,$(MAKEOVERRIDES))))
+GIVEN = $(filter-out PYTHON=% PY=% EXPERIMENT=% HARDWARE=%,$(WORDS))
+# nor does make itself look into them: to export name='$(shell …)' it would run that
+unexport $(foreach word,$(GIVEN),$(firstword $(subst =,$(SPACE),$(word))))
+OVERRIDES = $(foreach word,$(GIVEN),$(call QUOTE,$(word)))
+# First, so that what the user says wins: of a group that is chosen twice Hydra takes the last.
+CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
+BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan rlvr sft sft-grid eval report card test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep plan rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready ## create .venv and install the lock for this machine (about 3 minutes, 4 GB)
-
-.venv/ready: requirements/install.py requirements/cpu.lock requirements/gpu.lock
+setup: ## create .venv and install the lock for this machine (about 3 minutes, 4 GB)
 	@$(PYTHON) requirements/install.py
 
-$(BANK): .venv/ready $(wildcard data_prep/*.py data_prep/sources/*.py dev/laptop/facts/*.yaml) recipes/laptop_model/tokenizer.json
+$(BANK): $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json | setup
 	@$(PY) -m data_prep.run data=bank experiment=laptop
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
-	@$(PY) -m data_prep.run $(OVERRIDES)
+	@$(PY) -m data_prep.run $(CHOICE)
 
 plan: setup ## memory, time and disk of a run: make plan experiment=paper hardware=8x80gb
-	@$(PY) -m recipes.plan $(OVERRIDES)
+	@$(PY) -m recipes.plan $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
+smoke: setup $(BANK) ## prove an installation: three steps of a recipe with a tiny model
+	@$(PY) -m recipes.smoke $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
-	@$(PY) -m recipes.rlvr $(OVERRIDES)
+	@$(PY) -m recipes.rlvr $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 sft: setup $(BANK) ## train the SFT baseline
-	@$(PY) -m recipes.sft $(OVERRIDES)
+	@$(PY) -m recipes.sft $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 sft-grid: setup $(BANK) ## SFT baseline over learning rates and epochs, the best on dev is kept
-	@$(PY) -m recipes.sft_grid $(OVERRIDES)
+	@$(PY) -m recipes.sft_grid $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
-	@$(PY) -m eval.run $(OVERRIDES)
+	@$(PY) -m eval.run $(CHOICE)
+
 report: setup ## training dynamics of a run: make report run=runs/rlvr/NAME (several: run=[A,B])
-	@$(PY) -m eval.dynamics.report $(OVERRIDES)
+	@$(PY) -m eval.dynamics.report $(CHOICE)
 card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
-	@$(PY) -m eval.card $(OVERRIDES)
+	@$(PY) -m eval.card $(CHOICE)
+
+serve: setup ## the reward over HTTP, for reward.hook=server: docs/reward.md
+	@$(PY) -m reward_server.server
 
 test: setup $(BANK) ## unit tests (a minute), then one end-to-end run (6 minutes)
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile

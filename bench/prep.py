@@ -76,7 +76,7 @@ def run_prep(data_dir: Path, *overrides: str) -> dict[str, float]:
     settings = [
         f"model.path={model}",
         f"data_dir={data_dir}",
-        "openrlhf.data.max_len=8192",
+        "data.max_prompt_tokens=7000",
         "data.accept=true",
     ]
     start = time.monotonic()

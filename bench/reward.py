@@ -7,8 +7,7 @@
 The others are kept out of .venv, and so out of the locks. All are timed in turn on the same strings, the best of many
 rounds counts. The gold answer is the bare letter, which is the fastest case of `accuracy_reward`: it cannot read it and
 skips. The floor is one compiled `findall` over the four tags; the servers' floor is an aiohttp handler that reads the
-request and returns a constant, without looking into it. `verify` remembers how it read short answers; the column
-`unseen` is a verdict whose answer it has not read before.
+request and returns a constant, without looking into it.
 """
 
 import argparse
@@ -37,12 +36,11 @@ sys.path.insert(0, str(ROOT))  # Python puts the folder of this file there, not 
 CHARACTERS_PER_TOKEN = 4.3  # English prose, Qwen2.5's tokenizer
 TOKENS = (100, 1000, 8000)
 ANSWERS = ("C", "C. Metformin")
-FLOOR, OURS, UNSEEN = "findall (floor)", "verify", "verify, unseen"
+FLOOR, OURS = "findall (floor)", "verify"
 CONNECTIONS = 256
-LABEL = json.dumps({"id": "medqa/train/1", "answer": "C", "num_options": 4, "split": "train"})
+OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
+LABEL = json.dumps({"id": "medqa/train/1", "split": "train", "answer": "C", "options": OPTIONS})
 PROMPT = "A 45-year-old man comes to the physician. " * 20 + "\nAssistant:\n"
-LOGGED = ("accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
-REPLY = {key: [1.0] for key in LOGGED}
 
 
 def make_response(tokens: int, answer: str) -> str:
@@ -55,19 +53,13 @@ def make_response(tokens: int, answer: str) -> str:
 
 def list_judges() -> dict[str, Callable[[str], object] | None]:
     """What is timed, by name; None for what is not installed."""
-    from reward_server import choice
     from reward_server.verifier import verify
 
     tags = re.compile(r"<think>|</think>|<answer>|</answer>")
 
-    def judge_unseen(response: str) -> object:
-        choice._recall.cache_clear()
-        return verify(response, "C", 4)
-
     judges: dict[str, Callable[[str], object] | None] = {
         FLOOR: lambda response: tags.findall(response),  # in a lambda, as the next
-        OURS: lambda response: verify(response, "C", 4),
-        UNSEEN: judge_unseen,
+        OURS: lambda response: verify(response, "C", OPTIONS),
         "TRL format + accuracy": None,
         "math-verify": None,
     }
@@ -121,9 +113,7 @@ def show_verdicts(console: Console) -> None:
     for tokens in TOKENS:
         for answer in ANSWERS:
             best = time_judges(judges, make_response(tokens, answer))
-            others = [
-                best[name] for name in judges if name in best and name not in (FLOOR, OURS, UNSEEN)
-            ]
+            others = [best[name] for name in judges if name in best and name not in (FLOOR, OURS)]
             table.add_row(
                 f"{tokens:,}",
                 answer,
@@ -162,7 +152,10 @@ async def run_clients(url: str, body: bytes, requests: int, keep: bool) -> tuple
 
 
 def serve_constant(port: int) -> None:
-    reply = json.dumps({"rewards": [1.0], "scores": [1.0], "extra_logs": REPLY}).encode()
+    from reward_server.signals import SIGNALS
+
+    logs = {signal.name: [1.0] for signal in SIGNALS}
+    reply = json.dumps({"rewards": [1.0], "scores": [1.0], "extra_logs": logs}).encode()
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()

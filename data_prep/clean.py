@@ -1,8 +1,17 @@
-"""Cleaning: each rule mends a row under a name, rejects it under a name, or flags it; the manifest lists all with ids.
+"""Clean a row: each rule fixes it, rejects it, or warns of it under a name; the manifest lists ids.
 
-Mended    unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks, stray_quotes, option_line_breaks
-Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold, invalid_unicode
-Flagged   see flags.py
+Fixed     unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks,
+          stray_quotes, option_line_breaks
+Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold,
+          invalid_unicode
+Warnings  absent_figure         the stem speaks of an image that is not there (tuned on MedQA, where
+                                about 1 row in 20 does)
+          absent_text           the same for a summary, an abstract or a question "above"
+          duplicate_distractor  two wrong options have the same text (`Aa` and `AA` are different)
+          cyrillic              Cyrillic letters that were not fixed
+          reward_tag            <think>, <answer> or their ends; the reward reads the response alone
+
+`data.drop=[absent_figure,…]` drops rows with a warning.
 """
 
 import re
@@ -10,71 +19,113 @@ import unicodedata
 from collections.abc import Callable
 
 from data_prep.errors import BadRow
-from data_prep.flags import CYRILLIC, find_flags
 from data_prep.prompt import MAX_OPTIONS
 from data_prep.rows import Question, check_answer
 
 LOOK_ALIKES = dict(
     zip("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw", strict=True)
 )
-"""Cyrillic letters that print like Latin ones, found in MedQA ("55-уеаr-old") and the rest of that alphabet."""
+"""Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
+CYRILLIC = re.compile(r"[\u0400-\u052f]")
 WORD = re.compile(r"[^\W\d_]+")
-# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay, some scripts need them.
+# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay, some scripts need
+# them.
 INVISIBLE = re.compile(
     "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+# MedQA's option E with the end of a CSV field: 'Propranolol\n"'
+CSV_END = re.compile(r'\s*\n\s*"$')
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
-# MedQA's option E with the end of a CSV field: 'Propranolol\n"'.
-CSV_END = re.compile(r'\s*\n\s*"$')
+PICTURE = (
+    r"(?:images?|figures?|fig\.|photographs?|photos?|photomicrographs?|micrographs?|pictures?|"
+    r"diagrams?|exhibits?|graphs?|illustrations?|videos?)"
+)
+SCAN = r"(?:x-rays?|radiographs?|ecgs?|ekgs?|electrocardiograms?|tracings?|(?:ct )?scans?|mris?)"
+SHOWN = r"(?:shown|depicted|presented|given|provided|displayed|illustrated|marked)"
+SEEN = (
+    r"(?:see|seen|findings|pictured|labell?ed|indicated|refer to|based on|demonstrated|"
+    r"similar to that)"
+)
+THE = (
+    r"(?:in |on |by |from |as )*(?:the |an? |this |these )?"
+    r"(?:accompanying |attached |given |adjoining |above |below )*"
+)
+# "shown in the image", "the following ECG", "a peripheral smear is shown", "Figure 2"
+ABSENT_FIGURE = re.compile(
+    rf"\b(?:{SHOWN} {THE}(?:following )?(?:{PICTURE}|{SCAN})"
+    rf"|{SEEN} {THE}{PICTURE}"
+    rf"|(?<!which of the )(?:following|accompanying|attached|adjoining) (?:{PICTURE}|{SCAN})"
+    rf"|(?:{PICTURE}|{SCAN}|smear|biopsy|histology|rash) (?:[a-c] )?(?:(?:is|are) )?"
+    r"(?:[a-z]+ and )?(?:shown|given|provided|attached|depicted|displayed|below)"
+    r"(?! (?:to|that|no|an?|increased|decreased)\b)"
+    rf"|figures? (?:\d|[a-c]\b)|(?:image|exhibit) [a-c]\b)(?! findings)",
+    re.IGNORECASE,
+)
+# "the summary above", "refer to the abstract", "the preceding case"
+ABSENT_TEXT = re.compile(
+    r"\b(?:(?:summary|abstract|passage|advertisement|case|vignette) above"
+    r"|refer to the (?:summary|abstract|passage|advertisement)"
+    r"|(?:above|drug|pharmaceutical) advertisement"
+    r"|(?:above|preceding|previous) (?:case|passage|abstract|summary|vignette|scenario|question)"
+    r")\b",
+    re.IGNORECASE,
+)
+REWARD_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 
 
 def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
-    """The cleaned question, the rules that changed something, and its flags. Raises BadRow for a row to drop."""
-    texts, mended = [question.question, *question.options], []
+    """Return the cleaned question, the rules that changed it, and its warnings. Raises BadRow."""
+    texts, fixed = [question.question, *question.options], []
     mixed = has_mixed_words(texts)
     rules: dict[str, Callable[[str], str]] = {
         "unicode_nfc": lambda text: unicodedata.normalize("NFC", text),
-        "control_characters": lambda text: CONTROL.sub(
-            "", INVISIBLE.sub("", LINE_BREAK.sub("\n", text))
-        ),
+        "control_characters": remove_controls,
         "unicode_spaces": lambda text: SPACE.sub(" ", text),
         "look_alikes": lambda text: "".join(LOOK_ALIKES.get(c, c) for c in text) if mixed else text,
         "outer_blanks": str.strip,
     }
-    for rule, mend in rules.items():
-        new = [mend(text) for text in texts]
+    for rule, fix in rules.items():
+        new = [fix(text) for text in texts]
         if new != texts:
-            mended.append(rule)
+            fixed.append(rule)
         texts = new
-    # A quote that opens nowhere, at the end of a stem or behind a line break in an option.
+    # A quote that opens nowhere: at the end of a stem, or behind a line break in an option.
     new = [CSV_END.sub("", text) for text in texts]
     if texts[0].endswith(('?"', '."', ':"')) and texts[0].count('"') % 2:
         new[0] = texts[0][:-1]
     if new != texts:
-        mended.append("stray_quotes")
+        fixed.append("stray_quotes")
     texts = new
     # The prompt gives an option one line: a line break inside could pass for a further option.
     stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
     if options != texts[1:]:
-        mended.append("option_line_breaks")
-    # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it there.
+        fixed.append("option_line_breaks")
+    # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it
+    # there.
     meta = {
         key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
         for key, value in question.meta.items()
     }
     cleaned = Question(question.id, stem, options, question.answer, meta)
     check_question(cleaned)
-    return cleaned, mended, find_flags(cleaned)
+    return cleaned, fixed, find_warnings(cleaned)
+
+
+def remove_controls(text: str) -> str:
+    """Remove invisible and control characters; every kind of line break becomes a newline."""
+    return CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text)))
 
 
 def has_mixed_words(texts: list[str]) -> bool:
-    """Whether Cyrillic letters stand for Latin ones in these texts: some word mixes them, and none is really Cyrillic.
+    """Tell if Cyrillic letters replace Latin ones: some word mixes them, and none is really
+    Cyrillic.
 
-    A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then a mixed word may
-    be right ("mРНК"), and nothing is mended. A Cyrillic letter on its own is left, too: in MedQA a lone "к" is a kappa.
+    A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then
+    a mixed word may be right ("mРНК"), and nothing is fixed. A Cyrillic letter on its own is left,
+    too: in MedQA a lone "к" is a kappa.
     """
     words = [
         word
@@ -90,27 +141,35 @@ def has_mixed_words(texts: list[str]) -> bool:
 
 
 def check_question(question: Question) -> None:
-    """Raises BadRow where the cleaned question cannot be asked or marked."""
+    """Refuse a cleaned question that cannot be asked or marked. Raises BadRow."""
     options = question.options
+    texts = [question.id, question.question, *options, *map(str, question.meta.values())]
     try:
-        "".join(
-            [question.id, question.question, *options, *map(str, question.meta.values())]
-        ).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as error:
-        raise BadRow(
-            "invalid_unicode", f"a lone surrogate cannot be written as UTF-8 ({error.reason})"
-        ) from None
+        detail = f"a lone surrogate cannot be written as UTF-8 ({error.reason})"
+        raise BadRow("invalid_unicode", detail) from None
     if not question.question:
         raise BadRow("empty_question", "the stem has no text")
     if not 2 <= len(options) <= MAX_OPTIONS:
-        raise BadRow(
-            "number_of_options", f"{len(options)} options, 2 to {MAX_OPTIONS} are possible"
-        )
+        detail = f"{len(options)} options, 2 to {MAX_OPTIONS} are possible"
+        raise BadRow("number_of_options", detail)
     if not all(options):
         raise BadRow("empty_option", f"option {options.index('') + 1} has no text")
     check_answer(question)
     if options.count(question.gold) > 1:
-        raise BadRow(
-            "duplicate_gold",
-            "a second option has the text of the gold option: two letters are right",
-        )
+        detail = f"a second option has the text of the gold option, {question.gold!r:.100}"
+        raise BadRow("duplicate_gold", detail)
+
+
+def find_warnings(question: Question) -> list[str]:
+    """Return the names of the warnings that a cleaned question carries."""
+    whole = "\n".join([question.question, *question.options])
+    warnings = {
+        "absent_figure": ABSENT_FIGURE.search(question.question),
+        "absent_text": ABSENT_TEXT.search(question.question),
+        "duplicate_distractor": len(set(question.options)) < len(question.options),
+        "cyrillic": not whole.isascii() and CYRILLIC.search(whole),
+        "reward_tag": REWARD_TAG.search(whole),
+    }
+    return [name for name, found in warnings.items() if found]

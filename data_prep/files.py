@@ -11,12 +11,16 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole. A lone surrogate (half an emoji from a model) is written as `\\udXXX`."""
+    """Write a text file whole. A lone surrogate (half an emoji from a model) is written as
+    `\\udXXX`.
+    """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name next to it, then rename; on any error the old file stays."""
+    """Write a file under a temporary name next to it, then rename; on any error the old file
+    stays.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content)
@@ -27,7 +31,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with a final newline. Raises ValueError for NaN or infinity, which JSON lacks."""
+    """Write indented JSON with a final newline. Raises ValueError for NaN or infinity, which
+    JSON lacks.
+    """
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 

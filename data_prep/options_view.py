@@ -7,9 +7,9 @@ whose options speak of others ("all of the above") may have to stay as it is: it
 from dataclasses import replace
 from typing import Any
 
+from data_prep.options import find_free_options, reorder_options
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question
-from data_prep.shuffle import find_free_options, reorder_options
 
 NONE, NO_STEM = "None of the above", "Which option is right?"
 

@@ -1,48 +1,63 @@
-"""Overlap of texts by shared 8-grams of words, exactly and in nearly linear time.
+"""Find rows that repeat each other, and drop training rows that repeat evaluation rows.
 
-The share of a pair is the part of one text's different 8-grams that the other has too. Pairs at or above a threshold
-are found by prefix filtering (Chaudhuri et al. 2006; Bayardo et al. 2007): whoever shares a part t of n grams shares
-at least one of any n - ceil(t n) + 1 of them, so only the rarest that many are looked up. Common phrases ("which of
-the following is the most likely diagnosis") are then nearly never looked up, and no pair is missed (but see FRAME).
+Two measures: exact copies by stem and gold option (*clusters*), and shares of 8-grams of words. The
+share of a pair is the fraction of one text's different 8-grams that the other has too. Pairs are
+looked up in an inverted index, a sparse matrix of texts by grams, with prefix filtering (Bayardo et
+al. 2007): a text that shares a fraction t of its n grams shares at least one of any n - ceil(t n) +
+1 of them, so looking up only the rarest that many misses no pair (but see FRAME).
+
+Policy: training rows that share at least `data.overlap.drop` of an evaluation row's 8-grams are
+dropped; from `data.overlap.flag` on both rows are listed, and the evaluation row carries the
+training row's id and the share, so that its clean subset can be reported.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import DictConfig
+from scipy.sparse import csr_matrix, vstack
+
+from data_prep.prepared import MANIFEST, open_prepared
+from data_prep.prompt import LETTERS
+from data_prep.splits import Progress, Split
 
 NGRAM = 8
+# A stem of fewer words is compared together with its options: a frame such as "Which of the
+# following is the most common cause of X" would make most of it, and different questions would look
+# alike.
 SHORT_STEM = 20
-"""Words. A shorter stem is compared together with its options, or a frame such as "Which of the following is the most
-common cause of X" would make most of it, and different questions would look alike."""
-
-WORD = re.compile(r"\w+")
+# A gram that more texts than this have is a frame, not a copy, and is not looked up. It keeps the
+# cost linear where thousands of texts follow one pattern; only a text made of such grams could be
+# missed.
 FRAME = 2000
-"""A gram that more texts than this share is a frame, not a copy, and is not looked up. It keeps the cost linear where
-thousands of texts are made after one pattern; only a text made of such grams alone could be missed."""
+# Entries of the sparse product held at a time: bounds the memory to about 100 MB.
+JOIN_CHUNK = 2_000_000
+TRAIN = "train"
+WORD = re.compile(r"\w+")
 
-JOIN_CHUNK = 10_000_000
-"""Pairs held at a time while joining: bounds the memory (about 0.5 GB)."""
-
-UInts = NDArray[np.uint64]
+Row = dict[str, Any]
 Ints = NDArray[np.int64]
+Pairs = tuple[Ints, Ints, NDArray[np.float64]]
 
 
-@dataclass(frozen=True)
-class Grams:
-    """The different 8-grams of n texts, as 64-bit hashes: sorted by text, `rows` gives the text of each, `counts` [n]
-    the number of each text's grams (at least 1), `starts` [n] where they begin."""
+class Copy(NamedTuple):
+    """The row that another is most like, and the share in (0, 1]."""
 
-    hashes: UInts
-    rows: Ints
-    counts: Ints
-    starts: Ints
+    id: str
+    share: float
+
+
+Copies = dict[str, Copy]
 
 
 def split_words(question: str, options: Iterable[str]) -> list[str]:
-    """The words that are compared: the stem's, and for a short stem also those of its options in sorted order."""
+    """Return the words to compare: the stem's, for a short one those of the sorted options too."""
     words = WORD.findall(question.casefold())
     if len(words) < SHORT_STEM:
         for option in sorted(options):
@@ -50,119 +65,266 @@ def split_words(question: str, options: Iterable[str]) -> list[str]:
     return words
 
 
-def hash_grams(texts: Iterable[list[str]], vocabulary: dict[str, int]) -> Grams:
-    """The 8-grams of texts given as words. `vocabulary` numbers the words and must be shared by what is compared.
+def index_grams(sets: Sequence[Iterable[list[str]]]) -> list[csr_matrix]:
+    """Index the 8-grams of several sets of texts (as words): a matrix [texts, grams] of 0 and 1
+    each.
 
-    A text of fewer than 8 words is one gram.
+    Columns are the same in all. A text of fewer than 8 words is one gram.
     """
-    flat: list[int] = []
-    lengths: list[int] = []
-    for words in texts:
-        numbers = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in words]
-        numbers.extend([0] * (NGRAM - len(numbers)))
-        flat.extend(numbers)
-        lengths.append(len(numbers))
+    numbers: dict[str, int] = {}
+    flat, lengths, sizes = array("I"), array("I"), []
+    for texts in sets:
+        before = len(lengths)
+        for words in texts:
+            flat.extend(numbers.setdefault(word, len(numbers) + 1) for word in words)
+            flat.extend([0] * (NGRAM - len(words)))
+            lengths.append(max(len(words), NGRAM))
+        sizes.append(len(lengths) - before)
     if not lengths:
-        empty = np.zeros(0, np.int64)
-        return Grams(np.zeros(0, np.uint64), empty, empty, empty)
-    words_of = mix_bits(np.array(flat, np.uint64))
-    windows = len(words_of) - NGRAM + 1
+        return [csr_matrix((size, 1), dtype=np.int32) for size in sizes]
+
+    # a polynomial hash of each window over random 64-bit words; uint64 wraps around as wanted
+    codes = np.random.default_rng(0).integers(2**64, size=len(numbers) + 1, dtype=np.uint64)
+    coded = codes[np.frombuffer(flat, np.uint32)]
+    windows = len(coded) - NGRAM + 1
     hashes = np.zeros(windows, np.uint64)
-    for offset in range(NGRAM):  # a polynomial hash of the window; uint64 wraps around as wanted
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + words_of[offset : offset + windows]
-    row_of = np.repeat(np.arange(len(lengths)), lengths)[:windows]
-    inside = np.arange(windows) + NGRAM <= np.cumsum(lengths)[row_of]  # not over the end of a text
-    hashes, row_of = mix_bits(hashes[inside]), row_of[inside]
-    order = np.lexsort((hashes, row_of))
-    hashes, row_of = hashes[order], row_of[order]
-    first = np.ones(len(hashes), bool)
-    first[1:] = (hashes[1:] != hashes[:-1]) | (row_of[1:] != row_of[:-1])
-    hashes, row_of = hashes[first], row_of[first]
-    counts = np.bincount(row_of, minlength=len(lengths))
-    return Grams(hashes, row_of, counts, np.cumsum(counts) - counts)
+    for offset in range(NGRAM):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + coded[offset : offset + windows]
+    # a window must not run over the end of its text
+    counts = np.frombuffer(lengths, np.uint32).astype(np.int64)
+    row_of = np.repeat(np.arange(len(counts)), counts)[:windows]
+    inside = np.arange(windows) + NGRAM <= np.cumsum(counts)[row_of]
+    grams, columns = np.unique(hashes[inside], return_inverse=True)
+    ones = np.ones(len(columns), np.int32)
+    matrix = csr_matrix((ones, (row_of[inside], columns)), shape=(len(counts), len(grams)))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    borders = np.cumsum([0, *sizes])
+    return [matrix[start:end] for start, end in pairwise(borders)]
 
 
 def find_pairs(
-    left: Grams, right: Grams, threshold: float, within: bool = False
-) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """Pairs (text of left, text of right, share of the left text's grams) with share >= threshold, in (0, 1].
+    left: csr_matrix, right: csr_matrix, threshold: float, within: bool = False
+) -> Pairs:
+    """Find pairs (text of left, text of right, share of left's grams) with share >= threshold.
 
-    `within` compares a set with itself (left is right): each pair once, the text with fewer grams on the left.
+    within: left is right; each pair once, with the text of fewer grams on the left.
     """
-    order = np.argsort(right.hashes, kind="stable")
-    sorted_hashes, sorted_rows = right.hashes[order], right.rows[order]
-    low = np.searchsorted(sorted_hashes, left.hashes, "left")
-    frequency = np.searchsorted(sorted_hashes, left.hashes, "right") - low
-    rarest = np.lexsort((frequency, left.rows))
-    rank = np.arange(len(rarest)) - left.starts[left.rows[rarest]]
-    needed = left.counts - np.ceil(threshold * left.counts - 1e-9).astype(np.int64) + 1
-    probes = rarest[rank < needed[left.rows[rarest]]]
-    probes = probes[(frequency[probes] > 0) & (frequency[probes] <= FRAME)]
+    sizes = np.diff(left.indptr)
+    row_of = np.repeat(np.arange(len(sizes)), sizes)
+    frequency = np.bincount(right.indices, minlength=right.shape[1])[left.indices]
 
-    found: list[tuple[Ints, Ints, NDArray[np.float64]]] = []
-    keys = np.sort(pair_keys(right.hashes, right.rows))
-    for chunk in split_chunks(probes, frequency[probes]):
-        hits = expand_ranges(low[chunk], frequency[chunk])
-        a, b = np.repeat(left.rows[chunk], frequency[chunk]), sorted_rows[hits]
+    # of each text the rarest grams, as many as prefix filtering needs
+    rarest = np.lexsort((frequency, row_of))
+    rank = np.arange(len(rarest)) - left.indptr[row_of]
+    needed = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
+    probes = rarest[rank < needed[row_of]]
+    probes = probes[(frequency[probes] > 0) & (frequency[probes] <= FRAME)]
+    cost = np.bincount(row_of[probes], frequency[probes], len(sizes))
+    entries = (np.ones(len(probes), np.int32), (row_of[probes], left.indices[probes]))
+    lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
+
+    found: list[Pairs] = []
+    for start, end in split_chunks(cost):
+        candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
+        a, b = candidates.row.astype(np.int64) + start, candidates.col.astype(np.int64)
         if within:
-            smaller = (left.counts[a] < left.counts[b]) | (
-                (left.counts[a] == left.counts[b]) & (a < b)
-            )
+            size_b = sizes[b]
+            smaller = (sizes[a] < size_b) | ((sizes[a] == size_b) & (a < b))
             a, b = a[smaller], b[smaller]
-        candidates = np.unique(a * len(right.counts) + b)
-        found.append(
-            measure_shares(
-                left, keys, candidates // len(right.counts), candidates % len(right.counts)
-            )
-        )
+        found.extend(measure_shares(left, right, a, b, sizes, threshold))
     if not found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     a, b, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    unique = np.unique(a * len(right.counts) + b, return_index=True)[1]
-    unique = unique[shares[unique] >= threshold - 1e-9]
-    return a[unique], b[unique], shares[unique]
-
-
-def measure_shares(
-    left: Grams, keys: UInts, a: Ints, b: Ints
-) -> tuple[Ints, Ints, NDArray[np.float64]]:
-    """The share of each candidate pair: how many of the grams of a are among `keys`, the (gram, text) keys of right."""
-    shares = np.zeros(len(a))
-    for chunk in split_chunks(np.arange(len(a)), left.counts[a]):
-        counts = left.counts[a[chunk]]
-        grams = left.hashes[expand_ranges(left.starts[a[chunk]], counts)]
-        wanted = pair_keys(grams, np.repeat(b[chunk], counts))
-        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        pair_of = np.repeat(np.arange(len(chunk)), counts)
-        shares[chunk] = np.bincount(pair_of[keys[place] == wanted], minlength=len(chunk)) / counts
     return a, b, shares
 
 
-def split_chunks(items: Ints, weights: Ints) -> list[Ints]:
-    """Cuts items into runs whose weights sum to about JOIN_CHUNK at most (or one item, where it alone is more)."""
-    if not len(items):
-        return []
-    borders = np.flatnonzero(np.diff(np.cumsum(weights) // JOIN_CHUNK)) + 1
-    return np.split(items, borders)
+def measure_shares(
+    left: csr_matrix, right: csr_matrix, a: Ints, b: Ints, sizes: Ints, threshold: float
+) -> Iterator[Pairs]:
+    """Measure the share of each candidate pair and give those at or above the threshold."""
+    for start, end in split_chunks(sizes[a]):
+        one, other = a[start:end], b[start:end]
+        shared = left[one].multiply(right[other]).sum(axis=1).A1
+        shares = shared / sizes[one]
+        enough = shares >= threshold - 1e-9
+        yield one[enough], other[enough], shares[enough]
 
 
-def expand_ranges(starts: Ints, lengths: Ints) -> Ints:
-    """start, start + 1, … of each range, one after the other."""
-    ends = np.cumsum(lengths)
-    return (
-        np.arange(ends[-1] if len(ends) else 0)
-        - np.repeat(ends - lengths, lengths)
-        + np.repeat(starts, lengths)
+def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Cut items into runs (start, end) whose costs sum to about JOIN_CHUNK at most."""
+    borders = np.flatnonzero(np.diff(np.cumsum(costs) // JOIN_CHUNK)) + 1
+    edges = [0, *borders.tolist(), len(costs)]
+    return pairwise(edges)
+
+
+def make_key(row: Row) -> tuple[str, str]:
+    """Return stem and gold option as bare words; a text of signs alone (`+ / -`) stays as it is.
+
+    The stem alone would not do: "Which of the following statements is correct?" is many questions.
+    Nor would stem and option set: MMLU-Pro repeats questions with other distractors.
+    """
+    gold = row["options"][LETTERS.index(row["answer"])]
+    stem, gold = (
+        " ".join(WORD.findall(text.casefold())) or text for text in (row["question"], gold)
     )
+    return stem, gold
 
 
-def pair_keys(hashes: UInts, rows: Ints) -> UInts:
-    """One 64-bit key for a gram in a text."""
-    return mix_bits(hashes + mix_bits(rows.astype(np.uint64) + np.uint64(1)))
+def find_clusters(rows: Sequence[Row]) -> dict[str, str]:
+    """Find for each id the id of the first row with the same stem and gold option."""
+    first: dict[tuple[str, str], str] = {}
+    return {row["id"]: first.setdefault(make_key(row), row["id"]) for row in rows}
 
 
-def mix_bits(values: UInts) -> UInts:
-    """The finaliser of splitmix64: spreads numbers over 64 bits, one to one."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def count_duplicates(rows: Sequence[Row]) -> dict[str, int]:
+    """Count a split's different questions in four ways; papers differ in which they mean."""
+    keys = [make_key(row) for row in rows]
+    sets = [frozenset(option.casefold() for option in row["options"]) for row in rows]
+    stems = [stem for stem, _ in keys]
+    return {
+        "rows": len(rows),
+        "different_stems": len(set(stems)),
+        "clusters_same_stem_and_gold": len(set(keys)),
+        "different_stems_and_option_sets": len(set(zip(stems, sets, strict=True))),
+    }
+
+
+def find_near_copies(rows: Sequence[Row], grams: csr_matrix, threshold: float) -> Copies:
+    """Find for each row the earlier row of its split that it is most like, from the threshold on.
+
+    The share is that of the row with fewer 8-grams.
+    """
+    best: Copies = {}
+    for a, b, share in zip(*find_pairs(grams, grams, threshold, within=True), strict=True):
+        earlier, later = (rows[index]["id"] for index in sorted((a, b)))
+        if later not in best or share > best[later].share:
+            best[later] = Copy(earlier, round(float(share), 3))
+    return best
+
+
+def find_contamination(
+    train: Sequence[Row],
+    train_grams: csr_matrix,
+    evaluation: Sequence[Row],
+    evaluation_grams: csr_matrix,
+    policy: DictConfig,
+) -> tuple[Copies, Copies, Copies]:
+    """Compare training rows with evaluation rows. Returns (drop, listed, evaluation rows):
+
+    drop        training rows from `policy.drop` on (none where that is null): their evaluation row
+    listed      training rows from `policy.flag` on that stay
+    evaluation  evaluation rows from `policy.flag` on: the training row, of those that stay if any
+    """
+    found = find_pairs(evaluation_grams, train_grams, policy.flag)
+    pairs = [
+        (evaluation[e]["id"], train[t]["id"], round(float(share), 3))
+        for e, t, share in zip(*found, strict=True)
+    ]
+    # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
+    copies: dict[tuple[str, str], list[str]] = {}
+    for row in evaluation:
+        copies.setdefault(make_key(row), []).append(row["id"])
+    for row in train:
+        pairs.extend((copy, row["id"], 1.0) for copy in copies.get(make_key(row), []))
+
+    limit = float("inf") if policy.drop is None else policy.drop
+    drop: Copies = {}
+    listed: Copies = {}
+    for eval_id, train_id, share in pairs:
+        kind = drop if share >= limit else listed
+        if train_id not in kind or share > kind[train_id].share:
+            kind[train_id] = Copy(eval_id, share)
+    listed = {train_id: copy for train_id, copy in listed.items() if train_id not in drop}
+    seen: Copies = {}
+    for eval_id, train_id, share in sorted(pairs, key=lambda pair: (pair[1] in drop, -pair[2])):
+        seen.setdefault(eval_id, Copy(train_id, share))
+    return drop, listed, dict(sorted(seen.items()))
+
+
+def read_evaluation_sets(
+    data_dir: Path, data: DictConfig
+) -> tuple[list[Row], dict[str, Any], list[str]]:
+    """Read the evaluation rows of the other prepared sets that `data.overlap.against` names.
+
+    Returns rows, files and hashes for the manifest, and the sets not prepared yet.
+    """
+    rows: list[Row] = []
+    checked: dict[str, Any] = {}
+    absent: list[str] = []
+    for name in data.overlap.against:
+        if name == data.name or name in data.parts_of_mixture:
+            continue
+        if not (data_dir / name / MANIFEST).is_file():
+            absent.append(name)
+            continue
+        prepared = open_prepared(data_dir / name)
+        for split in prepared.splits:
+            if split != TRAIN:
+                rows.extend(prepared.read_rows(split))
+                checked[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
+    return rows, checked, absent
+
+
+def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -> dict[str, Any]:
+    """Drop and list copies inside and between splits by policy; returns the manifest's `overlap`.
+
+    Sets `meta.cluster` of every row, and `meta.overlap_id` and `meta.overlap_share` of evaluation
+    rows that a remaining training row repeats.
+    """
+    policy = cfg.data.overlap
+    progress("comparing rows", 0, len(splits) + 1)
+    result: dict[str, Any] = {
+        "policy": {"ngram": NGRAM, "drop": policy.drop, "flag": policy.flag},
+        "within_splits": {},
+    }
+    others: list[Row] = []
+    if TRAIN in splits:
+        others, checked, absent = read_evaluation_sets(Path(cfg.data_dir), cfg.data)
+        result.update(checked_against=checked, not_checked_against=absent)
+    sets = [*(split.rows for split in splits.values()), others]
+    grams = index_grams(
+        [(split_words(row["question"], row["options"]) for row in rows) for rows in sets]
+    )
+    grams_of = dict(zip(splits, grams, strict=False))
+
+    for done, (name, split) in enumerate(splits.items(), 1):
+        clusters = find_clusters(split.rows)
+        copies = find_near_copies(split.rows, grams_of[name], policy.flag)
+        result["within_splits"][name] = {
+            **count_duplicates(split.rows),
+            "near_copies": describe_copies(copies, "earlier_id"),
+        }
+        for row in split.rows:
+            row["meta"].update(cluster=clusters[row["id"]], overlap_id="", overlap_share=0.0)
+        if cfg.data.duplicates == "first":
+            firsts = [index for index, (row, first) in enumerate(clusters.items()) if row == first]
+            grams_of[name] = grams_of[name][firsts]
+            split.keep_only({row: "duplicate" for row, first in clusters.items() if row != first})
+        progress("comparing rows", done, len(splits) + 1)
+
+    if TRAIN in splits:
+        own = [name for name in splits if name != TRAIN]
+        evaluation = [row for name in own for row in splits[name].rows]
+        evaluation_grams = vstack([*(grams_of[name] for name in own), grams[-1]], "csr")
+        drop, listed, seen = find_contamination(
+            splits[TRAIN].rows, grams_of[TRAIN], [*evaluation, *others], evaluation_grams, policy
+        )
+        splits[TRAIN].keep_only(dict.fromkeys(drop, "overlap"))
+        for row in evaluation:
+            copy = seen.get(row["id"])
+            if copy is not None and copy.id not in drop:
+                row["meta"].update(overlap_id=copy.id, overlap_share=copy.share)
+        result["train_dropped"] = describe_copies(drop, "evaluation_id")
+        result["train_flagged"] = describe_copies(listed, "evaluation_id")
+        result["evaluation_rows"] = {
+            row_id: {"train_id": copy.id, "share": copy.share, "train_row_dropped": copy.id in drop}
+            for row_id, copy in seen.items()
+        }
+    progress("comparing rows", len(splits) + 1, len(splits) + 1)
+    return result
+
+
+def describe_copies(copies: Copies, name: str) -> dict[str, dict[str, Any]]:
+    """Return copies as the manifest lists them."""
+    return {row_id: {name: copy.id, "share": copy.share} for row_id, copy in copies.items()}

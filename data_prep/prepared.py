@@ -1,13 +1,13 @@
 """A prepared data set, data/<name>/: written whole, its hashes checked, read by every later stage.
 
-All files are written under a temporary name, the manifest last, then one rename: a folder under `data/` is always
-whole, and its manifest exists if and only if every file was written. `open_prepared` is the one way to read it.
+Files are written under a temporary name, the manifest last, then one rename: a folder under `data/`
+is always whole, and its manifest exists if and only if every file was written. `open_prepared` is
+the one way to read it.
 """
 
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,54 +15,66 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, read_jsonl
+from data_prep.files import hash_file, lock_file, read_jsonl, write_json
 from data_prep.prompt import ChatFrame
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""Of the manifest; raise it when a key changes its meaning."""
+FORMAT = 3  # of the manifest: raise it when a key changes its meaning
 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Gives a new folder beside `folder` to write into, and puts it in its place when the block ends well.
+    """Give a new folder to write into, and put it in the place of `folder` when the block ends
+    well.
 
-    Whatever goes wrong in the block, the old folder stays as it was and the new one is removed. Raises UserError
-    where the disk is full or not writable.
+    Whatever goes wrong in the block, the old folder stays as it was and the new one is removed.
+    Raises UserError where the disk is full or not writable, or another preparation runs.
     """
-    partial: Path | None = None
+    parent, name = folder.parent, folder.name
+    partial, old, lock = (parent / f".{name}.{kind}" for kind in ("new", "old", "lock"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        partial.chmod(0o755)
-        yield partial
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old / folder.name)
-            os.replace(partial, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, folder)
+        parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(lock):
+            try:
+                repair_folder(folder)
+                partial.mkdir()
+                yield partial
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(partial, folder)
+            finally:
+                # an error between the two renames: the old folder returns
+                repair_folder(folder)
+                lock.unlink()
+    except BlockingIOError as error:
+        raise UserError(
+            f"another preparation of {folder} is running: wait for it, or choose another place: "
+            "data_dir=FOLDER"
+        ) from error
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; what was there before is untouched. Free some space "
-            "or choose another place: data_dir=FOLDER"
+            f"cannot write {folder}: {error.strerror or error}; what was there before is "
+            "untouched. Free some space or choose another place: data_dir=FOLDER"
         ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+
+
+def repair_folder(folder: Path) -> None:
+    """Remove what an interrupted preparation left; a folder that was set aside returns."""
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
+    if old.exists() and not folder.exists():
+        os.replace(old, folder)
+    for rest in (partial, old):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest. It holds no time and no absolute path of ours: same input, same bytes."""
-    (folder / MANIFEST).write_text(
-        json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    """Write the manifest. It holds no time and no absolute path of ours: same input, same bytes."""
+    write_json(folder / MANIFEST, manifest)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set. prepare: the command that makes it anew, for messages."""
+    """A prepared data set. prepare: the command that makes it again, for messages."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -81,7 +93,7 @@ class Prepared:
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 
     def find_file(self, split: str) -> Path:
-        """Find a split's file and compare its SHA-256 with the manifest's, once. Raises UserError."""
+        """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
         known = self.manifest["files"].get(path.name)
         if known is None:
@@ -102,37 +114,39 @@ class Prepared:
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
     """Open a prepared data set by its manifest; files are hashed when a split is asked for.
 
-    prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where there is no
-    manifest, or one that cannot be read or is of another format.
+    prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where
+    there is no manifest, or one that cannot be read or is of another format.
     """
     prepare = prepare or f"make prep data={folder.name}"
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{path} not found: run `{prepare}`")
+    manifest = read_manifest(folder, prepare)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
         form = manifest["format"]
-        files = {
-            name: (facts["sha256"], facts["rows"]) for name, facts in manifest["files"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
+        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / MANIFEST} cannot be read ({error!r:.200}): run `{prepare}` again"
+        ) from error
     if form != FORMAT or not files:
         raise UserError(
-            f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
+            f"{folder / MANIFEST} has format {form!r}, this version reads {FORMAT}: run "
+            f"`{prepare}` again"
         )
     return Prepared(folder, manifest, prepare)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared data set. Raises UserError where there is none."""
-    path = folder / MANIFEST
+def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
+    """Read a manifest of any format. Raises UserError where there is none or no JSON object."""
+    path, prepare = folder / MANIFEST, prepare or f"make prep data={folder.name}"
+    # a preparation that was killed between its two renames left the old folder under this name
+    set_aside = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and set_aside.is_dir():
+        raise UserError(f"{folder} was being replaced when preparation stopped: run `{prepare}`")
     if not path.is_file():
-        raise UserError(f"{path} not found: run `make prep data={folder.name}` first")
+        raise UserError(f"{path} not found: run `{prepare}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is no JSON ({error}): remove {folder} and run `make prep data={folder.name}`"
-        ) from error
-    return dict(manifest)
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path} is no JSON object: run `{prepare}` again")
+    return manifest

@@ -1,12 +1,14 @@
-"""The row format: a `Question` as the sources give it, and the JSONL row that PPO, SFT and evaluation read.
+"""The row format: a `Question` as the sources give it, and the JSONL row that PPO, SFT and
+evaluation read.
 
-Every row of a file has the same `meta` keys with values of the same type and never null: `datasets` infers the types
-from the first block of a file and fails on a later block that differs (`unify_meta`).
+Every row of a file has the same `meta` keys with values of the same type and never null: `datasets`
+infers the types from the first block of a file and fails on a later block that differs
+(`unify_meta`).
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,9 @@ from data_prep.prompt import (
 
 @dataclass(slots=True)
 class Question:
-    """One multiple-choice question. `answer` is the letter of the gold option, `id` is `<dataset>/<split>/<number>`."""
+    """One multiple-choice question. `answer` is the letter of the gold option, `id` is
+    `<dataset>/<split>/<number>`.
+    """
 
     id: str
     question: str
@@ -38,7 +42,9 @@ class Question:
 
 
 def get_text(record: Any, key: str) -> str:
-    """The text in a field. Raises BadRow where the record is no object, or the field is missing or no text."""
+    """The text in a field. Raises BadRow where the record is no object, or the field is missing
+    or no text.
+    """
     if not isinstance(record, dict):
         raise BadRow("not_an_object", f"got {type(record).__name__}")
     if key not in record:
@@ -49,14 +55,17 @@ def get_text(record: Any, key: str) -> str:
 
 
 def get_optional_text(record: dict[str, Any], key: str) -> str:
-    """The text in a field that upstream leaves null on some rows, then "". Raises BadRow where it is missing."""
+    """The text in a field that upstream leaves null on some rows, then "". Raises BadRow where
+    it is missing.
+    """
     return "" if key in record and record[key] is None else get_text(record, key)
 
 
 def get_texts(record: Any, key: str) -> list[str]:
     """The texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
 
-    An object's trailing null letters are left out: Parquet gives every row the letters that any row has.
+    An object's trailing null letters are left out: Parquet gives every row the letters that any row
+    has.
     """
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
@@ -71,7 +80,9 @@ def get_texts(record: Any, key: str) -> list[str]:
 
 
 def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) -> str:
-    """The letter for an index that counts from `base`. Raises BadRow where it is no index of an option."""
+    """The letter for an index that counts from `base`. Raises BadRow where it is no index of an
+    option.
+    """
     value = record.get(key)
     if (
         isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
@@ -98,25 +109,24 @@ def check_answer(question: Question) -> None:
         )
 
 
-def unify_meta(questions: Iterable[Question]) -> None:
-    """Gives all questions the same meta keys and each key one type, in place; a missing value becomes "".
+def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
+    """Give all meta the same keys and each key one type, in place; a missing value becomes "".
 
     What Arrow's JSON reader cannot hold (null, NaN, a number over 64 bits, a list) becomes text.
     """
-    questions = list(questions)
     types: dict[str, set[type]] = {}
-    for question in questions:
-        for key, value in question.meta.items():
+    for meta in metas:
+        for key, value in meta.items():
             types.setdefault(key, set()).add(type(value) if is_plain(value) else str)
     for key, kinds in types.items():
-        if not all(key in question.meta for question in questions):
+        if not all(key in meta for meta in metas):
             kinds.add(str)
-    for question in questions:
-        values = {key: question.meta.get(key) for key in types}
-        question.meta = {
-            key: value if types[key] == {type(value)} else "" if value is None else str(value)
-            for key, value in values.items()
-        }
+    for meta in metas:
+        values = {key: meta.get(key) for key in types}
+        meta.clear()
+        for key, value in values.items():
+            keeps_type = types[key] == {type(value)}
+            meta[key] = value if keeps_type else "" if value is None else str(value)
 
 
 def is_plain(value: Any) -> bool:
@@ -135,14 +145,15 @@ def build_row(
 ) -> dict[str, Any]:
     """The row as it is written, its fields in the order of the row format.
 
-    `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys of a struct.
-    `response` is what SFT is to write after `direct_prompt`; it ends in EOS so that OpenRLHF adds none of its own.
+    `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys
+    of a struct. `response` is what SFT is to write after `direct_prompt`; it ends in EOS so that
+    OpenRLHF adds none of its own.
     """
     label = {
         "id": question.id,
-        "answer": question.answer,
-        "num_options": len(question.options),
         "split": split,
+        "answer": question.answer,
+        "options": question.options,
     }
     return {
         "id": question.id,

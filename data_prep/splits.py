@@ -1,54 +1,70 @@
-"""One split on its way through preparation: its questions, and what became of every row that was read."""
+"""One split on its way through preparation, what became of every row, and which rows were read.
 
-from collections.abc import Callable
+Rows are told apart by a hash of their content (stem, options, gold letter) in a canonical form, not
+of files: the hub's Parquet and a local JSONL of the same rows agree.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from data_prep.clean import clean_question
-from data_prep.errors import BadRow, NotSelected
-from data_prep.lengths import measure_quantiles
+from data_prep.errors import BadRow, NotSelected, UserError
+from data_prep.prepared import FORMAT, MANIFEST, read_manifest
 from data_prep.rows import Question
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, rows done, rows in all)."""
 
-STEP = 1000
-"""Rows between two reports of progress."""
+STEP = 1000  # rows between two reports of progress
+EXAMPLES = 3  # first rows of a reason whose field and value are kept for the report
+QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 @dataclass
 class Split:
-    """The rows of one split: `read` of them, those kept in `questions` with their prompt lengths in `tokens`."""
+    """The rows of one split. questions: as parsed; rows: as they are written, with `tokens` each.
+
+    dropped, fixed, warned: row ids by reason, rule and warning; examples: first details by reason.
+    """
 
     name: str
     read: int = 0
     not_selected: int = 0
     questions: list[Question] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
-    mended: dict[str, list[str]] = field(default_factory=dict)
-    flagged: dict[str, list[str]] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    fixed: dict[str, list[str]] = field(default_factory=dict)
+    warned: dict[str, list[str]] = field(default_factory=dict)
 
-    def drop(self, reason: str, row_id: str) -> None:
-        """Notes a row that is not kept."""
+    def drop(self, reason: str, row_id: str, detail: str = "") -> None:
+        """Note a row that is not kept, and the detail of the first ones."""
         self.dropped.setdefault(reason, []).append(row_id)
+        if detail and len(self.dropped[reason]) <= EXAMPLES:
+            self.examples.setdefault(reason, []).append(f"{row_id}: {detail}")
 
     def keep_only(self, reasons: dict[str, str]) -> None:
-        """Drops the questions whose id is a key, for the reason that is its value."""
-        kept = [
-            index for index, question in enumerate(self.questions) if question.id not in reasons
-        ]
-        for question in self.questions:
-            if question.id in reasons:
-                self.drop(reasons[question.id], question.id)
-        self.questions = [self.questions[index] for index in kept]
+        """Drop the rows whose id is a key, for the reason that is its value."""
+        kept = [index for index, row in enumerate(self.rows) if row["id"] not in reasons]
+        for row in self.rows:
+            if row["id"] in reasons:
+                self.drop(reasons[row["id"]], row["id"])
+        self.rows = [self.rows[index] for index in kept]
         self.tokens = [self.tokens[index] for index in kept]
 
     def describe(self) -> dict[str, Any]:
-        """The split's part of the manifest. Raises AssertionError if a row was lost, which would be our defect."""
-        kept, dropped = len(self.questions), sum(map(len, self.dropped.values()))
+        """Return the split's part of the manifest. Raises AssertionError if a row was lost."""
+        # a row is a question until it is built
+        kept, dropped = len(self.questions) + len(self.rows), sum(map(len, self.dropped.values()))
         if self.read != kept + dropped:
             raise AssertionError(f"{self.name}: read {self.read}, kept {kept}, dropped {dropped}")
         return {
@@ -56,20 +72,28 @@ class Split:
             "of_other_parts": self.not_selected,
             "kept": kept,
             "dropped": self.dropped,
-            "mended": self.mended,
-            "flagged": self.flagged,
+            "fixed": self.fixed,
+            "warnings": self.warned,
             "prompt_tokens": measure_quantiles(self.tokens),
         }
+
+    def explain_drops(self) -> str:
+        """Say why rows were dropped, most frequent reason first, with the first rows of each."""
+        lines = []
+        for reason, ids in sorted(self.dropped.items(), key=lambda item: -len(item[1])):
+            shown = "; ".join(self.examples.get(reason, ids[:EXAMPLES]))
+            lines.append(f"{len(ids):,} {reason} ({shown})")
+        return ", ".join(lines) or "no rows were read"
 
 
 def parse_records(
     name: str,
-    records: list[tuple[str, Any]],
+    records: Sequence[tuple[str, Any]],
     parse_row: Callable[[Any, str, DictConfig], Question],
     data: DictConfig,
     progress: Progress,
 ) -> tuple[Split, list[Question | BadRow]]:
-    """Parses and cleans the records of a split, each either kept or dropped under a name.
+    """Parse and clean the records of a split, each either kept or dropped under a name.
 
     Also returns the rows as parsed, before cleaning, for the integrity check.
     """
@@ -77,33 +101,159 @@ def parse_records(
     parsed: list[Question | BadRow] = []
     for done, (number, record) in enumerate(records, 1):
         row_id = f"{data.name}/{name}/{number}"
-        if done % STEP == 0 or done == len(records):
-            progress(f"{name}: cleaning", done, len(records))
-        question: Question | None = None
         try:
             if isinstance(record, BadRow):
                 raise record
             question = parse_row(record, row_id, data)
             parsed.append(question)
-            question, mended, flags = clean_question(question)
+            judge_question(split, question, data)
         except NotSelected:
             split.not_selected += 1
-            continue
         except BadRow as bad:
-            split.drop(bad.reason, question.id if question else row_id)
-            if question is None:
-                parsed.append(bad)
-            split.read += 1
-            continue
-        split.read += 1
-        unwanted = [flag for flag in flags if flag in data.drop]
-        if unwanted:
-            split.drop(unwanted[0], question.id)
-            continue
-        for rule in mended:
-            split.mended.setdefault(rule, []).append(question.id)
-        for flag in flags:
-            split.flagged.setdefault(flag, []).append(question.id)
-        question.meta["flags"] = " ".join(flags)
-        split.questions.append(question)
+            parsed.append(bad)
+            split.drop(bad.reason, row_id, bad.detail)
+        if done % STEP == 0 or done == len(records):
+            progress(f"{name}: cleaning", done, len(records))
+    split.read = len(parsed)
     return split, parsed
+
+
+def judge_question(split: Split, question: Question, data: DictConfig) -> None:
+    """Clean a parsed question, then keep it in the split or drop it under a name."""
+    try:
+        question, fixed, warnings = clean_question(question)
+    except BadRow as bad:
+        split.drop(bad.reason, question.id, bad.detail)
+        return
+    unwanted = [warning for warning in warnings if warning in data.drop]
+    if unwanted:
+        split.drop(unwanted[0], question.id)
+        return
+    for rule in fixed:
+        split.fixed.setdefault(rule, []).append(question.id)
+    for warning in warnings:
+        split.warned.setdefault(warning, []).append(question.id)
+    question.meta["warnings"] = " ".join(warnings)
+    split.questions.append(question)
+
+
+def measure_quantiles(counts: Sequence[int]) -> dict[str, int]:
+    """Return nearest-rank quantiles of token counts; empty for no counts."""
+    if not counts:
+        return {}
+    ordered = sorted(counts)
+    return {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}
+
+
+def check_ids(questions: Iterable[Question]) -> None:
+    """Refuse two rows of one id: rewards and rollouts are told apart by it. Raises UserError."""
+    counts = Counter(question.id for question in questions)
+    double = [row_id for row_id, count in counts.items() if count > 1]
+    if double:
+        raise UserError(
+            f"{len(double)} ids occur twice, such as {double[0]}: the source numbers rows twice"
+        )
+
+
+def hash_rows(rows: Iterable[Question | BadRow]) -> str:
+    """Compute SHA-256 over canonical rows in order; a row that cannot be used counts by its reason.
+
+    Canonical: NFC, white space runs as one space, none at the ends. Copies differ in such things
+    and in nothing else that the cleaning rules fix, so the hash does not move when a rule is added.
+    """
+    digest = hashlib.sha256()
+    for row in rows:
+        content = (
+            [row.reason] if isinstance(row, BadRow) else [row.question, *row.options, row.answer]
+        )
+        canonical = [" ".join(unicodedata.normalize("NFC", text).split()) for text in content]
+        # surrogatepass: a lone surrogate in a hostile row must be hashed too
+        line = json.dumps(canonical, ensure_ascii=False) + "\n"
+        digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def check_rows(
+    data: DictConfig, folder: Path, read: dict[str, dict[str, Any]], revision: str | None
+) -> list[str]:
+    """Compare what was read (rows and sha256 by split) with the pins and the last preparation.
+
+    Returns remarks for the card: an official split with other rows is reported even where accepted.
+    Raises UserError with every difference, unless `data.accept` is true.
+    """
+    differences: list[str] = []
+    remarks: list[str] = []
+    as_pinned = set()
+    for split, official in data.official.items():
+        if split not in read:
+            continue  # left out on purpose
+        rows, sha256 = read[split]["rows"], read[split]["sha256"]
+        if official.get("sha256") == sha256:
+            as_pinned.add(split)
+        elif official.get("sha256") is not None:
+            other = data.elsewhere.get(sha256)
+            kind = f"these are data={other}" if other else "a cut, altered or older copy"
+            differences.append(
+                f"{data.name}/{split} is not the official split: {rows:,} rows (sha256 {sha256}), "
+                f"officially {official.rows:,} (sha256 {official.sha256}): {kind}"
+            )
+        if official.get("git_blob") and data.source:
+            remarks.append(compare_blob(split, data, rows))
+        elif official.get("sha256") is None and rows != official.rows:
+            remarks.append(
+                f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not "
+                "comparable"
+            )
+    before = read_last_origin(folder) if not data.parts_of_mixture else None
+    if before is not None:
+        # a split that is as pinned is the right one, whatever was read last time
+        for split in dict.fromkeys([*before["rows"], *read]):
+            was, now = before["rows"].get(split), read.get(split)
+            if was != now and split not in as_pinned:
+                differences.append(
+                    f"{data.name}/{split}: {describe_rows(was)} before, {describe_rows(now)} now"
+                )
+        if differences and before.get("revision") != revision:
+            differences.append(
+                f"{data.name}: revision {before.get('revision')} before, {revision} now"
+            )
+    if differences and not data.accept:
+        raise UserError(
+            *differences,
+            f"to take these rows as they are: make prep data={data.name} data.accept=true",
+        )
+    return [*remarks, *(f"accepted: {line}" for line in differences)]
+
+
+def compare_blob(split: str, data: DictConfig, rows: int) -> str:
+    """Say if a local file is the official one, by the hash that `git hash-object FILE` prints."""
+    content = (Path(data.source) / data.files[split]).read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    official = data.official[split]
+    if blob == official.git_blob:
+        return f"{split}: the official file, {rows:,} rows (git blob {blob})"
+    kind = "a partial file" if rows < official.rows else "not the official file"
+    return (
+        f"{split}: {kind}, {rows:,} of {official.rows:,} rows (git blob {blob[:12]}…, officially "
+        f"{official.git_blob[:12]}…); scores of a model trained on it are not comparable"
+    )
+
+
+def find_state(data: DictConfig, read: dict[str, dict[str, Any]]) -> str | None:
+    """Return the state of the labels, `data.state`, where the rows read are proved to be in it."""
+    pinned = {split: facts.sha256 for split, facts in data.official.items() if facts.sha256}
+    proved = any(read.get(split, {}).get("sha256") == sha256 for split, sha256 in pinned.items())
+    return data.state if proved else None
+
+
+def read_last_origin(folder: Path) -> dict[str, Any] | None:
+    """Read what the last preparation read; None without one, or for one of an older format."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder)
+    return manifest["origin"] if manifest.get("format") == FORMAT else None
+
+
+def describe_rows(rows: dict[str, Any] | None) -> str:
+    """Return `1,273 rows (sha256 0123456789ab…)`, or `no such split`."""
+    return f"{rows['rows']:,} rows (sha256 {rows['sha256'][:12]}…)" if rows else "no such split"

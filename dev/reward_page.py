@@ -13,53 +13,75 @@ from typing import Any
 import yaml
 
 from reward_server import shaping
+from reward_server.signals import SIGNALS
 from reward_server.tags import SPECIAL_TOKENS
 from reward_server.verifier import REASONS
 
 ROOT = Path(__file__).parents[1]
 TABLE, PAGE = ROOT / "tests" / "verdicts.yaml", ROOT / "docs" / "reward.md"
+RECIPE = ROOT / "recipes" / "configs" / "rlvr.yaml"
 BODY_FRAME = "<think>Fever and a rash.</think>\n<answer>{}</answer>"
 """What a row's `body` stands for."""
+OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
+LEAK_OPTIONS = ["Rubella", "Nitrofurantoin", "Measles", "CT scan of the head"]
+NO_CHOICE = {"no_choice", "ambiguous", "out_of_range"}
 
 INTRODUCTION = """\
 <!-- Written by `python -m dev.reward_page` from tests/verdicts.yaml. Edit that file, not this one. -->
 # The reward
 
-A response is judged by `reward_server.verifier.verify(response, answer, num_options, mode)`. Nothing but the text, the
-gold letter and the number of options goes in; the options' texts do not.
+A response is judged by `reward_server.verifier.verify(response, answer, options, mode)`: the text, the gold letter and
+the options' texts go in, nothing else.
 
 * **Format**, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this order; only
   white space between `</think>` and `<answer>`; nothing after `</answer>` but white space and special tokens; something
-  to be seen in both bodies. Text before `<think>` is allowed, since the paper's fifth phase reasons there and is
+  visible in both bodies. Text before `<think>` is allowed, since the paper's fifth phase reasons there and is
   rewarded. Mode `strict` forbids it.
-* **Choice**: one letter, in one of the shapes below. An answer of more than 4,000 characters is prose.
+* **Choice**: the whole answer, markup aside, is a letter, or "the correct answer is" (answer, option or choice) and a
+  letter, or a letter, a separator and that option's own text. A letter with the text of another option is `ambiguous`.
+  Everything else is no choice.
 * **Reward**: -1 where the format is not followed; 1 where it is and the choice is right; 0 otherwise. For rows of
   another split than `train` the hook gives accuracy (0 or 1) instead, so that the engine's `pass1` is accuracy.
 
-Two different letters never count, in whatever words, and where a reading is in doubt there is no choice. An honest
-policy, which can say `C`, loses nothing by that; a hedging one finds no hole."""
+No prose, no "or" and no condition is among the three forms, so no hedge can pay; an honest policy, which can say `C`,
+loses nothing by that."""
 
 
 def load_table() -> dict[str, Any]:
-    """tests/verdicts.yaml: the lists `verdicts` (groups of rows), `lenient` and `leak`."""
+    """Read tests/verdicts.yaml: the lists `verdicts` and `leak`, both of groups of rows."""
     return yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
 def read_response(row: dict[str, Any]) -> str:
-    """The whole response that a row stands for."""
+    """Build the whole response that a row stands for."""
     response = row["response"] if "response" in row else BODY_FRAME.format(row["body"])
     return response * row.get("times", 1)
 
 
+def read_leak_response(row: dict[str, Any]) -> str:
+    """Build the whole response that a row of `leak` stands for."""
+    before = row.get("before", "")
+    return f"{before}<think>{row['think']}</think><answer>{row['answer']}</answer>"
+
+
+def list_options(row: dict[str, Any]) -> list[str]:
+    """List the options' texts of a row."""
+    count = row.get("options", 4)
+    options = [*OPTIONS, *(f"Drug {chr(65 + place)}" for place in range(4, count))][:count]
+    if "text" in row:
+        options[ord(row.get("gold", "C")) - 65] = row["text"]
+    return options
+
+
 def get_reward(reason: str) -> int:
-    """The reward that goes with a reason, as the table's head says."""
-    if reason in {"correct", "wrong", "no_choice", "ambiguous", "denied", "out_of_range"}:
+    """Return the reward that goes with a reason, as the table's head says."""
+    if reason in {"correct", "wrong"} | NO_CHOICE:
         return int(reason == "correct")
     return -1
 
 
 def render_page(table: dict[str, Any]) -> str:
-    """The whole page, as Markdown."""
+    """Render the whole page, as Markdown."""
     count = sum(len(group["rows"]) for group in table["verdicts"])
     parts = [
         INTRODUCTION,
@@ -70,8 +92,8 @@ def render_page(table: dict[str, Any]) -> str:
         ),
         "Special tokens: " + ", ".join(f"`{token}`" for token in SPECIAL_TOKENS) + ".",
         f"## {count} cases, each in both modes",
-        "Gold letter C of four options unless said otherwise. A response shown without tags is the answer's body in "
-        f"{_quote(BODY_FRAME.format('…'))}.",
+        f"The options are A {', B '.join(OPTIONS[:2])}, C {', D '.join(OPTIONS[2:])}; gold is C unless said otherwise. "
+        f"A response shown without tags is the answer's body in {_quote(BODY_FRAME.format('…'))}.",
     ]
     for group in table["verdicts"]:
         cells = (
@@ -87,21 +109,37 @@ def render_page(table: dict[str, Any]) -> str:
             f"### {group['group']}",
             _render_rows(("response", "`paper`", "`strict`", "why"), cells),
         ]
-    lenient = (
-        (_quote(row["response"]), row["choice"] or "none", _escape(row)) for row in table["lenient"]
-    )
-    leaks = ((_quote(row["response"]), row["leak"], _escape(row)) for row in table["leak"])
+    signals = ((f"`{signal.name}`", signal.unit, signal.shows) for signal in SIGNALS)
     parts += [
-        "## Lenient reading",
-        "Evaluation reports it beside the strict verdict, never the better of the two.",
-        _render_rows(("response", "choice", "why"), lenient),
+        "## What is logged",
+        "For each sample, by `reward_server/signals.py`; the engine averages over a step.",
+        _render_rows(("signal", "unit", "shows"), signals),
         "## `leak`",
-        "Logged for each sample: whether its choice is stated before the reasoning.",
-        _render_rows(("response", "leak", "why"), leaks),
-        "## Options for research",
-        f"```text\n{inspect.getdoc(shaping)}\n```",
+        "1 where the chosen letter, or the chosen option's text (nearly all of its words), is stated as the answer before "
+        "`<think>` or in the opening of the thinking. To name an option while arguing against it, or among others, states "
+        f"nothing. The options here are A {', B '.join(LEAK_OPTIONS[:2])}, C {', D '.join(LEAK_OPTIONS[2:])}.",
+    ]
+    for group in table["leak"]:
+        leaks = (
+            (_quote(read_leak_response(row)), row["leak"], _escape(row)) for row in group["rows"]
+        )
+        parts += [f"### {group['group']}", _render_rows(("response", "leak", "why"), leaks)]
+    parts += [
+        "## Options and controls",
+        str(inspect.getdoc(shaping)),
+        "All are keys of the recipe, with these defaults (recipes/configs/rlvr.yaml); "
+        "`make rlvr reward.options.leak_penalty=0.5` changes one:",
+        f"```yaml\n{read_recipe_keys()}```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def read_recipe_keys() -> str:
+    """Read the lines of the recipe that hold `reward.mode`, `.options` and `.control`."""
+    text = RECIPE.read_text(encoding="utf-8")
+    block = re.search(r"^reward:\n(?:  .*\n)+", text, re.MULTILINE)
+    assert block, f"{RECIPE} has no `reward:`"
+    return block[0]
 
 
 def _render_rows(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -121,6 +159,7 @@ def _show_response(row: dict[str, Any]) -> str:
     notes = [f"{row['times']:,} times"] if "times" in row else []
     notes += [f"gold {row['gold']}"] if "gold" in row else []
     notes += [f"{row['options']} options"] if "options" in row else []
+    notes += [f"its text is {row['text']}"] if "text" in row else []
     return _quote(str(row.get("response", row.get("body")))) + (
         f" ({', '.join(notes)})" if notes else ""
     )

@@ -140,7 +140,7 @@ def simulate_rollouts(
 
 def make_row(question: Question, response: str, step: int) -> dict[str, Any]:
     """A row as the reward hook writes it; a token counts as three quarters of a word."""
-    verdict = verify(response, question.answer, len(question.options))
+    verdict = verify(response, question.answer, question.options)
     return {
         **{"id": question.id, "split": "train", "step": step, "episode": 1, "prompt_tokens": 60},
         **{

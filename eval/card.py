@@ -1,12 +1,14 @@
-"""Writes the model card of a trained model, `README.md` as model hubs want it, from what the run left on disk.
+"""Write the model card of a trained model, README.md as model hubs want it.
 
-make card                                        the model of the experiment's run -> runs/rlvr/<name>/model/README.md
+make card                                        of the experiment's run, into runs/rlvr/<name>/model/
 python -m eval.card run=runs/rlvr/mine evaluation=results/mine
 
-Every number comes from the run folder and from an evaluation's summary.json; what is not there is said to be missing.
+Every number comes from the run folder and from an evaluation's summary.json; what is missing or
+cannot be read is named in the card. A path of this machine is never written.
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,85 +20,113 @@ from omegaconf import DictConfig
 
 from data_prep.errors import UserError
 from data_prep.files import write_text
-from eval.choices import add_experiment
+from eval.published import build_published
+from eval.tables import build_scores, render_markdown
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 PICTURE = "training_dynamics.png"
-LICENCES = {
-    "Qwen/Qwen2.5-3B": (
-        "other",
-        "qwen-research",
-        "https://huggingface.co/Qwen/Qwen2.5-3B/blob/main/LICENSE",
-    ),
-    "Qwen/Qwen2.5-3B-Instruct": (
-        "other",
-        "qwen-research",
-        "https://huggingface.co/Qwen/Qwen2.5-3B-Instruct/blob/main/LICENSE",
-    ),
-    "recipes/laptop_model": ("apache-2.0", None, None),
-}
-"""Base model -> licence for the hub's header, its name, its text. A fine-tuned model stays under its base's licence."""
-CHECKS = {
-    "paper": ": text before `<think>` was not forbidden, and may hold the reasoning.",
-    "strict": ": nothing was allowed before `<think>`.",
-}
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
+"""Licences with an identifier of their own on the hub; another one is `other` with its name."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # Qwen/Qwen2.5-3B
 SETTINGS = {
     "passes over the questions": "train.num_episodes",
     "questions a step": "rollout.batch_size",
     "samples a question": "rollout.n_samples_per_prompt",
     "sampling temperature": "rollout.temperature",
     "most new tokens": "rollout.max_new_tokens",
-    "actor's learning rate": "actor.adam.lr",
-    "critic's learning rate": "critic.adam.lr",
+    "learning rate of the actor": "actor.adam.lr",
+    "learning rate of the critic": "critic.adam.lr",
     "KL coefficient": "algo.kl.init_coef",
     "advantage estimator": "algo.advantage.estimator",
     "seed": "train.seed",
 }
+"""Row of the card -> flag of the engine."""
 
 
 def make_card(cfg: DictConfig) -> Path:
-    """Writes the card into the model's folder, with the picture; returns its path. Raises UserError."""
+    """Write the card into the model's folder, with the picture; return its path. Raises UserError."""
     folder = Path(cfg.run)
     model = folder / "model"
-    problems = [
-        f"{path} is not there: {mend}"
-        for path, mend in (
-            (folder / "run.json", "give a run folder, run=runs/rlvr/NAME"),
-            (folder / "config.yaml", "give a run folder, run=runs/rlvr/NAME"),
-            (
-                model / "config.json",
-                "the run has saved no model yet; finish it with `make rlvr resume=true`",
-            ),
-        )
-        if not path.is_file()
-    ]
-    if problems:
-        raise UserError(*problems)
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    scores = find_scores(Path(cfg.evaluation), model)
-    dynamics = read_dynamics(folder / "report")
-    if dynamics:
-        shutil.copyfile(folder / "report" / "dynamics.png", model / PICTURE)
-    write_text(model / "README.md", render_card(run, config, scores, dynamics, cfg.licence))
+    needed = {
+        folder / "run.json": "give a run folder, run=runs/rlvr/NAME",
+        folder / "config.yaml": "give a run folder, run=runs/rlvr/NAME",
+        model
+        / "config.json": "the run has saved no model yet; `make rlvr resume=true` finishes it",
+    }
+    if missing := [
+        f"{path} is not there: {fix}" for path, fix in needed.items() if not path.is_file()
+    ]:
+        raise UserError(*missing)
+    gaps: list[str] = []
+    run = read_mapping(folder / "run.json", gaps)
+    config = read_mapping(folder / "config.yaml", gaps)
+    scores = find_scores(Path(cfg.evaluation) / "summary.json", model, gaps)
+    dynamics = read_dynamics(folder / "report", gaps)
+    text = render_card(run, config, scores, dynamics, cfg.licence, gaps)
+    try:
+        if dynamics:
+            shutil.copyfile(folder / "report" / "dynamics.png", model / PICTURE)
+        write_text(model / "README.md", text)
+    except OSError as error:
+        raise UserError(f"cannot write {model}: {error.strerror or error}") from error
     return model / "README.md"
 
 
-def find_scores(folder: Path, model: Path) -> list[dict[str, Any]]:
-    """The results of an evaluation that are of this model's folder; none where it was not evaluated there."""
-    path = folder / "summary.json"
+def read_mapping(path: Path, gaps: list[str]) -> dict[str, Any]:
+    """Read a JSON or YAML mapping; what cannot be read is added to `gaps` and is empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    gaps.append(f"{path.name} cannot be read")
+    return {}
+
+
+def find(values: Any, key: str, default: Any = None) -> Any:
+    """Find `a.b.c` in nested mappings; the default where a part is missing, null or no mapping."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return default if values is None else values
+
+
+def find_scores(path: Path, model: Path, gaps: list[str]) -> list[dict[str, Any]]:
+    """Find an evaluation's results of this model's folder; none where it was not evaluated there."""
     if not path.is_file():
         return []
-    results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    return [result for result in results if Path(result["path"]).resolve() == model.resolve()]
+    scores = []
+    for result in find(read_mapping(path, gaps), "results", []):
+        try:
+            if Path(result["path"]).resolve() == model.resolve():
+                build_scores([result])
+                scores.append(result)
+        except (KeyError, TypeError, ValueError, OSError):
+            gaps.append(f"a result in {path.name} cannot be read: run `make eval` again")
+    return scores
 
 
-def read_dynamics(folder: Path) -> dict[str, Any] | None:
-    """The first run of a report's dynamics.json; None without a report."""
+def read_dynamics(folder: Path, gaps: list[str]) -> dict[str, Any] | None:
+    """Read phases and monitors of a report's first run, as text; None without a report."""
     if not (folder / "dynamics.json").is_file() or not (folder / "dynamics.png").is_file():
         return None
-    found: list[dict[str, Any]] = json.loads((folder / "dynamics.json").read_text(encoding="utf-8"))
-    return found[0]
+    try:
+        first = json.loads((folder / "dynamics.json").read_text(encoding="utf-8"))[0]
+        phases = [
+            f"steps {span['first']} to {span['last']}: "
+            + (f"phase {span['phase']}, {span['name']}" if span["phase"] else "no phase")
+            for span in first["phases"]
+        ]
+        monitors = [
+            f"warning, steps {span['first']} to {span['last']}: {span['says']} ({span['monitor']})"
+            for span in first["monitors"]
+        ]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+        gaps.append("the report cannot be read: run `make report` again")
+        return None
+    return {"lines": phases + (monitors or ["no monitor tripped"])}
 
 
 def render_card(
@@ -105,144 +135,131 @@ def render_card(
     scores: list[dict[str, Any]],
     dynamics: dict[str, Any] | None,
     licence: str | None,
+    gaps: list[str],
 ) -> str:
-    """The card: the hub's header, then what the model is, scores, dynamics, training, limits, licences."""
-    base = config["model"]["path"]
-    kind, name, link = (
-        (licence, None, None) if licence else LICENCES.get(base, ("other", "see-base-model", None))
-    )
-    hub = "/" in base and not Path(base).exists()
-    header: dict[str, Any] = {"license": kind}
-    header |= {
-        key: value for key, value in (("license_name", name), ("license_link", link)) if value
-    }
-    header |= {"base_model": base} if hub else {}
-    header |= {
-        "language": ["en"],
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-    }
-    header |= {"tags": ["medical", "rlvr", "ppo", "openrlhf", "not-for-clinical-use"]}
-    if scores:
-        header["model-index"] = [
-            {"name": config["name"], "results": [describe_result(score) for score in scores]}
+    """Render the card: the hub's header, then model_card.md.j2."""
+    import jinja2
+    from huggingface_hub import EvalResult, ModelCardData
+    from markupsafe import Markup
+
+    name = str(config.get("name") or "model")
+    base = find_base(config)
+    facts = find(config, "model.licence", {})
+    kind = str(licence or find(facts, "name", "see-base-model"))
+    if kind == "see-base-model":
+        gaps.append("the licence of the base model is not recorded: `make card licence=NAME`")
+    listed = kind in HUB_LICENCES
+    data = ModelCardData(
+        language="en",
+        license=kind if listed else "other",
+        license_name=None if listed else kind,
+        license_link=None if licence or listed else find(facts, "link"),
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["medical", "rlvr", "ppo", "openrlhf", "not-for-clinical-use"],
+        base_model=base if HUB_ID.fullmatch(base) else None,
+        model_name=name if scores else None,
+        eval_results=[
+            EvalResult(
+                task_type="multiple-choice",
+                dataset_type=score["benchmark"],
+                dataset_name=score["benchmark"],
+                metric_type="accuracy",
+                metric_name=f"accuracy, strict, mode {score['mode']}",
+                metric_value=round(score["accuracy"]["value"], 4),
+            )
+            for score in scores
         ]
-    data, reward = config["data"], config["reward"]
-    parts = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
-        f"# {config['name']}",
-        "> **Not for clinical use.** A research model. Its answers and its reasoning may be wrong, and must not be "
-        "used to diagnose, treat or advise anyone.",
-        f"`{base}` trained on multiple-choice questions of `{data['name']}` by PPO with a verifiable reward: 1 for the "
-        "right letter in the right format, 0 for a wrong one, −1 where the format is not followed. No reasoning was "
-        "shown to it in this training. Made with Med-RLVR, after [arXiv 2502.19655](https://arxiv.org/abs/2502.19655).",
-        "## Scores",
-        render_scores(scores),
-        "## Training dynamics",
-        render_dynamics(dynamics),
-        "## Training",
-        render_training(run, config),
-        "## Limits",
-        "* Trained to choose among given options; open questions are outside of what was trained.\n"
-        "* The reward sees the letter and the format alone: nothing checked whether the reasoning is sound, or whether "
-        "it is what led to the answer.\n"
-        f"* The reward's format check was `{reward['mode']}`{CHECKS[reward['mode']]}\n"
-        "* Benchmarks may be part of the base model's training data.",
-        "## Licences",
-        f"* Model: that of its base, {name or kind}"
-        + (f" ([text]({link}))" if link else "")
-        + "."
-        + (" Research use only: no commercial use." if name == "qwen-research" else "")
-        + f"\n* Data `{data['name']}`: {data['licence']}.\n* Code: Apache-2.0.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def describe_result(score: dict[str, Any]) -> dict[str, Any]:
-    """A result for the header's model-index."""
-    value = round(score["accuracy"]["value"], 4)
-    return {
-        "task": {"type": "multiple-choice"},
-        "dataset": {"name": score["benchmark"], "type": score["benchmark"]},
-        "metrics": [
-            {"type": "accuracy", "value": value, "name": f"accuracy, strict, mode {score['mode']}"}
-        ],
-    }
-
-
-def render_scores(scores: list[dict[str, Any]]) -> str:
-    """A table: accuracy with n and 95 % interval."""
-    if not scores:
-        return "Not evaluated: `make eval`, then `make card` again."
-    lines = [
-        "| benchmark | mode | n | accuracy, strict (95 %) | lenient | chance |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    for score in scores:
-        low, value, high = (100 * score["accuracy"][key] for key in ("low", "value", "high"))
-        lenient = 100 * score["accuracy_lenient"]["value"]
-        strict = f"{value:.1f} % ({low:.1f} to {high:.1f})"
-        cells = [
-            score["benchmark"],
-            score["mode"],
-            f"{score['accuracy']['n']:,}",
-            strict,
-            f"{lenient:.1f} %",
-        ]
-        cells.append(f"{100 * score['chance']:.1f} %")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def render_dynamics(dynamics: dict[str, Any] | None) -> str:
-    """The picture, the phases, and the monitors that tripped."""
-    if dynamics is None:
-        return "No report: `make report`, then `make card` again."
-    lines = [f"![Training dynamics]({PICTURE})", ""]
-    for span in dynamics["phases"]:
-        label = f"phase {span['phase']}, {span['name']}" if span["phase"] else "no phase"
-        lines.append(f"* steps {span['first']} to {span['last']}: {label}")
-    lines += [
-        f"* warning, steps {span['first']} to {span['last']}: {span['says']} (`{span['monitor']}`)"
-        for span in dynamics["monitors"]
-    ] or ["* no monitor tripped"]
-    return "\n".join(lines)
-
-
-def render_training(run: dict[str, Any], config: dict[str, Any]) -> str:
-    """Settings, data with hashes, versions, machine, commit."""
-    flags = config["openrlhf"]
-    lines = ["| | |", "|---|---|"]
-    for label, key in SETTINGS.items():
-        value: Any = flags
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        lines.append(f"| {label} | {value} |")
-    git, machine, minutes = (
-        run.get("git") or {},
-        run["machine"],
-        (run.get("wall_seconds") or 0) / 60,
+        or None,
     )
-    dirty = ", with uncommitted changes" if git.get("dirty") else ""
-    lines += [
-        f"| steps | {run.get('total_steps')} |",
-        f"| reward | mode `{config['reward']['mode']}`, options `{json.dumps(config['reward']['options'])}` |",
-        f"| base model's revision | {config['model'].get('revision') or 'a local folder'} |",
-        f"| machine | {machine['system']}, {machine['cpus']} CPUs, hardware={machine['hardware']} |",
-        f"| started, took | {run['started']}, {minutes:.1f} minutes, exit code {run.get('exit')} |",
-        f"| commit | {git.get('commit', 'unknown')}{dirty} |",
-        f"| versions | {', '.join(f'{name} {version}' for name, version in run['versions'].items())} |",
-        f"| questions trained on | {run['data']['train_rows']:,} of `{run['data']['name']}` |",
-    ]
-    lines += [
-        f"| SHA-256 of {name} | `{digest}` |" for name, digest in run["data"]["files"].items()
-    ]
-    return "\n".join(lines)
+    paper = build_published({"results": scores})
+    trained = find(run, "data.prompt.name") or find(config, "data.prompt.name")
+    asked = {score["settings"]["benchmark"]["prompt"]["name"] for score in scores}
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=escape_markdown,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        header=Markup(data.to_yaml()),
+        name=name,
+        base=base,
+        gaps=gaps,
+        scores=Markup(render_markdown(build_scores(scores))) if scores else "",
+        paper=Markup(render_markdown(paper)) if len(paper.frame) else "",
+        paper_note=Markup(paper.note),
+        other_prompts=sorted(asked - {trained}) if trained else [],
+        trained_prompt=trained,
+        picture=PICTURE,
+        dynamics=dynamics,
+        training=Markup(render_markdown(build_training(run, config))),
+        reward_mode=find(config, "reward.mode", "not recorded"),
+        control=find(config, "reward.control"),
+        data=find(config, "data.name", "not recorded"),
+        data_licence=find(config, "data.licence", "not recorded"),
+        licence=kind,
+        licence_link=None if licence else find(facts, "link"),
+        licence_note=None if licence else find(facts, "note"),
+    )
+
+
+def find_base(config: dict[str, Any]) -> str:
+    """Name the base model: its hub id, or the last part of a folder's path."""
+    for key in ("model.id", "model.path"):
+        name = str(find(config, key, ""))
+        if HUB_ID.fullmatch(name) and not Path(name).exists():
+            return name
+    return Path(str(find(config, "model.path", "not recorded"))).name
+
+
+def build_training(run: dict[str, Any], config: dict[str, Any]) -> Any:
+    """Build the table of settings, data with hashes, versions, machine, commit."""
+    import pandas as pd
+
+    missing = "not recorded"
+    rows = {label: find(config, f"openrlhf.{key}", missing) for label, key in SETTINGS.items()}
+    dirty = ", with uncommitted changes" if find(run, "git.dirty") else ""
+    seconds = find(run, "wall_seconds", 0)
+    minutes = f"{seconds / 60:.1f}" if isinstance(seconds, (int, float)) else missing
+    versions = find(run, "versions", {})
+    rows |= {
+        "steps": find(run, "total_steps", missing),
+        "reward": f"mode {find(config, 'reward.mode', missing)}, "
+        f"options {json.dumps(find(config, 'reward.options', {}))}",
+        "revision of the base model": find(config, "model.revision", "none: a local folder"),
+        "prompt template": find(config, "data.prompt.name", missing),
+        "machine": f"{find(run, 'machine.system', missing)}, {find(run, 'machine.cpus', missing)} CPUs,"
+        f" hardware={find(run, 'machine.hardware', missing)}",
+        "started, took": f"{find(run, 'started', missing)}, {minutes} minutes, exit code "
+        f"{find(run, 'exit', missing)}",
+        "commit": f"{find(run, 'git.commit', missing)}{dirty}",
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items())
+        if isinstance(versions, dict)
+        else missing,
+        "questions trained on": f"{find(run, 'data.train_rows', missing)} of "
+        f"{find(run, 'data.name', missing)}",
+    }
+    files = find(run, "data.files", {})
+    for name, digest in files.items() if isinstance(files, dict) else ():
+        rows[f"SHA-256 of {name}"] = digest
+    from eval.tables import Table
+
+    frame = pd.DataFrame({"setting": list(rows), "value": [str(value) for value in rows.values()]})
+    return Table("Training", frame, 2)
+
+
+def escape_markdown(value: Any) -> Any:
+    """Write a text of the run as text: no HTML, no link, no new line, no end of a table's cell."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    text = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="card", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Writes the card. Exits with 2 and one line for each problem where the user must act."""
+    """Write the card. Exits with 2 and one line for each problem that the user must fix."""
     try:
         path = make_card(cfg)
     except UserError as error:
@@ -253,5 +270,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    add_experiment(sys.argv)
     main()

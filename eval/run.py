@@ -1,100 +1,166 @@
-"""Evaluates models on benchmarks: asks, judges, and writes results/<name>/ with one table at the end.
+"""Evaluate models on benchmarks: ask, judge, and write results/<name>/ with one table at the end.
 
-make eval                                              base, SFT and RLVR of the laptop experiment on test and ood
+make eval                                              base, SFT and RLVR of the laptop experiment
 make eval models='{mine:FOLDER}' benchmarks='[bank/test]'   any model folder, any prepared file
 python -m eval.run --help                              every setting
 
-The same command goes on where it was interrupted; answers on disk are never asked for again.
+The same command continues where it was interrupted; answers on disk are never asked for again.
 """
 
-import importlib
-import json
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
 from data_prep.errors import UserError
-from data_prep.files import write_text
-from eval.ask import answer_tasks, lock_folder
-from eval.choices import add_experiment
+from data_prep.files import lock_file, write_json
+from eval.ask import Progress as ProgressCall
+from eval.ask import answer_tasks
 from eval.compare import Systems, compare_systems, judge_claims
-from eval.plan import Plan, make_plan
-from eval.provenance import append_run, describe_run
-from eval.results import write_report
-from eval.summary import summarise
-from eval.terminal import print_table, show_progress
+from eval.page import write_report
+from eval.plan import Plan, Task, make_plan
+from eval.provenance import append_run, describe_call
+from eval.samples import Samples
+from eval.summary import summarise_samples
+from eval.tables import build_results, list_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 SUMMARY = "summary.json"
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Plans, asks, writes summary and report; returns the summary. Raises UserError."""
+    """Plan, ask, write summary and report; return the summary. Raises UserError."""
     started = datetime.now(timezone.utc)
     plan = make_plan(cfg)
     for note in plan.notes:
         print(f"eval: {note}", file=sys.stderr)
     folder = Path(cfg.results_dir) / cfg.name
     try:
-        with lock_folder(folder), show_progress(plan) as progress, ThreadPoolExecutor() as beside:
-            beside.submit(import_libraries)
-            samples, asked = answer_tasks(cfg, plan, folder, progress)
-        systems: Systems = {}
-        for task in plan.tasks:
-            systems.setdefault(task.benchmark.name, {})[f"{task.model}.{task.mode}"] = samples[
-                task.key
-            ]
-        summary = build_summary(cfg, plan, samples, systems)
-        if asked or not (folder / "run.json").exists():
-            append_run(folder / "run.json", describe_run(started, asked))
-        questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
-        write_report(folder, summary, systems, questions)
-        write_text(
-            folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-        )  # last: all is there
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_file(folder / ".lock"):
+            with show_progress(plan) as progress:
+                samples, asked = answer_tasks(cfg, plan, folder, progress)
+            if known := sum(map(len, samples.values())) - asked:
+                print(f"eval: {known:,} answers were in {folder} already", file=sys.stderr)
+            systems: Systems = {}
+            for task in plan.tasks:
+                by_system = systems.setdefault(task.benchmark.name, {})
+                by_system[f"{task.model}.{task.mode}"] = samples[task.key]
+            summary = build_summary(cfg, plan, samples, systems)
+            if asked or not (folder / "run.json").exists():
+                append_run(folder / "run.json", describe_call(started, asked))
+            questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
+            write_report(folder, summary, systems, questions)
+            write_json(folder / SUMMARY, summary)  # last: everything else is there
+    except BlockingIOError as error:
+        raise UserError(
+            f"another evaluation is writing {folder}: wait for it, or choose name=NAME"
+        ) from error
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror}; mend that, and the same command goes on"
+            f"cannot write {folder}: {error.strerror or error}; fix that, and the same command "
+            "continues"
         ) from error
     return summary
 
 
-def import_libraries() -> None:
-    """What the summary and its plots import, 3 seconds of it, while the engine loads. A fault shows where they do."""
-    for name in ("matplotlib.pyplot", "scipy.stats", "statsmodels.stats.proportion"):
-        importlib.import_module(name)
-
-
 def build_summary(
-    cfg: DictConfig, plan: Plan, samples: dict[str, list[dict[str, Any]]], systems: Systems
+    cfg: DictConfig, plan: Plan, samples: dict[str, Samples], systems: Systems
 ) -> dict[str, Any]:
-    """All numbers, with the settings that each result depends on."""
+    """Build all numbers, with the settings that each result depends on."""
     benchmarks = list(systems)
-    results = [
-        {
-            "model": task.model,
-            "benchmark": task.benchmark.name,
-            "mode": task.mode,
-            "path": plan.models[task.model],
-            **summarise(samples[task.key], cfg.seed),
-            "settings": task.settings,
-        }
-        for task in sorted(plan.tasks, key=lambda task: benchmarks.index(task.benchmark.name))
-    ]
-    pairs: Any = OmegaConf.to_container(cfg.compare) if cfg.compare is not None else None
-    comparisons = compare_systems(systems, pairs, cfg.seed)
-    claims = judge_claims(comparisons, OmegaConf.to_container(cfg.claims, resolve=True))
+    results = []
+    for task in sorted(plan.tasks, key=lambda task: benchmarks.index(task.benchmark.name)):
+        head = {"model": task.model, "benchmark": task.benchmark.name, "mode": task.mode}
+        numbers = summarise_samples(samples[task.key], cfg.seed)
+        facts = {"path": plan.models[task.model], "settings": task.settings}
+        results.append({**head, **numbers, **facts})
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    comparisons = compare_systems(systems, settings["compare"], cfg.seed)
+    claims = judge_claims(comparisons, settings["claims"], results)
     return {"name": cfg.name, "results": results, "comparisons": comparisons, "claims": claims}
+
+
+@contextmanager
+def show_progress(plan: Plan) -> Iterator[ProgressCall]:
+    """Show a bar over all answers with the time left; without a terminal a line for each task."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    left = {task.key: len(task.requests) for task in plan.tasks}
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        total = bar.add_task("starting", total=sum(left.values()))
+
+        def progress(task: Task, done: int) -> None:
+            left[task.key] -= done
+            words = f"{task.model} on {task.benchmark.name}, {task.mode}"
+            bar.update(total, advance=done, description=words)
+            if hidden and done and not left[task.key]:
+                print(f"{words}: {len(task.requests):,} answers", file=sys.stderr)
+
+        yield progress
+
+
+def print_results(summary: dict[str, Any]) -> None:
+    """Print the results, one a line, then why requests failed, then the verdict on the claims."""
+    console = Console()
+    frame = build_results(summary).frame
+    # 80 columns must hold it: model and mode in one, what is rarely looked at in the report
+    frame.insert(0, "system", frame.pop("model") + "." + frame.pop("mode"))
+    frame = frame.drop(columns=["cut"])
+    title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(frame.columns):
+        table.add_column(
+            heading, justify="left" if index < 2 else "right", no_wrap=index >= 2, overflow="fold"
+        )
+    for row in frame.to_numpy().tolist():
+        table.add_row(*map(Text, row))  # Text: a name in [brackets] is no style
+    console.print(table)
+    for result in summary["results"]:
+        if result["errors"]:
+            console.print(
+                f"{result['model']}.{result['mode']} on {result['benchmark']}: "
+                f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
+                f"{'; '.join(list_errors(result))}",
+                highlight=False,
+                markup=False,
+            )
+    for claim in summary["claims"]:
+        console.print(claim["sentence"], highlight=False, markup=False)
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="eval", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Evaluates, then prints one table. Exits with 2 and one line for each problem where the user must act."""
+    """Evaluate, then print one table.
+
+    Exits with 2 and one line for each problem that the user must fix, with 1 where a model's requests
+    all failed.
+    """
     try:
         summary = evaluate(cfg)
     except UserError as error:
@@ -102,14 +168,17 @@ def main(cfg: DictConfig) -> None:
             print(f"eval: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("eval: interrupted; the same command goes on", file=sys.stderr)
+        print("eval: interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
-    print_table(summary)
+    print_results(summary)
     print(
-        f"report.html, report.md, table.md, {SUMMARY}, samples/ in {Path(cfg.results_dir) / cfg.name}/"
+        f"report.html, report.md, table.md, {SUMMARY}, samples/ in "
+        f"{Path(cfg.results_dir) / cfg.name}/"
     )
+    if any(result["errors"] == result["n"] for result in summary["results"]):
+        print("eval: all requests of a model failed; retry_errors=true asks again", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    add_experiment(sys.argv)
     main()

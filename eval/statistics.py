@@ -1,8 +1,10 @@
 """Intervals and tests for accuracies, most of them from scipy and statsmodels. Pure functions on arrays.
 
-Questions that repeat (a cluster) are not independent: whatever is resampled here is a cluster, never a row.
+Questions that repeat (a cluster) are not independent: whatever is resampled is a cluster, never a row.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def wilson_interval(correct: float, n: float, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of `correct` right answers out of `n` independent ones (n > 0)."""
+    """Compute Wilson's score interval of `correct` right answers out of `n` independent ones (n > 0)."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
@@ -31,7 +33,7 @@ def wilson_interval(correct: float, n: float, confidence: float = CONFIDENCE) ->
 def sum_clusters(
     values: ArrayLike, clusters: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum and number of the values of each cluster, in the sorted order of the clusters' names."""
+    """Add up and count the values of each cluster, in the sorted order of the clusters' names."""
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums, sizes = np.bincount(index, np.asarray(values, float)), np.bincount(index)
     return sums.astype(np.float64), sizes.astype(np.float64)
@@ -44,10 +46,10 @@ def bootstrap_clusters(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """BCa bootstrap interval of the mean of `values` [n], resampling whole clusters [n].
+    """Compute the BCa bootstrap interval of the mean of `values` [n], resampling whole clusters [n].
 
-    For the difference of two models on the same questions pass the differences of their scores: pairs stay together.
-    Where all clusters have the same mean there is nothing to resample, and the interval is [mean, mean].
+    For two models on the same questions pass the differences of their scores: pairs stay together.
+    Where all clusters have the same mean nothing varies, and the interval is [mean, mean].
     """
     from scipy.stats import bootstrap
 
@@ -73,10 +75,10 @@ def bootstrap_clusters(
 def accuracy_interval(
     scores: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Interval:
-    """The interval of a mean of scores in [0, 1], one row for each sample.
+    """Compute the interval of a mean of scores in [0, 1], one row for each sample.
 
-    Wilson where every row is a cluster of its own, else the cluster bootstrap. Where all clusters agree, Wilson with
-    the number of clusters: a bootstrap of equal values has no width.
+    Wilson where every row is its own cluster, else the cluster bootstrap. Where all clusters agree,
+    Wilson with the number of clusters: a bootstrap of equal values has no width.
     """
     sums, sizes = sum_clusters(scores, clusters)
     if np.all(sizes == 1) and np.all((sums == 0) | (sums == 1)):
@@ -87,12 +89,23 @@ def accuracy_interval(
     return bootstrap_clusters(scores, clusters, confidence, seed=seed)
 
 
+def bootstrap_deviation(correct: ArrayLike, resamples: int = 1000, seed: int = 0) -> float:
+    """Compute the standard deviation of the mean of n answers (0 or 1) over resamples of rows.
+
+    The paper's error bar. Right answers in a resample of n rows are binomial: none has to be drawn.
+    """
+    right = np.asarray(correct, float)
+    draws = np.random.default_rng(seed).binomial(len(right), right.mean(), size=resamples)
+    return float(np.std(draws / len(right), ddof=1))
+
+
 class Difference(NamedTuple):
     """Model a against model b on the same questions.
 
-    value, low, high: mean of a - b with its interval. only_a, only_b: questions that one answers and the other does
-    not (null where answers are means over samples). mcnemar_p: exact, two-sided, of these. p: what to go by, and test:
-    where it comes from (`exact McNemar`, or `sign flips of clusters` where questions repeat or are sampled).
+    value, low, high: mean of a - b with its interval. only_a, only_b: questions that exactly one of
+    them answers, null where answers are means over samples; mcnemar_p: exact, two-sided, of these.
+    p: what to go by; test: where it comes from (`exact McNemar`, or `sign flips of clusters` where
+    questions repeat or are sampled).
     """
 
     value: float
@@ -106,34 +119,32 @@ class Difference(NamedTuple):
 
 
 def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Difference:
-    """Compares the scores [n] in [0, 1] of two models on the same n questions, in the same order."""
+    """Compare the scores [n] in [0, 1] of two models on the same n questions, in the same order."""
     left, right = np.asarray(a, float), np.asarray(b, float)
     difference = left - right
     interval = bootstrap_clusters(difference, clusters, seed=seed)
-    single = bool(np.all(np.isin(left, (0, 1))) and np.all(np.isin(right, (0, 1))))
-    only_a, only_b = (
-        (int((difference > 0).sum()), int((difference < 0).sum())) if single else (None, None)
-    )
-    mcnemar_p = None if only_a is None or only_b is None else mcnemar_exact(only_a, only_b)
+    only_a = only_b = mcnemar_p = None
+    if np.all(np.isin(left, (0, 1))) and np.all(np.isin(right, (0, 1))):
+        only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+        mcnemar_p = mcnemar_exact(only_a, only_b)
     sums, sizes = sum_clusters(difference, clusters)
     if mcnemar_p is not None and np.all(sizes == 1):
         p, test = mcnemar_p, "exact McNemar"
     else:
         p, test = flip_signs(sums, seed), "sign flips of clusters"
-    return Difference(
-        float(difference.mean()), interval.low, interval.high, only_a, only_b, mcnemar_p, p, test
-    )
+    mean = float(difference.mean())
+    return Difference(mean, interval.low, interval.high, only_a, only_b, mcnemar_p, p, test)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact p of `only_a` against `only_b` discordant pairs; 1 where there are none."""
+    """Compute the two-sided exact p of `only_a` against `only_b` discordant pairs; 1 without any."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     return min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
 
 
 def flip_signs(sums: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Two-sided p that the sums of differences of independent clusters [n] are symmetric about 0.
+    """Compute the two-sided p that sums of differences of clusters [n] are symmetric about 0.
 
     With one question a cluster this is the exact McNemar test, up to resampling.
     """
@@ -156,18 +167,42 @@ def flip_signs(sums: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> fl
 
 
 def correct_holm(p_values: ArrayLike) -> list[float]:
-    """Holm's step-down correction of the p-values of one family."""
+    """Correct the p-values of one family by Holm's step-down method."""
     from statsmodels.stats.multitest import multipletests
 
     return [float(p) for p in multipletests(np.asarray(p_values, float), method="holm")[1]]
 
 
 def judge_non_inferiority(low: float, high: float, margin: float) -> str:
-    """Whether a is not worse than b by `margin` (> 0) or more, from the two-sided interval of a - b.
+    """Judge from the two-sided interval of a - b if a is not worse than b by `margin` (> 0) or more.
 
-    `shown`: low > -margin, which a 95 % interval makes a one-sided test at 2.5 %. `refuted`: high < -margin.
-    `open`: neither, the questions are too few.
+    `shown`: low > -margin, which a 95 % interval makes a one-sided test at 2.5 %. `refuted`:
+    high < -margin. `open`: neither, the questions are too few.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin} must be above 0")
     return "shown" if low > -margin else "refuted" if high < -margin else "open"
+
+
+def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> NDArray[np.float64]:
+    """Compute for each question [q] the chance that one of k answers drawn from its n is right.
+
+    1 - C(n - c, k) / C(n, k) as a product (Chen et al. 2021, arXiv 2107.03374); c: its right answers.
+    Raises ValueError where k > n.
+    """
+    c, total = np.broadcast_arrays(np.asarray(correct, float), np.asarray(n, float))
+    if k < 1 or np.any(total < k):
+        raise ValueError(f"k={k} must be from 1 to the number of answers, {total.min():.0f}")
+    steps = np.arange(k)
+    factors = np.clip((total - c)[..., None] - steps, 0, None) / (total[..., None] - steps)
+    return np.asarray(1.0 - factors.prod(axis=-1))
+
+
+def majority(choices: Sequence[str | None], answer: str) -> float:
+    """Score the most frequent choice: of t tied choices the right one scores 1/t.
+
+    An unread answer has no vote.
+    """
+    votes = Counter(choice for choice in choices if choice is not None)
+    most = [choice for choice, count in votes.items() if count == max(votes.values())]
+    return 1 / len(most) if answer in most else 0.0

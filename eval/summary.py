@@ -1,153 +1,165 @@
-"""Samples -> numbers. What comes out depends on the samples alone: no time, no path of this machine."""
+"""Samples -> numbers, which depend on the samples alone: on no time, and on no path of this machine."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from eval.sampling import majority, pass_at_k
-from eval.statistics import accuracy_interval
+from eval.samples import Samples
+from eval.statistics import accuracy_interval, bootstrap_deviation, majority, pass_at_k
 
 DIGITS = 6
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""k of pass@k, where there are that many answers."""
 
-Samples = list[dict[str, Any]]
 
+def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
+    """Compute the numbers of one task. Errors and unread answers count as wrong.
 
-def summarise(samples: Samples, seed: int = 0) -> dict[str, Any]:
-    """The numbers of one task. Errors and unread answers count as wrong.
-
-    n counts answers, questions different ids, clusters different questions. accuracy_unique counts each cluster once,
-    accuracy_clean leaves out questions that overlap with training rows (null where none is left).
+    n counts answers, questions different ids, clusters different questions. accuracy_unique counts
+    each cluster once, accuracy_clean leaves out questions that overlap with training rows,
+    accuracy_given_format answers that do not follow the format (null where none is left);
+    accuracy_published, where a benchmark has its own rules of reading, is by these.
     """
-    tokens = np.array([sample["tokens"] for sample in samples], float)
-    clean = [sample for sample in samples if not sample["overlap"]]
+    frame = pd.DataFrame(samples)
+    frame["chance"] = 1 / frame["num_options"]
+    published = "correct_published" in frame
+    accuracy = measure(frame, seed) or {}
+    clusters = frame.groupby("cluster", sort=False)["correct"].mean().reset_index()
+    errors = frame["error"].dropna()
     return {
-        "n": len(samples),
-        "questions": len({sample["id"] for sample in samples}),
-        "clusters": len({sample["cluster"] for sample in samples}),
-        "accuracy": measure(samples, "correct", seed),
-        "accuracy_lenient": measure(samples, "correct_lenient", seed),
-        "accuracy_unique": measure_clusters(samples, seed),
-        "accuracy_clean": measure(clean, "correct", seed) if clean else None,
-        "chance": find_chance(samples),
-        "format_rate": rounded(np.mean([sample["format_ok"] for sample in samples])),
-        "truncated_rate": rounded(np.mean([sample["truncated"] for sample in samples])),
-        "errors": sum(sample["error"] is not None for sample in samples),
-        "reasons": count(samples, "reason"),
+        "n": len(frame),
+        "questions": frame["id"].nunique(),
+        "clusters": frame["cluster"].nunique(),
+        "accuracy": accuracy | {"sd": rounded(bootstrap_deviation(frame["correct"], seed=seed))},
+        "accuracy_lenient": measure(frame, seed, "correct_lenient"),
+        "accuracy_published": measure(frame, seed, "correct_published") if published else None,
+        "accuracy_given_format": measure(frame[frame["format_ok"]], seed),
+        "accuracy_unique": measure(clusters, seed),
+        "accuracy_clean": measure(frame[~frame["overlap"]], seed),
+        "chance": rounded(frame["chance"].mean()),
+        "format_rate": rounded(frame["format_ok"].mean()),
+        "truncated_rate": rounded(frame["truncated"].mean()),
+        "errors": len(errors),
+        "error_reasons": count_values(errors),
+        "reasons": count_values(frame["reason"]),
         "tokens": {
-            "mean": rounded(tokens.mean()),
-            "median": rounded(np.median(tokens)),
-            "max": int(tokens.max()),
+            "mean": rounded(frame["tokens"].mean()),
+            "median": rounded(frame["tokens"].median()),
+            "max": int(frame["tokens"].max()),
         },
-        "by_group": split(samples, lambda sample: sample["group"], seed),
-        "by_length": split_by_length(samples, seed),
-        "by_num_options": split(samples, lambda sample: str(sample["num_options"]), seed),
-        "sampled": summarise_sampled(samples),
+        "by_group": measure_parts(frame, frame["group"], seed),
+        "by_length": measure_parts(frame, cut_lengths(frame["tokens"]), seed),
+        "by_num_options": measure_parts(frame, frame["num_options"], seed),
+        "sampled": summarise_sampled(frame, seed),
     }
 
 
-def measure(samples: Samples, key: str, seed: int) -> dict[str, Any]:
-    """Accuracy with its interval and how that was found."""
-    correct = np.array([sample[key] for sample in samples], float)
-    interval = accuracy_interval(correct, [sample["cluster"] for sample in samples], seed=seed)
+def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> dict[str, Any] | None:
+    """Compute an accuracy with its interval and n; None of no answers."""
+    if frame.empty:
+        return None
+    scores = frame[key].astype(float)
+    interval = accuracy_interval(scores, frame["cluster"], seed=seed)
     return {
-        "value": rounded(correct.mean()),
+        "value": rounded(scores.mean()),
         "low": rounded(interval.low),
         "high": rounded(interval.high),
         "method": interval.method,
-        "n": len(correct),
+        "n": len(frame),
     }
 
 
-def measure_clusters(samples: Samples, seed: int) -> dict[str, Any]:
-    """Accuracy with each different question counted once, as the mean of its answers."""
-    scores: dict[str, list[bool]] = {}
-    for sample in samples:
-        scores.setdefault(sample["cluster"], []).append(sample["correct"])
-    means = np.array([np.mean(values) for values in scores.values()])
-    interval = accuracy_interval(means, np.arange(len(means)), seed=seed)
-    low, high = rounded(interval.low), rounded(interval.high)
+def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
+    """Compute accuracy and chance of each part, in the order of the parts; {} without parts."""
+    if parts is None:
+        return {}
     return {
-        "value": rounded(means.mean()),
-        "low": low,
-        "high": high,
-        "method": interval.method,
-        "n": len(means),
+        str(name): {**(measure(part, seed) or {}), "chance": rounded(part["chance"].mean())}
+        for name, part in frame.groupby(parts, observed=True)
     }
 
 
-def split(samples: Samples, key: Callable[[dict[str, Any]], str], seed: int) -> dict[str, Any]:
-    """Accuracy and chance of each part, in the order of the parts' names (numbers by their size)."""
-    parts: dict[str, Samples] = {}
-    for sample in samples:
-        parts.setdefault(key(sample), []).append(sample)
-    names = sorted(parts, key=lambda name: (int(name), "") if name.isdigit() else (0, name))
-    return {
-        name: {**measure(parts[name], "correct", seed), "chance": find_chance(parts[name])}
-        for name in names
-    }
-
-
-def split_by_length(samples: Samples, seed: int, bins: int = 4) -> dict[str, Any]:
-    """Accuracy by the number of tokens of the answer, in quarters; fewer where lengths coincide, none where all do."""
-    tokens = np.array([sample["tokens"] for sample in samples])
+def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
+    """Cut answers into quarters by their tokens; fewer where lengths coincide, None where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
     edges = inner[(inner > tokens.min()) & (inner <= tokens.max())]
     if not len(edges):
-        return {}
-    parts: dict[str, Any] = {}
-    for index in range(len(edges) + 1):
-        inside = [
-            s for s, bin_ in zip(samples, np.digitize(tokens, edges), strict=True) if bin_ == index
-        ]
-        lengths = [sample["tokens"] for sample in inside]
-        parts[f"{min(lengths)}–{max(lengths)}"] = {
-            **measure(inside, "correct", seed),
-            "chance": find_chance(inside),
-        }
-    return parts
+        return None
+    bin_of = pd.Series(np.digitize(tokens, edges), index=tokens.index)
+    ends = tokens.groupby(bin_of).agg(["min", "max"])
+    names = [f"{low}–{high}" for low, high in ends.itertuples(index=False)]
+    return bin_of.map(dict(zip(ends.index, names, strict=True))).astype(
+        pd.CategoricalDtype(names, ordered=True)
+    )
 
 
-def find_chance(samples: Samples) -> float:
-    """Expected accuracy of a uniform guess."""
-    return rounded(np.mean([1 / sample["num_options"] for sample in samples]))
+def count_values(values: pd.Series) -> dict[str, int]:
+    """Count each value, the most frequent first."""
+    counts = values.value_counts()
+    pairs = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    return {str(value): int(count) for value, count in pairs}
 
 
-def count(samples: Samples, key: str) -> dict[str, int]:
-    """How often each value comes, the most frequent first."""
-    counts: dict[str, int] = {}
-    for sample in samples:
-        counts[sample[key]] = counts.get(sample[key], 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+    """Compute avg@k, pass@k and maj@k where each question was answered several times.
 
-
-def summarise_sampled(samples: Samples) -> dict[str, Any] | None:
-    """avg@k, pass@k and maj@k where each question was answered several times, and the spread over the samples."""
-    questions: dict[str, Samples] = {}
-    for sample in samples:
-        questions.setdefault(sample["id"], []).append(sample)
-    k = min(map(len, questions.values()))
+    pass@k has the interval of whole clusters, and next to it what guessing reaches: with few options
+    k guesses are soon right. Confidence is the share of the votes that the most frequent choice has.
+    """
+    questions = frame.groupby("id", sort=False)
+    k = int(questions.size().min())
     if k == 1:
         return None
-    right = [sum(sample["correct"] for sample in answers) for answers in questions.values()]
-    asked = [len(answers) for answers in questions.values()]
-    votes = [
-        majority([sample["choice"] for sample in a], a[0]["answer"]) for a in questions.values()
+    table = questions.agg(
+        right=("correct", "sum"),
+        asked=("correct", "size"),
+        cluster=("cluster", "first"),
+        chance=("chance", "first"),
+    )
+    table["majority"] = [
+        majority(list(part["choice"]), part["answer"].iloc[0]) for _, part in questions
     ]
-    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < k] + [k]
-    accuracies = [
-        np.mean([s["correct"] for s in samples if s["sample"] == number]) for number in range(k)
+    table["share"] = [
+        part["choice"].value_counts().max() / len(part) if part["choice"].notna().any() else 0.0
+        for _, part in questions
     ]
+    passed = {}
+    for size in [size for size in SIZES if size < k] + [k]:
+        table["passed"] = pass_at_k(table["right"], table["asked"], size)
+        guessed = rounded((1 - (1 - table["chance"]) ** size).mean())
+        passed[str(size)] = {**(measure(table, seed, "passed") or {}), "chance": guessed}
+    each = [rounded(part.mean()) for _, part in frame.groupby("sample")["correct"]][:k]
     return {
         "k": k,
-        f"avg@{k}": rounded(np.mean(np.array(right) / np.array(asked))),
-        **{f"pass@{size}": rounded(pass_at_k(right, asked, size).mean()) for size in sizes},
-        f"maj@{k}": rounded(np.mean(votes)),
-        "accuracy_of_each_sample": [rounded(value) for value in accuracies],
-        "standard_deviation": rounded(np.std(accuracies, ddof=1)),
+        f"avg@{k}": rounded((table["right"] / table["asked"]).mean()),
+        **{f"pass@{size}": found["value"] for size, found in passed.items()},
+        f"maj@{k}": rounded(table["majority"].mean()),
+        "pass": passed,
+        "accuracy_of_each_sample": each,
+        "standard_deviation": rounded(np.std(each, ddof=1)),
+        "calibration": calibrate(table["share"], table["majority"]),
     }
 
 
+def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> dict[str, Any]:
+    """Compare confidence with accuracy in equal bins; error: mean distance, weighted by questions."""
+    edges = np.arange(1, bins) / bins
+    rows, error = [], 0.0
+    for place, part in confidence.groupby(np.digitize(confidence, edges, right=True)):
+        right = score[part.index].mean()
+        error += abs(part.mean() - right) * len(part) / len(confidence)
+        rows.append(
+            {
+                "up_to": rounded((int(str(place)) + 1) / bins),
+                "n": len(part),
+                "confidence": rounded(part.mean()),
+                "accuracy": rounded(right),
+            }
+        )
+    return {"error": rounded(error), "bins": rows}
+
+
 def rounded(value: Any) -> float:
-    """Six digits: enough for every use, and the same text wherever the last bits differ."""
+    """Round to six digits: the same text wherever the last bits differ."""
     return round(float(value), DIGITS)

@@ -46,7 +46,7 @@ def read_main(method: str) -> list[ast.stmt]:
 
     Raises ModuleNotFoundError where OpenRLHF is not installed.
     """
-    source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text()
+    source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
     return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
 
 

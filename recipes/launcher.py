@@ -1,284 +1,270 @@
-"""Compose → preflight → run OpenRLHF → summary: what `python -m recipes.rlvr` and `python -m recipes.sft` share."""
+"""Run a recipe: check it, run OpenRLHF, report; the common part of `recipes.rlvr` and `recipes.sft`."""
 
-import errno
-import json
+import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from recipes import hub_model, model, process, reward_service, run_folder, terminal
-from recipes.cost import count_steps
+from data_prep.errors import UserError
+from data_prep.files import read_jsonl, write_json, write_text
+from data_prep.prepared import open_prepared
+from recipes import process, run_folder, terminal
 from recipes.engine import checkpoints
-from recipes.engine_parts import PartsWatch
+from recipes.fit import count_steps
 from recipes.flags import FlagError, build_parser, to_argv, validate
-from recipes.live import LiveView, count_question_words
-from recipes.preflight import find_problems
+from recipes.model import fetch_model, find_folder
+from recipes.preflight import find_problems, list_data_files, name_preparation
+from recipes.reward import choose_hook
+from recipes.settings import find_wrong_settings
 
-PATH_FLAGS = {
-    "ppo": [
-        "data.prompt_dataset",
-        "eval.dataset",
-        "train.agent_func_path",
-        "actor.model_name_or_path",
-    ],
-    "sft": ["data.dataset", "eval.dataset", "model.model_name_or_path"],
-}
-OUTPUT_FLAGS = ["ckpt.path", "ckpt.output_dir", "logger.tensorboard_dir"]
 FULL = 1_000_000  # bytes that are free on a disk that is called full
+INTERRUPTED = 130
 
 
 def run_recipe(cfg: DictConfig, method: str) -> None:
     """Run one recipe from its composed configuration; method: ppo or sft.
 
-    Exits with 2 where something must be mended first (nothing was written), 1 where the engine failed, 130 on Ctrl-C.
+    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be fixed first; nothing
+    was written then.
     """
-    argv, problems = check(cfg, method)
-    if not problems and not cfg.dry_run and hub_model.is_hub_id(cfg):
+    argv, problems = check_recipe(cfg, method)
+    if not problems and not cfg.dry_run and not Path(cfg.model.path).is_dir():
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
-        try:
-            cfg.model.path = str(hub_model.fetch_model(cfg))
-        except hub_model.ModelFetchError as error:
-            sys.exit(str(error))
-        argv, problems = check(cfg, method)  # again, now that there are files to look at
-    if argv and cfg.dry_run:
-        environment = process.build_environment(cfg, 0)
-        print(process.format_command(process.build_command(method, argv, cfg), environment))
-    if problems:
-        print(
-            f"{len(problems)} to mend before this can run:",
-            *(f"  {line}" for line in problems),
-            sep="\n",
-            file=sys.stderr,
-        )
+        fetch_model(cfg)
+        argv, problems = check_recipe(cfg, method)  # again, now that there are files to look at
     if cfg.dry_run and argv:
+        command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
+        environment = process.build_environment(cfg, 0, wandb_id="new")
+        print(process.format_command(command, environment))
+        if problems:
+            print(*list_problems(problems), sep="\n", file=sys.stderr)
         return
     if problems:
-        sys.exit(2)
+        raise UserError(*list_problems(problems))
+    run_dir = Path(cfg.run_dir)
+    if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
+        print(f"{run_dir} is finished: nothing to continue")
+        return
     print_banner(cfg, method)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # Slurm's scancel ends a run as Ctrl-C does
-    try:
-        sys.exit(run_engine(cfg, method, argv))
-    except (reward_service.RewardServerError, run_folder.RunLockedError) as error:
-        sys.exit(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit(f"cannot write {error.filename or cfg.run_dir}: {error.strerror}")
+    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with run_folder.lock_run(run_dir) as lock:
+        sys.exit(run_locked(cfg, method, argv, lock))
 
 
-def check(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
-    """The engine's argv (empty where a flag is wrong), and everything to mend before it may run."""
+def list_problems(problems: list[str]) -> list[str]:
+    """List the problems under a line that counts them."""
+    return [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
+
+
+def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
+    """Build the engine's argv (empty where a flag is wrong), and find everything to fix before it may run."""
+    wrong = find_wrong_settings(cfg, method)
     try:
-        return build_argv(cfg, method), find_problems(cfg, method)
+        argv = build_argv(cfg, method)
     except FlagError as error:
-        return [], [str(error)]
+        return [], [str(error), *wrong]
+    except (OSError, ValueError):
+        if not wrong:
+            raise
+        argv = []  # a path that is none, which is among the wrong settings
+    return argv, find_problems(cfg, method)
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
-    """The engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
-    if cfg.resume:  # without a checkpoint the run starts again from its beginning
-        cfg.openrlhf.ckpt.load_enable = (
-            checkpoints.find_last(Path(cfg.run_dir) / "checkpoints") is not None
-        )
-    if method == "ppo":
-        reward_service.choose_hook(cfg)
-    if folder := model.find_folder(cfg):  # of a hub id, the snapshot: the engine knows no revisions
-        OmegaConf.update(cfg.openrlhf, PATH_FLAGS[method][-1], str(folder))
-    for key in [*PATH_FLAGS[method], *OUTPUT_FLAGS]:
-        value = OmegaConf.select(cfg.openrlhf, key)
-        if value is not None and (
-            key in OUTPUT_FLAGS or key.endswith("dataset") or Path(value).exists()
-        ):
-            OmegaConf.update(cfg.openrlhf, key, str(Path(value).resolve()))
+    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
     flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
     parser = build_parser(method)
-    if (
-        method == "ppo"
-    ):  # train.jsonl is trimmed already, and the engine would cut the evaluation set too
-        flags["data"]["max_samples"] = parser.get_default("data.max_samples")
+    model = flags["actor"] if method == "ppo" else flags["model"]
+    data, ckpt, train = flags["data"], flags["ckpt"], flags["train"]
+    # of a hub id the snapshot: the engine knows no revisions
+    folder = find_folder(cfg)
+    if folder:
+        model["model_name_or_path"] = str(folder.resolve())
+    if run_folder.decide_resume(
+        cfg
+    ):  # without a checkpoint the run starts again from its beginning
+        found = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints")
+        ckpt["load_enable"] = found is not None
+    if method == "ppo":
+        agent, url = choose_hook(
+            cfg.reward.hook, train["agent_func_path"], flags["reward"]["remote_url"]
+        )
+        train["agent_func_path"] = str(Path(agent).resolve()) if agent else None
+        flags["reward"]["remote_url"] = url
+        # train.jsonl is trimmed already, and the engine would cut the evaluation set too
+        data["max_samples"] = parser.get_default("data.max_samples")
+    for group, key in (
+        (data, "prompt_dataset" if method == "ppo" else "dataset"),
+        (flags["eval"], "dataset"),
+        (ckpt, "path"),
+        (ckpt, "output_dir"),
+        (flags["logger"], "tensorboard_dir"),
+    ):
+        if group[key] is not None:
+            group[key] = str(Path(group[key]).resolve())
     argv = to_argv(flags, parser)
     validate(argv, method)
     return argv
 
 
 def print_banner(cfg: DictConfig, method: str) -> None:
-    """What is about to run, on what; and on a machine without a GPU, how the paper's run is started elsewhere."""
+    """Print what is about to run, on what; without a GPU also how the paper's run is started elsewhere."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
+    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
+        print(
+            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: docs/hardware.md"
+        )
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
         print(
-            f"No CUDA GPU: the real OpenRLHF runs on CPU, with a tiny model. The paper's run: {target} hardware=8x80gb"
+            "No CUDA GPU: the real OpenRLHF runs on CPU, with a tiny model. "
+            f"The paper's run: {target} hardware=8x80gb"
         )
 
 
-def run_engine(cfg: DictConfig, method: str, argv: list[str]) -> int:
-    """Make the run folder, run the engine to its end, report; returns the exit code."""
+def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
+    """Run the engine to its end in its folder, which is ours now, and report; returns the exit code.
+
+    Raises UserError where the folder is no longer as preflight saw it.
+    """
     run_dir = Path(cfg.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with run_folder.lock_run(run_dir) as lock:
-        return run_locked(cfg, method, argv, run_dir, lock)
-
-
-def run_locked(cfg: DictConfig, method: str, argv: list[str], run_dir: Path, lock: int) -> int:
-    """run_engine, once the folder is ours."""
+    # another start of this name may have come first, and the data may have been prepared anew
+    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+    files = list_data_files(data)
+    if problems := list(run_folder.check_run_folder(cfg, files)):
+        raise UserError(*problems)
+    data.find_file("train")
+    data.find_file("dev")
     start_step = 0
-    if cfg.resume:
+    if run_folder.decide_resume(cfg):
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
         run_folder.forget_after(run_dir, start_step)
-        print(
-            f"going on after step {start_step}"
-            if start_step
-            else "no checkpoint was finished: from the beginning"
-        )
-    data, total_steps = prepare_rows(cfg, method, run_dir)
-    record = run_folder.describe_run(cfg, method, data, start_step)
+        beginning = "no checkpoint was finished: from the beginning"
+        print(f"continuing after step {start_step}" if start_step else beginning)
+    rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
+    of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
+    record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
+    total_steps = count_steps(cfg.openrlhf, method, used)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
-    command = process.build_command(method, argv, cfg)
-    environment = process.build_environment(cfg, start_step)
-    with ExitStack() as services:
-        if method == "ppo" and cfg.reward.hook == "server":
-            log = run_dir / "reward_server.log"
-            environment["MEDRLVR_REWARD_URL"] = services.enter_context(
-                reward_service.serve(cfg, environment, log)
-            )
-        run_folder.write_text(run_dir / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-        run_folder.write_text(
-            run_dir / "command.txt", process.format_command(command, environment) + "\n"
-        )
-        run_folder.write_text(run_dir / "run.json", json.dumps(record, indent=2) + "\n")
-        earlier = run_dir / "engine.log"
-        begin = (
-            earlier.stat().st_size if earlier.exists() else 0
-        )  # what stands there is of earlier lives of this run
-        started = time.monotonic()
-        code = supervise_engine(
-            command, environment, run_dir, lock, method, start_step, total_steps
-        )
-        seconds = time.monotonic() - started
+    command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
+    environment = process.build_environment(cfg, start_step, record["wandb_id"])
+    write_text(run_dir / "config.yaml", run_folder.render_config(cfg))
+    write_text(run_dir / "command.txt", process.format_command(command, environment) + "\n")
+    write_json(run_dir / "run.json", record)
+    # engine.log may hold earlier lives of this run
+    log = run_dir / "engine.log"
+    begin = log.stat().st_size if log.exists() else 0
+    started = time.monotonic()
+    engine = process.start_engine(command, environment, log, lock)
+    code = supervise_engine(engine, run_dir, method, start_step, total_steps)
+    seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
-    run_folder.write_text(
-        run_dir / "run.json", json.dumps(record, indent=2) + "\n"
-    )  # last: the disk may be full
-    return 0 if code == 0 else code if code == 130 else 1
+    write_json(run_dir / "run.json", record)  # last: the disk may be full
+    return code if code in (0, INTERRUPTED) else 1
+
+
+def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
+    """Put the rows of this run in place; returns how many are trained on."""
+    flags, known = cfg.openrlhf, data.manifest["files"]["train.jsonl"]
+    if (
+        method == "sft"
+    ):  # the engine reads the data set itself, and drops a last partial micro-batch
+        used = min(known["rows"], flags.data.max_samples)
+        return used - used % flags.train.micro_batch_size
+    size, most = flags.rollout.batch_size, flags.data.max_samples
+    target = Path(cfg.run_dir) / "train.jsonl"
+    used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
+    if left_out := known["rows"] - used:
+        limit = f"openrlhf.data.max_samples={most}, and " if most < known["rows"] else ""
+        print(
+            f"{left_out} of {known['rows']} training rows are left out: {limit}"
+            f"rollouts are whole batches of {size}"
+        )
+    return used
 
 
 def supervise_engine(
-    command: list[str],
-    environment: dict[str, str],
-    run_dir: Path,
-    lock: int,
-    method: str,
-    start_step: int,
-    total_steps: int,
+    engine: subprocess.Popen, run_dir: Path, method: str, start_step: int, total_steps: int
 ) -> int:
-    """Run the engine, show its steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C.
+    """Show the engine's steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C.
 
     An engine that waits for a part that has died is stopped, with exit code 1.
     """
-    reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
-    live = LiveView(count_question_words(run_dir / "train.jsonl")) if method == "ppo" else None
-    if live:
-        for row in reader.read_before():
-            if row["kind"] == "train":
-                live.take(row)
-    engine = process.start_engine(command, environment, run_dir / "engine.log", lock)
     family: list[Any] = []
-    parts = PartsWatch()
+    parts, stall = process.PartsWatch(), process.StallWatch(run_dir)
     dead: list[str] = []
 
     def is_running() -> bool:
         family[:] = process.find_family(engine, family)
         if engine.poll() is None and (part := parts.look(family)):
             dead.append(part)
+        if waited := stall.look():
+            process.dump_stacks(family)
+            time.sleep(2)  # until the stacks are written
+            print(f"\nno step and no rollout for {waited / 60:.0f} minutes; the end of engine.log:")
+            print(*process.read_tail(run_dir / "engine.log")[-40:], sep="\n")
         return engine.poll() is None and not dead
 
     try:
+        reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
+        live = None
+        if method == "ppo":
+            words = terminal.count_question_words(run_dir / "train.jsonl")
+            live = terminal.LiveView(words)
+            for row in reader.read_before():
+                if row["kind"] == "train":
+                    live.take(row)
         terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep, live)
         if dead:
             print(
-                f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: it is stopped",
+                f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: "
+                "it is stopped",
                 file=sys.stderr,
             )
             return 1
         return int(engine.returncode)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     finally:
         process.stop_engine(engine, family)
 
 
-def prepare_rows(cfg: DictConfig, method: str, run_dir: Path) -> tuple[dict[str, Any], int]:
-    """Put the rows of this run in place; returns what run.json says of them, and the number of steps."""
-    source = Path(cfg.data_dir) / cfg.data.name
-    manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
-    rows = manifest["files"]["train.jsonl"]["rows"]
-    flags = cfg.openrlhf
-    if method == "sft":
-        left_out, total = 0, min(rows, flags.data.max_samples)
-        total -= total % flags.train.micro_batch_size
-    else:
-        total, left_out = run_folder.trim_rows(
-            source / "train.jsonl",
-            run_dir / "train.jsonl",
-            flags.rollout.batch_size,
-            flags.data.max_samples,
-        )
-    if left_out:
-        most = (
-            f"data.max_samples={flags.data.max_samples}, and "
-            if flags.data.max_samples < rows
-            else ""
-        )
-        size = flags.rollout.batch_size
-        print(
-            f"{left_out} of {rows} training rows are left out: {most}rollouts are whole batches of {size}"
-        )
-    files = {name: file["sha256"] for name, file in manifest["files"].items()}
-    record = {
-        "name": cfg.data.name,
-        "files": files,
-        "train_rows": rows - left_out,
-        "left_out": left_out,
-    }
-    return record, count_steps(flags, method, total)
-
-
 def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:
-    """A summary where the run ended well; the cause and the next command where it did not.
+    """Print a summary where the run ended well; the cause and the next command where it did not.
 
     begin: the byte of engine.log at which this life of the run begins.
     """
     run_dir = Path(cfg.run_dir)
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
-    again = f"python -m recipes.{'rlvr' if method == 'ppo' else 'sft'} {shlex.join([*words, 'resume=true'])}"
+    recipe = "rlvr" if method == "ppo" else "sft"
+    again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
     if code == 0:
         path = run_dir / "metrics.jsonl"
-        rows = (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.exists()
-            else []
-        )
-        terminal.summarise(rows, method, run_dir, seconds)
+        rows = read_jsonl(path) if path.exists() else []
+        terminal.summarise_run(rows, method, run_dir, seconds)
         return
-    if code == 130:
+    if code == INTERRUPTED:
         print(
-            f"\nstopped; every process of the run is ended. To go on from its last checkpoint: {again}",
+            "\nstopped; every process of the run is ended. "
+            f"To continue from its last checkpoint: {again}",
             file=sys.stderr,
         )
         return
     if code < 0:
-        cause = f"killed by {signal.Signals(-code).name}, by somebody or by a system that was out of memory"
+        cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
     elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on the same disk, could not say so
         cause = f"No space left on device: {run_dir}"
     else:

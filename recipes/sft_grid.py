@@ -14,34 +14,25 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_text
 from data_prep.prepared import open_prepared
-from recipes.choices import add_environment_choices
+from recipes.machine import complete_words
 
 Scores = dict[str, list[float]]
 """Rate → accuracy on dev after each epoch."""
 
 
-@hydra.main(config_path="configs", config_name="sft", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Run the grid; exits with 2 and one line for each problem."""
-    try:
-        run_grid(cfg, list(HydraConfig.get().overrides.task))
-    except UserError as error:
-        print(*(f"sft-grid: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
-        sys.exit(2)
-
-
-def run_grid(cfg: DictConfig, words: list[str]) -> None:
-    """Train and score every rate, then write table, plot and link. words: overrides of each run."""
+def run_grid(cfg: DictConfig) -> None:
+    """Train and score every rate, then write table, plot and link. Raises UserError."""
     rates, select = [f"{rate:g}" for rate in cfg.grid.rates], cfg.grid.select
     if select not in ("best", "last") or not rates:
         raise UserError(f"grid.select={select} is best or last; grid.rates has at least one rate")
@@ -58,7 +49,8 @@ def run_grid(cfg: DictConfig, words: list[str]) -> None:
     models: dict[str, list[Path]] = {}
     for rate in rates:
         run_dir = folder.with_name(f"{folder.name}-{rate}")
-        train_rate(words, rate, run_dir, steps)
+        # each run gets the command line's own overrides
+        train_rate(list(HydraConfig.get().overrides.task), rate, run_dir, steps)
         copies = [f"global_step{steps * epoch}_hf" for epoch in range(1, epochs + 1)]
         models[rate] = [run_dir / "checkpoints" / copy for copy in copies]
         scores[rate] = score_epochs(cfg, f"{run_dir.name}-dev", models[rate])
@@ -167,5 +159,4 @@ def link(path: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    add_environment_choices(sys.argv, prefix="sft/")
-    main()
+    run_command(run_grid, "sft", partial(complete_words, sft=True))

@@ -1,19 +1,21 @@
-"""What a person sees while the engine runs: one line a step, a bar with the time left, and a summary at the end.
+"""Show what a person sees while the engine runs: one line a step, a bar with the time left, a summary at the end.
 
-Between the lines stand changes of the training phase and warnings of the monitors. Everything is read from
+Between the lines are changes of the training phase and warnings of the monitors. Everything is read from
 metrics.jsonl; the engine's own log stays in engine.log.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from recipes.live import LiveView
+from eval.dynamics.monitors import KEPT, PAUSE, check_monitors
+from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
+DOCS = "docs/dynamics.md"
 # title, key in metrics.jsonl, format
 COLUMNS: dict[str, list[tuple[str, str, str]]] = {
     "ppo": [
@@ -31,10 +33,59 @@ COLUMNS: dict[str, list[tuple[str, str, str]]] = {
 WIDTH = 9  # eight columns and the step fit a terminal of 80
 
 
-class MetricsReader:
-    """Reads metrics.jsonl as it grows: each call gives the rows that are new and whole.
+class LiveView:
+    """Follow a run's training phase and its monitors, step by step."""
 
-    Rows that are there already, of a run that is resumed, are not given; `read_before` has them.
+    def __init__(self, question_words: float) -> None:
+        self.tracker = PhaseTracker(question_words)
+        self.steps: list[int] = []
+        self.rows: list[Mapping[str, Any]] = []  # the last ones, which the monitors read
+        self.tripped: dict[str, int] = {}  # monitor → the last step at which it tripped
+
+    def take(self, row: Mapping[str, Any]) -> list[str]:
+        """Write the lines to print after this step: a new phase, and each monitor when it trips.
+
+        Not again while it stays so, pauses of up to PAUSE steps included. A step without what the rules read (a
+        user's own reward hook) has no phase.
+        """
+        lines = []
+        self.rows = [*self.rows[-KEPT:], row]
+        if all(key in row for key in KEYS):
+            self.steps.append(row["step"])
+            if self.tracker.update(row):
+                since = self.steps[self.tracker.since]
+                lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
+        for alarm in check_monitors(self.rows):
+            if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
+                lines.append(
+                    f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
+                )
+            self.tripped[alarm.monitor] = row["step"]
+        return lines
+
+    def describe_phase(self) -> str:
+        """Name the phase, as in `phase 3, Concise Structurer`; `no phase` where no rule fits."""
+        phase = self.tracker.phase
+        return f"phase {phase}, {NAMES[phase]}" if phase else "no phase"
+
+
+def count_question_words(path: Path) -> float:
+    """Count the mean words of a question with its options, the unit of the phases' lengths."""
+    words = rows = 0
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            words += len(row["question"].split()) + sum(
+                len(option.split()) for option in row["options"]
+            )
+            rows += 1
+    return words / max(1, rows)
+
+
+class MetricsReader:
+    """Read metrics.jsonl as it grows: each call returns the rows that are new and whole.
+
+    Rows that are there already, of a run that is resumed, are in `read_before` alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,14 +93,14 @@ class MetricsReader:
         self.offset = path.stat().st_size if path.exists() else 0
 
     def read_before(self) -> list[dict[str, Any]]:
-        """The rows that were there when the reader was made."""
+        """Read the rows that were there when the reader was made."""
         if not self.offset:
             return []
         with self.path.open("rb") as file:
             return [json.loads(line) for line in file.read(self.offset).splitlines()]
 
     def read_new(self) -> list[dict[str, Any]]:
-        """Rows appended since the last call; a line still being written waits for the next."""
+        """Read the rows appended since the last call; a line still being written waits for the next."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -71,7 +122,7 @@ def watch(
 ) -> None:
     """Show steps until the engine has ended. `wait(seconds)` pauses; is_running is asked before each look.
 
-    live: says the phase and warns, PPO only.
+    live: PPO only.
     """
     console = Console(highlight=False)
     columns = COLUMNS[method]
@@ -118,7 +169,7 @@ def advance(
     times: list[float],
     phase: str = "",
 ) -> None:
-    """Move the bar to `step`, with the time left by the median of the last 20 steps; phase: said beside the step."""
+    """Move the bar to `step`, with the time left by the median of the last 20 steps."""
     gaps = sorted(later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False))
     seconds = (total - step) * gaps[len(gaps) // 2] if gaps else None
     left = "" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
@@ -129,36 +180,39 @@ def advance(
 
 
 def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
-    """One step's values under the columns' titles; a metric that the engine did not log is a dash."""
+    """Format one step's values under the columns' titles; a metric that was not logged is a dash."""
     cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
     return "".join(cell.rjust(WIDTH) for cell in cells)
 
 
 def format_evaluation(row: dict[str, Any]) -> str:
-    """An evaluation's accuracies: `eval_<datasource>_pass1` is accuracy, since eval rows are rewarded with 0 or 1."""
+    """Format an evaluation: `eval_<datasource>_pass1` is accuracy, since eval rows are rewarded 0 or 1."""
     shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
-    return f"   dev accuracy after step {row['step']}: {', '.join(shown)} (n = {row.get('eval_num_samples', 0):.0f})"
+    count = row.get("eval_num_samples", 0)
+    return f"   dev accuracy after step {row['step']}: {', '.join(shown)} (n = {count:.0f})"
 
 
-def summarise(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
-    """The end of a run: what was learned, first five steps beside the last five, and where things lie."""
+def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
+    """Print what was learned, the first five steps next to the last five, and where things are."""
     console = Console(highlight=False)
     train = [row for row in rows if row["kind"] == "train"]
     console.print(f"\n[bold green]finished[/] {len(train)} steps in {seconds / 60:.1f} minutes")
     for title, key, form in COLUMNS[method][:6]:
         values = [row[key] for row in train if key in row]
         if values:
-            first, last = values[:5], values[-5:]
-            console.print(
-                f"  {title:<10} {format(sum(first) / len(first), form):>8} → {format(sum(last) / len(last), form):>8}"
-                "   mean of the first and the last 5 steps"
+            first, last = (
+                format(sum(some) / len(some), form) for some in (values[:5], values[-5:])
             )
-    for label, path in (
-        ("model", "model"),
-        ("metrics", "metrics.jsonl"),
-        ("rollouts", "rollouts"),
-        ("log", "engine.log"),
-    ):
+            console.print(
+                f"  {title:<10} {first:>8} → {last:>8}   mean of the first and the last 5 steps"
+            )
+    places = {
+        "model": "model",
+        "metrics": "metrics.jsonl",
+        "rollouts": "rollouts",
+        "log": "engine.log",
+    }
+    for label, path in places.items():
         if (run_dir / path).exists():
             console.print(f"  {label:<10} {run_dir / path}")
     console.print("next: make eval" + (f", make report run={run_dir}" if method == "ppo" else ""))

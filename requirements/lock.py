@@ -5,7 +5,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-OPTIONS = ["--universal", "--python-version", "3.10", "--no-annotate", "--no-header", "--quiet"]
+OPTIONS = [
+    "--universal",
+    "--python-version",
+    "3.10",
+    "--no-annotate",
+    "--no-header",
+    "--quiet",
+    "--generate-hashes",
+]
 
 for machine in ("cpu", "gpu"):
     sources = [str(HERE / f"{machine}.in"), str(HERE / "ours.in")]

@@ -1,82 +1,82 @@
-"""Ask a reward server over HTTP for the agent: the engine's own client, without its silence.
+"""Ask a reward server over HTTP, for the agent.
 
-The engine's client tries five times, a second apart, and then gives up; the engine swallows that and crashes later,
-elsewhere. Here a server that comes back in time costs nothing but the wait, and one that does not is named.
+OpenRLHF's own client sends a token in the URL only and logs that URL, tries five times, then gives up silently. Here
+the token travels in a header, a server that comes back in time costs only the wait, and one that does not is named.
 """
 
 import asyncio
 import math
 import time
+from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import aiohttp
 
+from data_prep.errors import UserError
 
-async def ask_server(
-    executor: Any, query: str, prompt: str, label: str, patience: float
-) -> dict[str, Any]:
-    """Score one sample. executor: the engine's SingleTurnAgentExecutor, made with the server's URLs.
+TOKEN = "MEDRLVR_REWARD_TOKEN"
+TIMEOUT = aiohttp.ClientTimeout(total=180)
 
-    Keeps trying for `patience` seconds; every round goes through the engine's rotation over the URLs.
-    Returns rewards, scores (floats) and extra_logs ({str: float}).
-    Raises ConnectionError that names the server and its reason, at once where it refuses the request (4xx).
-    """
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            (reply,) = await executor._fetch_rewards_via_http([query], [prompt], [label])
-            return read_reply(reply)
-        except RuntimeError:
-            reasons = {
-                url: await _find_reason(url, query, prompt, label)
-                for url in executor.reward_endpoints
-            }
-            refused = any(reason.startswith("HTTP 4") for reason in reasons.values())
-            if refused or time.monotonic() > deadline:
+
+class RewardClient:
+    """Ask one of several servers in turn. patience: seconds to wait for a server that does not answer."""
+
+    def __init__(self, urls: list[str], token: str, patience: float) -> None:
+        self.urls = urls
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.patience = patience
+        self.requests = count()
+
+    async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
+        """Score one sample; returns rewards, scores (floats) and extra_logs ({str: float}).
+
+        Raises ConnectionError that names server and reason: at once for a refusal (4xx), else after `patience`.
+        """
+        body = {"query": [query], "prompts": [prompt], "labels": [label]}
+        deadline = time.monotonic() + self.patience
+        while True:
+            url = self.urls[next(self.requests) % len(self.urls)]
+            try:
+                # a session a request: the engine may call from several event loops
+                async with (
+                    aiohttp.ClientSession(timeout=TIMEOUT, headers=self.headers) as session,
+                    session.post(url, json=body) as response,
+                ):
+                    if response.ok:
+                        return read_reply(await response.json(content_type=None))
+                    reason = f"HTTP {response.status}: {(await response.text())[:300]}"
+                    final = response.status < 500
+            except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+                reason, final = f"{type(error).__name__}: {error}", False
+            if final or time.monotonic() > deadline:
                 raise ConnectionError(
-                    "; ".join(
-                        f"reward server {url.split('?')[0]}: {reason}"
-                        for url, reason in reasons.items()
-                    )
-                    + f". Waited {patience:.0f} s. Start it (`python -m reward_server.server`) and resume the run."
-                ) from None  # the engine's own error says only that there was one
+                    f"reward server {url}: {reason}. Start it (`python -m reward_server.server`) "
+                    "and resume the run."
+                )
+            await asyncio.sleep(1)
+
+
+def read_token(environ: Mapping[str, str]) -> str:
+    """Read $MEDRLVR_REWARD_TOKEN, "" without. Raises UserError for one that no header can carry."""
+    token = environ.get(TOKEN, "")
+    if token != token.strip() or not all(char.isprintable() for char in token):
+        raise UserError(
+            f"{TOKEN} has white space at an end or a character that cannot be printed, which no HTTP header "
+            f"carries: export {TOKEN}=$(openssl rand -hex 16)"
+        )
+    return token
 
 
 def read_reply(reply: Any) -> dict[str, Any]:
-    """The one sample of a server's reply, whose values are lists of one.
-
-    Raises ValueError for a reply of any other form.
-    """
+    """Read the one sample of a reply, whose values are lists of one. Raises ValueError for any other form."""
     try:
         (reward,), (score,), logs = reply["rewards"], reply["scores"], reply["extra_logs"]
-        reward, score, logs = (
-            float(reward),
-            float(score),
-            {key: float(value) for key, (value,) in logs.items()},
-        )
+        logs = {key: float(value) for key, (value,) in logs.items()}
+        found = {"rewards": float(reward), "scores": float(score), "extra_logs": logs}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"the reward server's reply is not rewards, scores, extra_logs: {reply!r:.300}"
-        ) from error
-    if not math.isfinite(reward):
-        raise ValueError(
-            f"the reward server's reply has a reward that is not finite: {reply!r:.300}"
-        )
-    return {"rewards": reward, "scores": score, "extra_logs": logs}
-
-
-async def _find_reason(url: str, query: str, prompt: str, label: str) -> str:
-    """Why the server does not answer: its status and text, or the connection's error; `answers again` where it does."""
-    payload = {"query": [query], "prompts": [prompt], "labels": [label]}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
-            session.post(url, json=payload) as response,
-        ):
-            return (
-                "answers again"
-                if response.ok
-                else f"HTTP {response.status}: {(await response.text())[:300]}"
-            )
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-        return f"{type(error).__name__}: {error}"
+        wanted = "the reward server's reply is not rewards, scores, extra_logs"
+        raise ValueError(f"{wanted}: {reply!r:.300}") from error
+    if not math.isfinite(found["rewards"]):
+        raise ValueError(f"the reward server's reply is not a finite reward: {reply!r:.300}")
+    return found

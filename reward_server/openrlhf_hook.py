@@ -1,4 +1,4 @@
-"""The reward inside OpenRLHF 0.11.2, which loads this one file by path. Two ways in, with the same rewards:
+"""Give OpenRLHF 0.11.2 its reward; the engine loads this one file by path. Two ways in, with the same rewards:
 
     --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default of `make rlvr`
     --reward.remote_url reward_server/openrlhf_hook.py         reward_func
@@ -6,8 +6,7 @@
 Only the agent sees token counts and truncation, so only it writes the rollouts. Environment, set by the launcher:
 
     PYTHONPATH                 must hold the project's root: this file imports its siblings as `reward_server.…`
-    MEDRLVR_REWARD_MODE        paper (default) or strict
-    MEDRLVR_REWARD_OPTIONS     JSON, see reward_server/shaping.py; default none
+    MEDRLVR_REWARD             JSON of mode, options, control, seed, see reward_server/scoring.py; default the paper's
     MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none are written
     MEDRLVR_REWARD_URL         the agent asks this reward server (several: comma-separated) instead of judging itself
     MEDRLVR_REWARD_TOKEN       the server's token, where it wants one
@@ -23,25 +22,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 try:
-    from reward_server.scoring import (
-        Label,
-        parse_label,
-        read_settings,
-        score_response,
-        strip_prompt,
-    )
+    from reward_server import scoring
     from reward_server.verifier import Verdict
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f"{error}: the project's root is not on PYTHONPATH of this process. Set PYTHONPATH={Path(__file__).parents[1]} "
-        "before Ray starts."
-    ) from error
+    root = Path(__file__).parents[1]
+    raise ModuleNotFoundError(f"{error}. Set PYTHONPATH={root} before Ray starts.") from error
 
-SETTINGS = read_settings(os.environ)
+SETTINGS = scoring.read_settings(os.environ)
 
 
 class RewardFailure(BaseException):
-    """A fault of the data or the set-up, found by `reward_func`.
+    """Report a fault of the data or the set-up, found by `reward_func`.
 
     Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later); this one ends the
     run at once, with its message.
@@ -59,20 +50,21 @@ def reward_func(
     """
     try:
         (query,), (prompt,), (label,) = queries, prompts, labels
-        return score_response(strip_prompt(query, prompt), parse_label(label, prompt), SETTINGS)[1]
+        response = scoring.strip_prompt(query, prompt)
+        return scoring.score_response(response, scoring.parse_label(label, prompt), SETTINGS)[1]
     except ValueError as error:
         raise RewardFailure(str(error)) from error
 
 
 @cache
 def define_agent_executor() -> type:
-    """The class AgentExecutor. Defined on demand: `reward_func` is to be had without OpenRLHF, and without torch."""
+    """Define the class AgentExecutor on demand: `reward_func` is available without OpenRLHF, and without torch."""
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
-    from reward_server.client import ask_server
+    from reward_server.client import RewardClient, read_token
 
     class AgentExecutor(SingleTurnAgentExecutor):
-        """OpenRLHF's single-turn executor, which here scores each response and writes it to the rollouts.
+        """Score each response of OpenRLHF's single-turn executor and write it to the rollouts.
 
         Unlike the engine's own reward calls, its errors stop the run at once.
         """
@@ -80,11 +72,8 @@ def define_agent_executor() -> type:
         def __init__(self) -> None:
             super().__init__(None)  # no endpoint: the engine itself computes no reward
             urls = os.environ.get("MEDRLVR_REWARD_URL", "").replace(",", " ").split()
-            token = os.environ.get("MEDRLVR_REWARD_TOKEN", "")
-            if token:  # the engine's client can send one in the URL only
-                urls = [f"{url}?token={token}" for url in urls]
-            self.server = SingleTurnAgentExecutor(urls) if urls else None
-            self.patience = float(os.environ.get("MEDRLVR_REWARD_PATIENCE", "60"))
+            patience = float(os.environ.get("MEDRLVR_REWARD_PATIENCE", "60"))
+            self.client = RewardClient(urls, read_token(os.environ), patience) if urls else None
             self.rollouts = open_rollouts(os.environ.get("MEDRLVR_ROLLOUTS", ""))
 
         async def execute(
@@ -101,7 +90,7 @@ def define_agent_executor() -> type:
 
             Raises ValueError, naming the row, for a bad label; ConnectionError for a reward server that stays away.
             """
-            row_label = parse_label(label, prompt)
+            row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images
             )
@@ -109,11 +98,9 @@ def define_agent_executor() -> type:
             response = hf_tokenizer.decode(
                 output["observation_tokens"][start:end], skip_special_tokens=False
             )
-            verdict, scored = score_response(response, row_label, SETTINGS)
-            if self.server is not None:
-                scored = await ask_server(
-                    self.server, prompt + response, prompt, label, self.patience
-                )
+            verdict, scored = scoring.score_response(response, row_label, SETTINGS)
+            if self.client is not None:
+                scored = await self.client.ask(prompt + response, prompt, label)
             output.update(
                 reward=scored["rewards"], scores=scored["scores"], extra_logs=scored["extra_logs"]
             )
@@ -133,7 +120,7 @@ def __getattr__(name: str) -> Any:
 
 
 def open_rollouts(folder: str) -> TextIO | None:
-    """This process' own rollouts file in `folder`, to append to; None for an empty `folder`."""
+    """Open this process' own rollouts file in `folder`, to append to; None for an empty `folder`."""
     if not folder:
         return None
     path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}.jsonl"
@@ -144,7 +131,7 @@ def open_rollouts(folder: str) -> TextIO | None:
 
 def write_rollout(
     rollouts: TextIO,
-    label: Label,
+    label: scoring.Label,
     verdict: Verdict,
     output: dict[str, Any],
     response: str,

@@ -1,6 +1,6 @@
-"""The reward over HTTP, in the wire format of OpenRLHF 0.11.2: for `--reward.remote_url http://127.0.0.1:5000/get_reward`.
+"""Serve the reward over HTTP, in the wire format of OpenRLHF 0.11.2.
 
-    python -m reward_server.server                                  # 127.0.0.1:5000
+    python -m reward_server.server                                  # http://127.0.0.1:5000/get_reward
     MEDRLVR_REWARD_TOKEN=… python -m reward_server.server --host 0.0.0.0
 
     POST /get_reward    {"query": [str], "prompts": [str], "labels": [str]}
@@ -8,45 +8,56 @@
     GET  /healthz       200 after a right and a wrong answer got their rewards; open, for whoever waits for the start
     GET  /metrics       Prometheus text: requests by status, verdicts by reason, latency
 
-With a token (required for any address but this machine's own), clients send `Authorization: Bearer TOKEN`, or the URL
-ends in `?token=TOKEN`, which is all that the engine's client can do. How to judge comes from the environment, as for
-the hook: MEDRLVR_REWARD_MODE, MEDRLVR_REWARD_OPTIONS. What the client got wrong is a 4xx with a reason, in the status
-line too, since that is the part which the engine logs.
+With a token (required for any address but this machine's own), clients send `Authorization: Bearer TOKEN`; in a URL it
+would end in logs. How to judge comes from $MEDRLVR_REWARD, as for the hook. What the client got wrong is a 4xx with a
+reason, in the status line too, since that is the part which OpenRLHF's own client logs.
 """
 
 import argparse
 import asyncio
-import gc
 import hmac
 import ipaddress
 import json
+import logging
 import os
-import resource
+import socket
 import sys
-import time
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data_prep.errors import UserError
+from reward_server.client import TOKEN, read_token
 from reward_server.scoring import Settings, parse_label, read_settings, score_response, strip_prompt
+from reward_server.signals import SIGNALS
 from reward_server.verifier import REASONS
 
 MAX_BODY_BYTES = 8 * 2**20
+MAX_CHARACTERS = 4_000_000  # of all queries of a batch
 MAX_BATCH = 1024
-READ_SECONDS = 30.0
-"""Time that a client has to send a body."""
-LOGGED = ("accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
-KEYS = ("query", "prompts", "labels")
-PROBE_LABEL = json.dumps({"id": "healthz", "answer": "A", "num_options": 2, "split": "test"})
+READ_SECONDS = 30.0  # that a client has to send a body
+PROBE_LABEL = json.dumps({"id": "healthz", "split": "test", "answer": "A", "options": ["1", "2"]})
 
 
 class Refused(Exception):
-    """A request that is not answered: its HTTP status and the reason."""
+    """Refuse a request, with its HTTP status and the reason."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class Batch(BaseModel):
+    """The body of a request: query (prompt and response), prompts and labels, of one length."""
+
+    model_config = ConfigDict(strict=True)
+
+    query: list[str]
+    prompts: list[str]
+    labels: list[str]
 
 
 class RewardServer:
@@ -54,239 +65,168 @@ class RewardServer:
 
     def __init__(self, settings: Settings, token: str = "") -> None:
         self.settings = settings
-        self.token = token.encode()
+        self.token = token.encode("utf-8", "surrogateescape")
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "reward_requests", "Requests by HTTP status", ["status"], registry=self.registry
-        )
-        self.answered = self.requests.labels(200)
-        verdicts = Counter(
-            "reward_verdicts", "Verdicts by reason", ["reason"], registry=self.registry
-        )
-        self.verdicts = {
-            reason: verdicts.labels(reason) for reason in REASONS
-        }  # all of them from the start, at 0
-        self.seconds = Histogram(
-            "reward_seconds",
-            "Seconds from the end of a request's head to its answer",
-            buckets=(
-                0.0001,
-                0.00025,
-                0.0005,
-                0.001,
-                0.0025,
-                0.005,
-                0.01,
-                0.025,
-                0.05,
-                0.1,
-                0.25,
-                1.0,
-                5.0,
-                30.0,
-            ),
-            registry=self.registry,
-        )
+        self.requests = Counter("reward_requests", "By status", ["status"], registry=self.registry)
+        self.verdicts = Counter("reward_verdicts", "By reason", ["reason"], registry=self.registry)
+        for reason in REASONS:
+            self.verdicts.labels(reason)  # all of them from the start, at 0
+        self.seconds = Histogram("reward_seconds", "To answer a request", registry=self.registry)
 
     def build_app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.add_routes(
-            [
-                web.post("/get_reward", self.answer),
-                web.get("/healthz", self.probe),
-                web.get("/metrics", self.show_metrics),
-            ]
-        )
+        """Build the application with its routes."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self.guard])
+        app.router.add_post("/get_reward", self.answer)
+        app.router.add_get("/healthz", self.probe)
+        app.router.add_get("/metrics", self.show_metrics)
         return app
+
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Check encoding and token before a handler reads the body; turn every failure into JSON."""
+        try:
+            if "Content-Encoding" in request.headers:
+                raise Refused(415, "a compressed body is not read: send it as it is")
+            if request.path != "/healthz":
+                self.check_token(request.headers.get("Authorization", ""))
+            response = await handler(request)
+        except (Refused, web.HTTPException, web.RequestPayloadError) as error:
+            status = getattr(error, "status", 400)  # a body that breaks off has none
+            text = str(getattr(error, "text", None) or error)
+            reason = ascii(text)[1:-1][:300]
+            response = web.json_response({"error": text}, status=status, reason=reason)
+            response.force_close()  # what is left of the body, if anything, is not read
+        if request.path != "/healthz":
+            self.requests.labels(response.status).inc()
+        return response
+
+    def check_token(self, header: str) -> None:
+        """Raise Refused (401) for a missing or wrong token."""
+        given = header.encode("utf-8", "surrogateescape")
+        if not self.token or hmac.compare_digest(given, b"Bearer " + self.token):
+            return
+        if given.startswith(b"Bearer "):
+            raise Refused(401, f"wrong token: it must equal the server's {TOKEN}")
+        raise Refused(401, "this reward server needs a header `Authorization: Bearer TOKEN`")
 
     async def answer(self, request: web.Request) -> web.Response:
         """POST /get_reward."""
-        start = time.perf_counter()
-        try:
-            self.check_token(request)
-            reply = self.score_batch(*parse_body(await read_body(request)))
-            self.answered.inc()
-            return web.Response(body=json.dumps(reply).encode(), content_type="application/json")
-        except Refused as error:
-            self.requests.labels(error.status).inc()
-            reason = ascii(str(error))[1:-1]
-            response = web.json_response(
-                {"error": str(error)}, status=error.status, reason=reason[:300]
-            )
-            response.force_close()  # what is left of the body, if anything, is not read
-            return response
-        finally:
-            self.seconds.observe(time.perf_counter() - start)
+        with self.seconds.time():
+            try:
+                body = await asyncio.wait_for(request.read(), READ_SECONDS)
+            except asyncio.TimeoutError:
+                raise Refused(408, f"no whole body within {READ_SECONDS:.0f} s") from None
+            return web.json_response(await self.score_batch(parse_body(body)))
 
-    def score_batch(
-        self, queries: list[str], prompts: list[str], labels: list[str]
-    ) -> dict[str, Any]:
-        """The engine's reply for a batch, in its order. Raises Refused (422) for a bad label or a cut prompt."""
-        rewards: list[float] = []
-        scores: list[float] = []
-        logs: dict[str, list[float]] = {key: [] for key in LOGGED}
-        for query, prompt, text in zip(queries, prompts, labels, strict=True):
+    async def score_batch(self, batch: Batch) -> dict[str, Any]:
+        """Score a batch in its order. Raises Refused (422) for a bad label or a cut prompt."""
+        rewards, scores = [], []
+        logs: dict[str, list[float]] = {signal.name: [] for signal in SIGNALS}
+        for query, prompt, text in zip(batch.query, batch.prompts, batch.labels, strict=True):
             try:
                 label = parse_label(text, prompt)
                 verdict, scored = score_response(strip_prompt(query, prompt), label, self.settings)
             except ValueError as error:
                 raise Refused(422, str(error)) from error
-            self.verdicts[verdict.reason].inc()
+            self.verdicts.labels(verdict.reason).inc()
             rewards.append(scored["rewards"])
             scores.append(scored["scores"])
             for key, value in scored["extra_logs"].items():
                 logs[key].append(value)
+            await asyncio.sleep(0)  # others are answered between two samples
         return {"rewards": rewards, "scores": scores, "extra_logs": logs}
 
     async def probe(self, request: web.Request) -> web.Response:
-        """GET /healthz: whether a right and a wrong answer get 1 and 0."""
+        """GET /healthz: check that a right and a wrong answer get 1 and 0."""
         label = parse_label(PROBE_LABEL, "")
-        answers = ("<think>a</think><answer>A</answer>", "<think>a</think><answer>B</answer>")
-        right, wrong = (
-            score_response(answer, label, self.settings)[1]["rewards"] for answer in answers
-        )
-        healthy = (right, wrong) == (1.0, 0.0)
-        report = {
-            "healthy": healthy,
-            "mode": self.settings.mode,
-            "options": self.settings.options._asdict(),
-        }
+        texts = [f"<think>a</think><answer>{letter}</answer>" for letter in "AB"]
+        rewards = [score_response(text, label, self.settings)[1]["rewards"] for text in texts]
+        healthy = rewards == [1.0, 0.0]
+        report = {"healthy": healthy, **self.settings.model_dump()}
         return web.json_response(report, status=200 if healthy else 503)
 
     async def show_metrics(self, request: web.Request) -> web.Response:
         """GET /metrics."""
-        try:
-            self.check_token(request)
-        except Refused as error:
-            return web.json_response({"error": str(error)}, status=error.status)
-        return web.Response(
-            body=generate_latest(self.registry),
-            headers={"Content-Type": "text/plain; version=0.0.4"},
-        )
-
-    def check_token(self, request: web.Request) -> None:
-        """Raises Refused (401) for a missing or wrong token."""
-        if not self.token:
-            return
-        header = request.headers.get("Authorization", "")
-        given = (
-            header.removeprefix("Bearer ")
-            if header.startswith("Bearer ")
-            else request.query.get("token", "")
-        )
-        if not given:
-            raise Refused(
-                401,
-                "this reward server wants a token: `Authorization: Bearer TOKEN`, or ?token=TOKEN in the URL",
-            )
-        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self.token):
-            raise Refused(401, "wrong token: it must equal the server's MEDRLVR_REWARD_TOKEN")
+        return web.Response(body=generate_latest(self.registry), content_type="text/plain")
 
 
-async def read_body(request: web.Request) -> bytes:
-    """The whole body. Raises Refused: 413 too large, 408 too slow, 400 not in its declared encoding or cut off."""
+def parse_body(body: bytes) -> Batch:
+    """Read query, prompts and labels. Raises Refused: 400 for another form, 413 for too large a batch."""
     try:
-        if (
-            request.content.is_eof()
-        ):  # here already, as nearly always; a timer would cost as much as the verdict
-            return await request.read()
-        return await asyncio.wait_for(request.read(), READ_SECONDS)
-    except web.HTTPRequestEntityTooLarge as error:
-        raise Refused(
-            413, f"body of more than {MAX_BODY_BYTES} bytes: send smaller batches"
-        ) from error
-    except asyncio.TimeoutError as error:
-        raise Refused(408, f"the body did not arrive within {READ_SECONDS:.0f} s") from error
-    except web.RequestPayloadError as error:
-        raise Refused(400, f"the body cannot be read: {error}") from error
-
-
-def parse_body(body: bytes) -> tuple[list[str], list[str], list[str]]:
-    """query, prompts and labels: lists of text, of one length. Raises Refused (400, or 413 for too large a batch)."""
-    try:
-        fields = json.loads(body.decode())
+        # json's parser, since pydantic's refuses the lone surrogates that JSON may hold
+        batch = Batch.model_validate(json.loads(body.decode()))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the body"
+        raise Refused(400, f"{place}: {fault['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise Refused(
-            400,
-            f"the body must be a JSON object with {', '.join(KEYS)}, not a {type(fields).__name__}",
+    lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
+    if len(set(lengths)) > 1:
+        raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
+    characters = sum(map(len, batch.query))
+    if lengths[0] > MAX_BATCH or characters > MAX_CHARACTERS:
+        found = f"{lengths[0]} samples of {characters} characters"
+        limit = f"{MAX_BATCH} samples, {MAX_CHARACTERS} characters"
+        raise Refused(413, f"{found}, the limit is {limit}: send smaller batches")
+    return batch
+
+
+def open_socket(host: str, port: int, token: str) -> socket.socket:
+    """Listen on host and port (0: any free one). Raises UserError where that cannot, or should not, be done."""
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port {port} must be 0 (any free one) to 65535")
+    if not is_local(host) and len(token) < 8:
+        raise UserError(
+            f"--host {host} lets other machines in: set a token of 8 characters or more, "
+            f"`export {TOKEN}=$(openssl rand -hex 16)`, here and where the run starts."
         )
-    for key in KEYS:
-        values = fields.get(key)
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise Refused(400, f"{key} must be a list of strings")
-    queries, prompts, labels = (fields[key] for key in KEYS)
-    if not len(queries) == len(prompts) == len(labels):
-        raise Refused(
-            400,
-            f"lists of different lengths: {len(queries)}, {len(prompts)}, {len(labels)} for {', '.join(KEYS)}",
-        )
-    if len(queries) > MAX_BATCH:
-        raise Refused(
-            413,
-            f"{len(queries)} samples in one request, the limit is {MAX_BATCH}: send smaller batches",
-        )
-    return queries, prompts, labels
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # the engine opens a connection a sample, hundreds at once; the default backlog drops some
+        return socket.create_server((host, port), family=family, backlog=4096)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot listen on {host}:{port}, {error}: choose another --port") from None
 
 
 def is_local(host: str) -> bool:
-    """Whether `host` can be reached from this machine alone."""
+    """Find out if `host` can be reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
+def is_our_fault(record: logging.LogRecord) -> bool:
+    """Keep tracebacks of clients' bad HTTP out of the log, which they would fill."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m reward_server.server", description=(__doc__ or "").split("\n\n")[0]
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; any but this machine's needs a token",
-    )
-    parser.add_argument("--port", type=int, default=5000)
+    """Serve until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m reward_server.server")
+    parser.add_argument("--host", default="127.0.0.1", help="any but this machine's needs a token")
+    parser.add_argument("--port", type=int, default=5000, help="0: any free one")
     args = parser.parse_args()
-    token = os.environ.get("MEDRLVR_REWARD_TOKEN", "")
-    if not is_local(args.host):
-        if not token:
-            sys.exit(
-                f"--host {args.host} lets other machines in: set a token, "
-                "`export MEDRLVR_REWARD_TOKEN=$(openssl rand -hex 16)`, and put ?token=… at the end of the URL."
-            )
-        print(
-            f"WARNING: listening on {args.host}, which other machines can reach. Requests and the token travel "
-            "unencrypted: use it on a private network only.",
-            file=sys.stderr,
-        )
     try:
-        settings = read_settings(os.environ)
-    except ValueError as error:
+        settings, token = read_settings(os.environ), read_token(os.environ)
+        listener = open_socket(args.host, args.port, token)
+    except UserError as error:
         sys.exit(str(error))
-    gc.freeze()  # requests leave no cycles behind: looking for them at the default rate costs a tenth of the throughput
-    gc.set_threshold(10_000, 50, 50)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (hard, hard)
-    )  # one a connection; often 1,024 unless asked for
-    ready = f"reward server: http://{args.host}:{args.port}/get_reward, mode {settings.mode}, {settings.options}"
-    app = RewardServer(settings, token).build_app()
-    try:
-        web.run_app(
-            app,
-            host=args.host,
-            port=args.port,
-            shutdown_timeout=5,
-            backlog=4096,  # the engine opens a connection a sample, hundreds at once; the default 128 drops some
-            access_log=None,
-            print=lambda *_: print(ready, flush=True),  # called once it listens
-        )
-    except OSError as error:
-        sys.exit(
-            f"cannot listen on {args.host}:{args.port}, {error.strerror}. Choose another --port."
-        )
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    ready = f"http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
+    if not is_local(args.host):
+        ready += "\nWARNING: requests and token travel unencrypted: use a private network only"
+    logging.getLogger("aiohttp.server").addFilter(is_our_fault)
+    web.run_app(
+        RewardServer(settings, token).build_app(),
+        sock=listener,
+        backlog=4096,
+        shutdown_timeout=5,
+        access_log=None,
+        auto_decompress=False,  # a compressed body is refused, so it must not be unpacked first
+        print=lambda *_: print(f"reward server: {ready}", flush=True),  # called once it listens
+    )
     print("reward server: stopped", flush=True)
 
 

@@ -1,32 +1,19 @@
-"""The verdict: does a response follow the format, and is its choice right? Pure, stdlib only, total, linear time.
+"""Judge one response: is the format followed, and is the choice right? Pure, stdlib only, total on any text, linear time.
 
-The rule, in mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this order, only white
+Format, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this order, only white
 space between `</think>` and `<answer>`, nothing after `</answer>` but white space and special tokens, both bodies
 non-blank. Text before `<think>` is allowed, since the paper's fifth phase reasons there and is rewarded; mode `strict`
-forbids it. Reward: -1 where the format is not followed, else 1 where the one stated choice is right, else 0.
-
-docs/reward.md shows every case with its verdict; it is generated from the table that the tests check.
+forbids it. Choice: reward_server/choice.py. docs/reward.md shows every case, written from the table the tests check.
 """
 
-import string
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from reward_server.choice import MAX_BODY, MAX_OPTIONS, Choice, lenient_choice, read_choice
-from reward_server.tags import FORMAT, SPECIAL_TOKENS, TAG, drop_special_tokens, is_blank
+from reward_server.choice import LETTERS, Choice, read_choice
+from reward_server.tags import FORMAT, TAG, drop_special_tokens, is_blank
 
-__all__ = [
-    "REASONS",
-    "TAG",
-    "Choice",
-    "Mode",
-    "Verdict",
-    "leak",
-    "lenient_choice",
-    "read_choice",
-    "verify",
-]
+__all__ = ["MODES", "REASONS", "TAG", "Choice", "Verdict", "read_choice", "verify"]
 
-Mode = Literal["paper", "strict"]
 MODES = ("paper", "strict")
 
 REASONS = {
@@ -38,21 +25,20 @@ REASONS = {
     "text_between": "something other than white space between `</think>` and `<answer>`",
     "text_after": "something other than white space and special tokens after `</answer>`",
     "text_before": "something other than white space before `<think>`; in mode `strict` only",
-    "empty_think": "nothing to be seen inside `<think>`",
-    "empty_answer": "nothing to be seen inside `<answer>`",
-    "no_choice": "no option's letter in a shape that states a choice",
-    "ambiguous": "two different letters, or a hedge",
-    "denied": "the letter is denied",
+    "empty_think": "nothing visible inside `<think>`",
+    "empty_answer": "nothing visible inside `<answer>`",
+    "no_choice": "none of the three forms that state a choice",
+    "ambiguous": "a letter with the text of another option",
     "out_of_range": "the letter of an option that does not exist",
     "wrong": "one choice, not the right one",
     "correct": "one choice, the right one",
 }
-"""Every `Verdict.reason` there is, with its meaning. The first ten mean that the format is not followed; of several
-faults the first in this order is reported."""
+"""Every `Verdict.reason` with its meaning. The first ten mean that the format is not followed; of several faults the
+first in this order is reported."""
 
 
 class Verdict(NamedTuple):
-    """What `verify` found.
+    """Hold what `verify` found.
 
     reward: -1.0, 0.0 or 1.0. correct implies format_ok. choice: the stated letter, None where the format is not
     followed or there is no single choice. reason: one of REASONS. think, pre_think: the text inside `<think>` and
@@ -68,95 +54,55 @@ class Verdict(NamedTuple):
     pre_think: str | None
 
 
-_LETTERS = frozenset(string.ascii_letters)
-_VALID = frozenset(
-    (chr(65 + index), num_options, mode)
-    for mode in MODES
-    for num_options in range(2, MAX_OPTIONS + 1)
-    for index in range(num_options)
-)
-# Short cuts: a short response would spend half its time on building a Verdict and looking up names.
-_new = tuple.__new__
-_split = TAG.split
+def verify(response: str, answer: str, options: Sequence[str], mode: str = "paper") -> Verdict:
+    """Judge `response`: the generated text without its prompt, special tokens kept or not.
 
-
-def verify(response: str, answer: str, num_options: int = 4, mode: str = "paper") -> Verdict:
-    """Judge `response` (the generated text without its prompt, special tokens kept or not) against the gold letter.
-
-    answer: a capital letter within `num_options` (2 to 26). mode: `paper` or `strict`.
+    answer: the gold letter. options: the texts of the 2 to 26 options. mode: `paper` or `strict`.
     Raises ValueError for bad arguments, which are faults of the data; never for any text of a model.
     """
-    if (answer, num_options, mode) not in _VALID:
-        raise ValueError(check_arguments(answer, num_options, mode))
-    match _split(response):
-        case [
-            pre_think,
-            "<think>",
-            think,
-            "</think>",
-            between,
-            "<answer>",
-            body,
-            "</answer>",
-            after,
-        ]:
-            pass
-        case [_, *tags]:
-            return Verdict(-1.0, False, False, None, _explain_tags(tags[::2]), None, None)
-    if between and not between.isspace():
-        reason = "text_between"
-    elif after and after not in SPECIAL_TOKENS and drop_special_tokens(after).strip():
-        reason = "text_after"
-    elif mode == "strict" and pre_think and not pre_think.isspace():
-        reason = "text_before"
-    elif (think[1:2] if think[:1] == "\n" else think[:1]) not in _LETTERS and is_blank(
-        think
-    ):  # the first is cheap
-        reason = "empty_think"
-    else:
-        letter, reason = read_choice(body, num_options)
-        if letter == answer:
-            return _new(Verdict, (1.0, True, True, letter, "correct", think, pre_think))
-        if letter is not None:
-            return _new(Verdict, (0.0, True, False, letter, "wrong", think, pre_think))
-        if not is_blank(body):
-            return Verdict(0.0, True, False, None, reason, think, pre_think)
-        reason = "empty_answer"
-    return Verdict(-1.0, False, False, None, reason, think, pre_think)
+    if fault := check_arguments(answer, options, mode):
+        raise ValueError(fault)
+    parts = TAG.split(response)  # text and tags in turn, beginning and ending with text
+    texts, tags = parts[0::2], parts[1::2]
+    if tags != FORMAT:
+        return Verdict(-1.0, False, False, None, _explain_tags(tags), None, None)
+
+    pre_think, think, between, body, after = texts
+    faults = {  # of several, the first is reported
+        "text_between": between.strip(),
+        "text_after": drop_special_tokens(after).strip(),
+        "text_before": mode == "strict" and pre_think.strip(),
+        "empty_think": is_blank(think),
+        "empty_answer": is_blank(body),
+    }
+    for reason, found in faults.items():
+        if found:
+            return Verdict(-1.0, False, False, None, reason, think, pre_think)
+
+    choice = read_choice(body, options)
+    if choice.letter is None:
+        return Verdict(0.0, True, False, None, choice.reason, think, pre_think)
+    correct = choice.letter == answer
+    reason = "correct" if correct else "wrong"
+    return Verdict(float(correct), True, correct, choice.letter, reason, think, pre_think)
 
 
-def leak(verdict: Verdict) -> float:
-    """1.0 where the verdict's own choice is already stated before or at the very start of the reasoning, else 0.0.
-
-    Looked at are the text before `<think>` (its last 4,000 characters) and the opening of `<think>`: its first
-    sentence, and at least its first five words, within 400 characters. "Stated" is what `lenient_choice` reads of a
-    capital letter. The paper's phases 4 and 5 show in it. 0.0 where there is no choice. An option's text without its
-    letter is not seen: the verdict does not know the options.
-    """
-    if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
-        return 0.0
-    spellings = (verdict.choice, chr(ord(verdict.choice) + 0xFEE0))  # full-width
-    for place, cut in ((verdict.pre_think[-MAX_BODY:], str), (verdict.think[:400], _cut_opening)):
-        # Reading a place is slow, so first: is the letter there at all?
-        if (
-            any(letter in place for letter in spellings)
-            and lenient_choice(cut(place), MAX_OPTIONS) == verdict.choice
-        ):
-            return 1.0
-    return 0.0
-
-
-def _cut_opening(think: str) -> str:
-    """The first sentence of `think`, and at least its first five words."""
-    words = think.split()
-    for count, word in enumerate(words, start=1):
-        if count >= 5 and word[-1] in ".!?:;。":
-            return " ".join(words[:count])
-    return " ".join(words)
+def check_arguments(answer: str, options: Sequence[str], mode: str = "paper") -> str | None:
+    """Return what is wrong with these arguments of `verify`, None where nothing is."""
+    if mode not in MODES:
+        return f"mode {mode!r} is not one of {', '.join(MODES)}"
+    if isinstance(options, str) or not 2 <= len(options) <= len(LETTERS):
+        return f"options {options!r:.200} are not 2 to {len(LETTERS)} texts"
+    if len(answer) != 1 or answer not in LETTERS[: len(options)]:
+        last = LETTERS[len(options) - 1]
+        return (
+            f"answer {answer!r} is not one capital letter from A to {last} ({len(options)} options)"
+        )
+    return None
 
 
 def _explain_tags(tags: list[str]) -> str:
-    """The reason for tags, in the order found, that are not FORMAT."""
+    """Return the reason for tags, in the order found, that are not FORMAT."""
     if not tags:
         return "no_tags"
     think, think_end, answer, answer_end = (tags.count(tag) for tag in FORMAT)
@@ -165,14 +111,3 @@ def _explain_tags(tags: list[str]) -> str:
     if think > think_end or answer > answer_end:
         return "unclosed_tag"
     return "tag_order" if len(tags) == len(FORMAT) else "missing_tag"
-
-
-def check_arguments(answer: str, num_options: int, mode: str = "paper") -> str | None:
-    """What is wrong with these arguments of `verify`; None where nothing is."""
-    if (answer, num_options, mode) in _VALID:
-        return None
-    if mode not in MODES:
-        return f"mode {mode!r} is not one of {', '.join(MODES)}"
-    if not 2 <= num_options <= MAX_OPTIONS:
-        return f"num_options {num_options!r} is not within 2 to {MAX_OPTIONS}"
-    return f"answer {answer!r} is not one capital letter from A to {chr(64 + num_options)} ({num_options} options)"

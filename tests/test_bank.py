@@ -13,6 +13,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from data_prep.files import write_jsonl
 from data_prep.prompt import LETTERS
 from dev.laptop import bank as bank_module
 from dev.laptop.bank import SIZES, build_bank, choose_held_out, state_fact
@@ -145,6 +146,14 @@ def test_every_phrasing_is_in_train_and_no_ood_phrasing_is(bank, relations):
     assert ood == others
     trained = {row["question"] for row in bank["train"]}
     assert not any(row["question"] in trained for row in bank["ood"])
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_the_committed_bank_is_what_the_generator_writes(bank, split, tmp_path):
+    """`python -m dev.laptop.bank --write data_prep/bank` after a change of tables or generator."""
+    write_jsonl(tmp_path / "rows.jsonl", bank[split])
+    committed = FACTS.parents[2] / "data_prep/bank" / f"{split}.jsonl"
+    assert committed.read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
 
 
 def test_held_out_pairs_are_not_in_train(bank, relations):

@@ -26,9 +26,9 @@ def run(tmp_path: Path, compose_config) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
     (folder / "run.json").write_text(json.dumps(RUN))
-    (folder / "config.yaml").write_text(
-        OmegaConf.to_yaml(compose_config("rlvr", "experiment=laptop"), resolve=True)
-    )
+    config = OmegaConf.to_container(compose_config("rlvr", "experiment=laptop"), resolve=True)
+    config["model"] |= {"id": "recipes/laptop_model", "licence": {"name": "apache-2.0"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "report").mkdir()
     (folder / "report" / "dynamics.png").write_bytes(b"png")
     phases = [{"phase": 1, "name": "Format Failure", "first": 1, "last": 8, "confidence": 0.8}]
@@ -42,8 +42,18 @@ def run(tmp_path: Path, compose_config) -> Path:
             "path": str(folder / "model"),
             "chance": 0.25,
         },
-        "accuracy": {"value": 0.5, "low": 0.456, "high": 0.544, "n": 500},
+        "accuracy": {"value": 0.5, "low": 0.456, "high": 0.544, "n": 500, "sd": 0.022},
         "accuracy_lenient": {"value": 0.51},
+        "accuracy_given_format": {"value": 0.52},
+        "format_rate": 0.96,
+        "errors": 0,
+        "error_reasons": {},
+        "model": "rlvr",
+        "n": 500,
+        "settings": {
+            "seed": 42,
+            "benchmark": {"state": None, "prompt": {"name": "plain", "file": None, "sha256": None}},
+        },
     }
     (tmp_path / "evaluation").mkdir()
     results = {"results": [score, {**score, "path": "another/model"}]}
@@ -73,17 +83,19 @@ def test_the_card_holds_what_the_run_left(run):
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
     assert (
         "Not for clinical use" in text
-        and "| bank/test | think | 500 | 50.0 % (45.6 to 54.4) | 51.0 % | 25.0 % |" in text
+        and "| rlvr | think | bank/test | – | plain | 500 | 50.0 % (45.6–54.4) | 51.0 % | 96.0 % | 52.0 "
+        "| 0 | 25.0 % | 42 |"
+        in text
     )
     assert text.count("| bank/test") == 1  # the other model's result is not this one's
     assert "steps 1 to 8: phase 1, Format Failure" in text and "no monitor tripped" in text
     assert (
-        "| SHA-256 of train.jsonl | `e34ad35d` |" in text
+        "| SHA-256 of train.jsonl | e34ad35d |" in text
         and "720b5ba1bdd69dcbde4e9228c4bba7b5b175ac61, with" in text
     )
     assert (
         "openrlhf 0.11.2" in text
-        and "| actor's learning rate | 0.0003 |" in text
+        and "| learning rate of the actor | 0.0003 |" in text
         and "None |" not in text
     )
     assert (run / "model" / "training_dynamics.png").read_bytes() == b"png"
@@ -91,11 +103,16 @@ def test_the_card_holds_what_the_run_left(run):
 
 def test_a_qwen_model_stays_under_the_qwen_research_licence(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["model"]["path"] = "Qwen/Qwen2.5-3B"
+    snapshot = "/home/someone/.cache/huggingface/hub/models--Qwen--Qwen2.5-3B/snapshots/aaaa"
+    link = "https://huggingface.co/Qwen/Qwen2.5-3B/blob/main/LICENSE"
+    licence = {"name": "qwen-research", "link": link, "note": "research use only"}
+    config["model"] |= {"id": "Qwen/Qwen2.5-3B", "path": snapshot, "licence": licence}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     header, text = write_card(run)
     assert (header["license"], header["license_name"]) == ("other", "qwen-research")
-    assert header["base_model"] == "Qwen/Qwen2.5-3B" and "no commercial use" in text
+    assert header["license_link"] == link and text.count(link) == 2
+    assert header["base_model"] == "Qwen/Qwen2.5-3B" and "research use only" in text
+    assert "someone" not in text, "a path of the user's"
 
 
 def test_what_is_missing_is_said(run):

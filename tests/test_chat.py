@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.chat import find_chat
 from data_prep.errors import UserError
-from data_prep.lengths import load_tokenizer
 from data_prep.prepare import prepare
 from data_prep.prompt import ChatFrame, render_direct_prompt, render_prompt
+from data_prep.tokenizer import find_chat, load_tokenizer
 from eval.modes import render
 from reward_server.openrlhf_hook import reward_func
 from tests.chatml import END, END_ID, PREFIX, ROOT, SUFFIX, TEMPLATE, write_base_model, write_model
@@ -34,6 +33,7 @@ def make_cfg(compose_config, tmp_path):
         places = [
             f"data.source={tmp_path}/rows.jsonl",
             f"data_dir={tmp_path}/data",
+            "data.holdout.dev=0",
             f"model.path={model}",
         ]
         return compose_config("prep", "data=custom", *places, *overrides)

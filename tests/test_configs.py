@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from recipes.memory import find_shortages
 
 from recipes.engine_rules import find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
-from recipes.memory import find_shortages
 from recipes.model import Shape, read_shape
 from reward_server.shaping import RewardOptions, parse_options
 

@@ -17,9 +17,8 @@ from eval.dynamics.page import choose_texts
 from eval.dynamics.report import list_runs, make_page
 from eval.dynamics.run_files import read_run
 from eval.dynamics.texts import build_vocabulary, encode_vocabulary, pack_texts, unpack_texts
-from reward_server.repetition import measure_repetition
 from reward_server.scoring import Settings, parse_label, score_response
-from reward_server.shaping import RewardOptions
+from reward_server.signals import measure_repetition
 
 OPTIONS = ["iron", "aspirin", "zinc", "folate"]
 REASONED = "<think> Fever is a sign. The drug lowers fever. So aspirin B. </think>\n<answer> B </answer><|endoftext|>"
@@ -91,11 +90,9 @@ def test_what_the_hook_logs_is_what_the_report_computes():
     gold = {question.id: question.answer for question in questions}
     for row in rows:
         label = json.dumps(
-            {"id": row["id"], "answer": gold[row["id"]], "num_options": 4, "split": "train"}
+            {"id": row["id"], "split": "train", "answer": gold[row["id"]], "options": OPTIONS}
         )
-        logs = score_response(
-            row["response"], parse_label(label, ""), Settings("paper", RewardOptions())
-        )[1]["extra_logs"]
+        logs = score_response(row["response"], parse_label(label, ""), Settings())[1]["extra_logs"]
         features = extract_features(row["response"], gold[row["id"]], OPTIONS)
         for key in set(logs) - {"accuracy"}:
             assert getattr(features, key) == logs[key], (key, row["response"])

@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
-from recipes import engine_parts
-from recipes.engine_parts import PartsWatch
+from recipes import process
+from recipes.process import PartsWatch
 
 
 @pytest.fixture
@@ -15,17 +15,17 @@ def parts():
     """Processes under the names that Ray and vLLM give theirs."""
     names = ["ray::RolloutRayActor", "VLLM::EngineCore", "ray::IDLE"]
     started = [subprocess.Popen(["bash", "-c", f"exec -a '{name}' sleep 60"]) for name in names]
-    for process, name in zip(started, names, strict=True):
-        while psutil.Process(process.pid).cmdline()[:1] != [name]:
+    for part, name in zip(started, names, strict=True):
+        while psutil.Process(part.pid).cmdline()[:1] != [name]:
             time.sleep(0.01)
     yield started
-    for process in started:
-        process.kill()
-        process.wait()
+    for part in started:
+        part.kill()
+        part.wait()
 
 
 def find_family(parts):
-    return [psutil.Process(process.pid) for process in parts if psutil.pid_exists(process.pid)]
+    return [psutil.Process(part.pid) for part in parts if psutil.pid_exists(part.pid)]
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_a_part_that_is_gone_is_named_after_a_while(parts, monkeypatch, killed, 
     parts[killed].kill()
     time.sleep(0.1)  # a zombie as yet, which counts as gone
     assert watch.look(family) is None
-    monkeypatch.setattr(engine_parts, "PATIENCE", 0.05)
+    monkeypatch.setattr(process, "PATIENCE", 0.05)
     time.sleep(0.1)
     found = watch.look(family)
     assert found == (f"{said} (process {parts[killed].pid})" if said else None)
 
 
 def test_parts_that_live_are_left_alone(parts, monkeypatch):
-    monkeypatch.setattr(engine_parts, "PATIENCE", 0.0)
+    monkeypatch.setattr(process, "PATIENCE", 0.0)
     watch = PartsWatch()
     assert [watch.look(find_family(parts)) for _ in range(3)] == [None] * 3

@@ -11,14 +11,16 @@ import pytest
 from omegaconf import DictConfig
 
 from data_prep.errors import UserError
+from data_prep.files import lock_file
+from data_prep.prepared import FORMAT
 from data_prep.rows import Question, build_row
 from eval import ask
-from eval.ask import answer_tasks, cut_chunks, lock_folder
+from eval.ask import answer_tasks, cut_chunks
 from eval.modes import judge, render
 from eval.plan import make_plan
 from eval.run import evaluate
 from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
-from eval.summary import summarise
+from eval.summary import summarise_samples
 
 
 def write_data(
@@ -43,12 +45,20 @@ def write_data(
         json.dumps(build_row(question, split, "<e>"), ensure_ascii=False) for question in questions
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    files = {
-        file.name: {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for file in path.parent.glob("*.jsonl")
-    }
-    (path.parent / "manifest.json").write_text(json.dumps({"files": files}))
+    write_manifest(path.parent)
     return path
+
+
+def write_manifest(folder: Path, **facts: Any) -> None:
+    files = {
+        file.name: {
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "rows": len(file.read_bytes().splitlines()),
+        }
+        for file in folder.glob("*.jsonl")
+    }
+    manifest = {"format": FORMAT, "files": files, **facts}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def write_model(folder: Path, text: str = "weights") -> Path:
@@ -125,7 +135,7 @@ def test_all_problems_are_told_at_once(make_cfg: Callable[..., DictConfig], tmp_
         "name='a/b'",
         "models.a=/nope is no folder",
         "has no config.json",
-        "toy has test",
+        "toy has no split 'nope', it has test",
         f"run `make prep data=no data_dir={tmp_path}/data`",
     ):
         assert part in told, told
@@ -139,7 +149,7 @@ def test_data_that_differs_from_its_manifest_is_refused(
     assert "is not what its manifest says" in problems_of(make_cfg())
     (path.parent / "manifest.json").unlink()
     mend = f"run `make prep data=toy data_dir={tmp_path}/data`"
-    assert f"holds no prepared data: {mend}" in problems_of(make_cfg())
+    assert f"manifest.json not found: {mend}" in problems_of(make_cfg())
 
 
 def test_default_models_that_are_missing_are_noted_and_named_ones_are_errors(
@@ -215,7 +225,7 @@ def test_modes_render_what_was_trained_on(make_cfg: Callable[..., DictConfig]) -
 def test_each_mode_reads_its_own_format(
     mode: str, response: str, format_ok: bool, choice: str | None, lenient: str | None
 ) -> None:
-    judgement = judge(response, "B", 4, mode)
+    judgement = judge(response, "B", ["one", "two", "three", "four"], mode)
     assert (judgement.format_ok, judgement.choice) == (format_ok, choice)
     assert judgement.choice_lenient == lenient
 
@@ -288,17 +298,22 @@ def test_errors_count_as_wrong_and_are_asked_again_on_demand(
     append_samples(path, samples)
     results, asked = run(make_cfg())
     assert asked == 0 and not samples[1]["correct"] and samples[1]["reason"] == "error"
-    assert summarise(results["m.toy-test.think"])["errors"] == 1
+    assert summarise_samples(results["m.toy-test.think"])["errors"] == 1
     results, asked = run(make_cfg("retry_errors=true"))
-    assert asked == 1 and summarise(results["m.toy-test.think"])["errors"] == 0
+    assert asked == 1 and summarise_samples(results["m.toy-test.think"])["errors"] == 0
 
 
-def test_a_second_run_in_the_same_folder_is_kept_out(tmp_path: Path) -> None:
-    busy = pytest.raises(UserError, match="another evaluation is writing")
-    with lock_folder(tmp_path / "r"), busy, lock_folder(tmp_path / "r"):
-        pass
-    with lock_folder(tmp_path / "r"):
-        pass
+def test_a_second_run_in_the_same_folder_is_kept_out(
+    make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "results" / "laptop"
+    folder.mkdir(parents=True)
+    with (
+        lock_file(folder / ".lock"),
+        pytest.raises(UserError, match="another evaluation is writing"),
+    ):
+        evaluate(make_cfg())
+    evaluate(make_cfg())
 
 
 def test_a_full_disk_is_told(
@@ -309,7 +324,7 @@ def test_a_full_disk_is_told(
 
     monkeypatch.setattr(ask, "append_samples", refuse)
     with pytest.raises(
-        UserError, match="No space left on device; mend that, and the same command goes on"
+        UserError, match="No space left on device; fix that, and the same command continues"
     ):
         evaluate(make_cfg())
 
@@ -356,17 +371,16 @@ def test_the_training_sets_own_list_flags_rows_of_other_benchmarks(
     }
     manifest = tmp_path / "data" / "bank" / "manifest.json"
     manifest.parent.mkdir()
-    manifest.write_text(
-        json.dumps({"overlap": {"evaluation_rows": rows, "not_checked_against": []}})
-    )
+    (manifest.parent / "train.jsonl").write_text("")
+    overlap = {"evaluation_rows": rows, "not_checked_against": []}
+    write_manifest(manifest.parent, overlap=overlap)
     samples, asked = run(make_cfg())
     assert [sample["id"] for sample in samples[overlapping] if sample["overlap"]] == [
         "toy/test/1"
     ] and asked == 0
-    assert summarise(samples[overlapping])["accuracy_clean"]["n"] == 9
-    manifest.write_text(
-        json.dumps({"overlap": {"evaluation_rows": {}, "not_checked_against": ["toy"]}})
-    )
+    assert summarise_samples(samples[overlapping])["accuracy_clean"]["n"] == 9
+    overlap = {"evaluation_rows": {}, "not_checked_against": ["toy"]}
+    write_manifest(manifest.parent, overlap=overlap)
     (note,) = make_plan(make_cfg()).notes
     assert (
         "toy/test was not compared with the training rows of bank" in note

@@ -14,8 +14,9 @@ from aiohttp import web
 from omegaconf import DictConfig
 
 from data_prep.errors import UserError
+from data_prep.prepared import FORMAT
 from data_prep.rows import Question, build_row
-from eval.endpoint import ask_endpoint, build_body, find_endpoint_problems
+from eval.endpoint import ask_endpoint, build_body, find_fingerprints
 from eval.run import evaluate
 from eval.samples import Answer, Request
 
@@ -106,14 +107,15 @@ def write_toy_data(folder: Path) -> None:
         json.dumps(build_row(question, "test", "<e>")) + "\n" for question in questions
     )
     (folder / "test.jsonl").write_text(content)
-    sha256 = hashlib.sha256(content.encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({"files": {"test.jsonl": {"sha256": sha256}}}))
+    facts = {"sha256": hashlib.sha256(content.encode()).hexdigest(), "rows": 10}
+    manifest = {"format": FORMAT, "files": {"test.jsonl": facts}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def ask(cfg: DictConfig, count: int = 1) -> list[Answer]:
     answers: dict[int, Answer] = {}
     requests = [(Request({}, 0, 7, f"prompt {i}"), SAMPLING) for i in range(count)]
-    ask_endpoint(cfg, "tiny", requests, answers.__setitem__)
+    ask_endpoint(cfg, "tiny", requests, False, answers.__setitem__)
     return [answers[i] for i in range(count)]
 
 
@@ -145,7 +147,7 @@ def test_request_says_all_that_matters(
     assert server.headers[0]["Authorization"] == "Bearer secret"
     cfg.endpoint_options.api, cfg.endpoint_options.extra = "chat", {"skip_special_tokens": False}
     body = build_body(
-        "tiny", Request({}, 0, 7, "p"), {**SAMPLING, "stop": []}, cfg.endpoint_options
+        "tiny", Request({}, 0, 7, "p"), {**SAMPLING, "stop": []}, False, cfg.endpoint_options
     )
     assert (
         body["messages"] == [{"role": "user", "content": "p"}]
@@ -255,10 +257,12 @@ def test_what_fails_for_all_stops_the_run(
 
 
 def test_problems_before_the_start(cfg: DictConfig, server: Server) -> None:
-    assert find_endpoint_problems(cfg, ["tiny"]) == []
-    assert "serves no 'large': it has tiny" in find_endpoint_problems(cfg, ["large"])[0]
+    assert find_fingerprints(cfg, ["tiny"]) == {"tiny": None}
+    with pytest.raises(UserError, match="serves no 'large': it has tiny"):
+        find_fingerprints(cfg, ["large"])
     cfg.endpoint = "http://127.0.0.1:9/v1"
-    assert "start the server first" in find_endpoint_problems(cfg, ["tiny"])[0]
+    with pytest.raises(UserError, match="start the server first"):
+        find_fingerprints(cfg, ["tiny"])
 
 
 def test_whole_evaluation_over_an_endpoint(
@@ -296,7 +300,11 @@ def test_whole_evaluation_over_an_endpoint(
     assert (
         len(summary["comparisons"]) == 1 and summary["comparisons"][0]["difference"]["value"] == 0
     )
-    assert summary["claims"][0]["verdict"] == "shown"
+    (claim,) = summary["claims"]
+    assert (
+        claim["verdict"] == "cannot be judged"
+        and "1 answers of rlvr.think are errors" in (claim["sentence"])
+    )
     asked, folder = sum(server.asked.values()), tmp_path / "results" / "laptop"
     before = (folder / "summary.json").read_bytes()
     evaluate(cfg)

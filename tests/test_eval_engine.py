@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.prepared import FORMAT
 from data_prep.rows import Question, build_row
-from eval.engine import run_engine
+from eval.worker import run_engine
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.e2e
@@ -64,8 +65,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     content = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "toy" / "test.jsonl").write_text(content)
-    files = {"test.jsonl": {"sha256": hashlib.sha256(content.encode()).hexdigest()}}
-    (folder / "toy" / "manifest.json").write_text(json.dumps({"files": files}))
+    facts = {"sha256": hashlib.sha256(content.encode()).hexdigest(), "rows": 64}
+    manifest = {"format": FORMAT, "files": {"test.jsonl": facts}}
+    (folder / "toy" / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
@@ -179,6 +181,7 @@ def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
     task = {
         "key": "k",
         "letters": False,
+        "keep_special_tokens": True,
         "sampling": sampling,
         "chunks": [prompts[:280], prompts[280:]],
     }

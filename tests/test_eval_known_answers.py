@@ -13,7 +13,7 @@ from data_prep.rows import build_row
 from data_prep.sources import medqa, mmlu_pro
 from eval.modes import render
 from eval.samples import Answer, Request, build_sample
-from eval.summary import summarise
+from eval.summary import summarise_samples
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -41,7 +41,7 @@ def test_always_c_on_medqa(mode: str, form: str) -> None:
         REAL_DATA / "medqa" / "test.jsonl", medqa.parse_row, "medqa/test", lambda record: True
     )
     requests = [Request(row, 0, 0, render(row, mode)) for row in rows]
-    result = summarise(
+    result = summarise_samples(
         [build_sample(request, Answer(form.format("C")), mode) for request in requests]
     )
     assert (result["n"], result["accuracy"]["value"]) == (1273, pytest.approx(346 / 1273, abs=1e-6))
@@ -63,7 +63,9 @@ def test_uniform_guesses_on_mmlu_pro_health() -> None:
         (Request(row, 0, 0, ""), Answer(rng.choice("ABCDEFGHIJ"[: len(row["options"])])))
         for row in rows
     ]
-    result = summarise([build_sample(request, guess, "direct") for request, guess in guesses])
+    result = summarise_samples(
+        [build_sample(request, guess, "direct") for request, guess in guesses]
+    )
     assert result["n"] == 818 and result["chance"] == pytest.approx(0.119, abs=0.0005)
     assert result["accuracy"]["low"] < result["chance"] < result["accuracy"]["high"]
     assert set(result["by_num_options"]) == {str(number) for number in range(3, 11)}

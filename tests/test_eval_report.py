@@ -10,11 +10,10 @@ import pytest
 
 from data_prep.errors import UserError
 from eval.compare import compare_systems, judge_claims
-from eval.page import render_page
+from eval.page import find_differing, render_page, render_text
 from eval.plots import plot_accuracy
-from eval.results import find_differing, render_text
-from eval.summary import summarise
-from eval.tables import list_comparisons, list_readme_rows, list_results, render_markdown
+from eval.summary import summarise_samples
+from eval.tables import build_comparisons, build_scores, build_results, render_markdown
 from tests import browser
 
 CLAIMS = {
@@ -24,6 +23,15 @@ CLAIMS = {
     "points": 0.08,
     "level": ["medqa/test"],
     "ahead": ["mmlu_pro_health/test"],
+    "format_rate": {"think": 0.9, "direct": 0.9},
+}
+SETTINGS = {
+    "seed": 42,
+    "benchmark": {
+        "state": None,
+        "sha256": "0" * 64,
+        "prompt": {"name": "plain", "file": None, "sha256": None},
+    },
 }
 HOSTILE = '<script>fetch("https://example.org")</script><img src=x onerror=alert(1)>&amp;'
 
@@ -72,7 +80,7 @@ def test_summary_counts() -> None:
         num_options=[4, 4, 10, 10],
         group=["x", "y", "y", "y"],
     )
-    result = summarise(samples)
+    result = summarise_samples(samples)
     assert result["accuracy"]["value"] == 0.5 and result["accuracy"]["method"] == "wilson"
     assert result["accuracy_clean"]["n"] == 3 and result["accuracy_clean"][
         "value"
@@ -84,14 +92,14 @@ def test_summary_counts() -> None:
     )
     assert result["by_group"]["y"]["n"] == 3 and result["reasons"] == {"correct": 2, "wrong": 2}
     assert sum(part["n"] for part in result["by_length"].values()) == 4
-    assert summarise(make_samples([1], overlap=True))["accuracy_clean"] is None
+    assert summarise_samples(make_samples([1], overlap=True))["accuracy_clean"] is None
 
 
 def test_the_same_row_twice_does_not_narrow_the_interval() -> None:
     rng = np.random.default_rng(0)
     correct = draw(rng, 200, 0.6)
-    once = summarise(make_samples(correct))
-    twice = summarise(
+    once = summarise_samples(make_samples(correct))
+    twice = summarise_samples(
         make_samples(
             correct * 2,
             id=[f"r{i}" for i in range(400)],
@@ -118,7 +126,7 @@ def test_several_samples() -> None:
         sample=[0, 1, 2] * 2,
         choice=choices,
     )
-    sampled = summarise(samples)["sampled"]
+    sampled = summarise_samples(samples)["sampled"]
     assert sampled["avg@3"] == pytest.approx(1 / 3, abs=1e-6) and sampled["maj@3"] == 0.5
     assert (sampled["pass@1"], sampled["pass@2"], sampled["pass@3"]) == (
         pytest.approx(1 / 3, abs=1e-6),
@@ -126,13 +134,24 @@ def test_several_samples() -> None:
         0.5,
     )
     assert sampled["accuracy_of_each_sample"] == [0.5, 0.5, 0.0]
-    assert summarise(make_samples([1, 0]))["sampled"] is None
+    assert summarise_samples(make_samples([1, 0]))["sampled"] is None
 
 
 def claim_of(of: list[bool], over: list[bool], benchmark: str) -> dict[str, Any]:
     systems = {benchmark: {"rlvr.think": make_samples(of), "sft.direct": make_samples(over)}}
-    (verdict,) = judge_claims(compare_systems(systems, None, 0), CLAIMS)
+    (verdict,) = judge_claims(compare_systems(systems, None, 0), CLAIMS, list_results(systems))
     return verdict
+
+
+def list_results(systems: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results as they stand in a summary."""
+    results = []
+    for benchmark, by_system in systems.items():
+        for system, samples in by_system.items():
+            model, mode = system.split(".")
+            head = {"model": model, "benchmark": benchmark, "mode": mode}
+            results.append({**head, **summarise_samples(samples), "settings": SETTINGS})
+    return results
 
 
 def shift(base: list[bool], gains: int, losses: int) -> list[bool]:
@@ -189,7 +208,7 @@ def test_a_comparison_in_either_order_gives_the_same_verdict() -> None:
     better = shift(base, 60, 10)
     systems = {"medqa/test": {"rlvr.think": make_samples(better), "sft.direct": make_samples(base)}}
     verdicts = [
-        judge_claims(compare_systems(systems, [pair], 0), CLAIMS)[0]
+        judge_claims(compare_systems(systems, [pair], 0), CLAIMS, list_results(systems))[0]
         for pair in (["rlvr.think", "sft.direct"], ["sft.direct", "rlvr.think"])
     ]
     assert [v["verdict"] for v in verdicts] == ["shown", "shown"]
@@ -230,10 +249,9 @@ def shown() -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
                 shift(base, 6 * number, 3), response=HOSTILE, group=groups, num_options=options
             )
             systems.setdefault(benchmark, {})[f"{model}.{mode}"] = samples
-            result = {"model": model, "benchmark": benchmark, "mode": mode, **summarise(samples)}
-            results.append({**result, "settings": {"seed": 42}})
+    results = list_results(systems)
     comparisons = compare_systems(systems, None, 0)
-    claims = judge_claims(comparisons, CLAIMS)
+    claims = judge_claims(comparisons, CLAIMS, results)
     summary = {"name": "toy", "results": results, "comparisons": comparisons, "claims": claims}
     row = {"question": HOSTILE, "options": [HOSTILE, "b", "c", "d"], "answer": "A"}
     return summary, find_differing(
@@ -293,8 +311,8 @@ def test_page_and_text_show_the_same_numbers(
 ) -> None:
     summary, _ = shown
     text = render_text(summary, "x")
-    for cells in (list_results(summary), list_comparisons(summary)):
-        for row in cells.rows:
+    for table in (build_results(summary), build_comparisons(summary)):
+        for row in table.frame.to_numpy().tolist():
             assert f"| {' | '.join(row)} |" in text
             assert "".join(f">{cell.replace('<', '&lt;')}</td>" for cell in row[:1]) in page
     for claim in summary["claims"]:
@@ -310,15 +328,15 @@ def test_questions_side_by_side_are_those_that_differ(
     for heading, questions in differing.items():
         assert len(questions) <= 10
         for question in questions:
-            right, wrong = question["sides"]
-            assert right["choice"] == "A" and wrong["choice"] == "B"
-            assert f"{right['system']} right, {wrong['system']} wrong" in heading
+            (right, first), (wrong, second) = question["sides"]
+            assert first["choice"] == "A" and second["choice"] == "B"
+            assert f"{right} right, {wrong} wrong" in heading
 
 
 def test_readme_rows(shown: tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]) -> None:
-    table = render_markdown(list_readme_rows(shown[0], "abc123", "2026-01-01"))
+    table = render_markdown(build_scores(shown[0]["results"], commit="abc123", date="2026-01-01"))
     lines = table.splitlines()
-    assert len(lines) == 8 and {line.count("|") for line in lines} == {11}
+    assert len(lines) == 8 and {line.count("|") for line in lines} == {16}
     assert "| 42 | abc123 | 2026-01-01 |" in lines[2] and re.search(
         r"\d+\.\d % \(\d+\.\d–\d+\.\d\)", lines[2]
     )

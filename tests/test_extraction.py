@@ -28,9 +28,8 @@ def labelled() -> dict[str, list[dict[str, Any]]]:
 
 def read_all(row: dict[str, Any]) -> dict[str, str | None]:
     """Every reading of one response."""
-    number = len(row["options"])
     judged = {
-        mode: judge(row["response"], row["gold"], number, mode)
+        mode: judge(row["response"], row["gold"], row["options"], mode)
         for mode in ("think", "direct", "cot")
     }
     return {

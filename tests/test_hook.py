@@ -13,9 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
-from reward_server.scoring import parse_label, read_settings, score_response
-from reward_server.shaping import RewardOptions, parse_options, shape_reward
+from data_prep.errors import UserError
+from reward_server.scoring import (
+    Settings,
+    check_settings,
+    parse_label,
+    read_settings,
+    score_response,
+)
+from reward_server.shaping import RewardOptions, shape_reward
+from reward_server.signals import SIGNALS
 from reward_server.verifier import verify
 
 HOOK = Path(__file__).parents[1] / "reward_server" / "openrlhf_hook.py"
@@ -31,6 +40,7 @@ RESPONSES = (
     "<think>The answer is C.</think><answer>C</answer>",
 )
 LOGGED = {"accuracy", "format", "leak", "pre_think", "think_words", "pre_think_words", "repetition"}
+OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
 
 
 def load_hook():
@@ -42,9 +52,13 @@ def load_hook():
 
 
 def make_label(**changes):
-    return json.dumps(
-        {"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes}
-    )
+    label = {"id": "medqa/train/7", "split": "train", "answer": "C", "options": OPTIONS}
+    return json.dumps(label | changes)
+
+
+def make_settings(**settings):
+    """The environment's variable, as the launcher sets it."""
+    return {"MEDRLVR_REWARD": json.dumps(settings)}
 
 
 def score(hook, response, **changes):
@@ -54,8 +68,7 @@ def score(hook, response, **changes):
 @pytest.fixture
 def hook(monkeypatch):
     for name in (
-        "MEDRLVR_REWARD_MODE",
-        "MEDRLVR_REWARD_OPTIONS",
+        "MEDRLVR_REWARD",
         "MEDRLVR_ROLLOUTS",
         "MEDRLVR_REWARD_URL",
     ):
@@ -68,8 +81,13 @@ def test_reward_func(hook):
         "rewards": 1.0,
         "scores": 1.0,
         "extra_logs": {
-            **{"accuracy": 1.0, "format": 1.0, "leak": 0.0, "pre_think": 0.0, "think_words": 4.0},
-            **{"pre_think_words": 0.0, "repetition": 0.0},
+            "accuracy": 1.0,
+            "format": 1.0,
+            "leak": 0.0,
+            "pre_think": 0.0,
+            "think_words": 4.0,
+            "pre_think_words": 0.0,
+            "repetition": 0.0,
         },
     }
     assert score(hook, WRONG)["rewards"] == 0.0
@@ -88,14 +106,22 @@ def test_the_reply_has_the_same_keys_and_floats_for_every_response(hook, respons
     )
 
 
+def test_the_table_of_signals_is_what_is_logged():
+    assert {signal.name for signal in SIGNALS} == LOGGED
+    assert all(signal.unit and signal.shows for signal in SIGNALS)
+
+
 def test_logged_values(hook):
     assert score(hook, "First. " + RIGHT)["extra_logs"]["pre_think"] == 1.0
     assert score(hook, "\n\u200b" + RIGHT)["extra_logs"]["pre_think"] == 0.0
     assert score(hook, RESPONSES[-1])["extra_logs"]["leak"] == 1.0
+    by_text = "<think>The most suitable drug is metformin.</think><answer>C</answer>"
+    assert score(hook, by_text)["extra_logs"]["leak"] == 1.0
 
 
 def test_rows_for_evaluation_get_accuracy(hook, monkeypatch):
-    monkeypatch.setenv("MEDRLVR_REWARD_OPTIONS", '{"correct": 5, "wrong": 2, "format_failed": -3}')
+    options = {"correct": 5, "wrong": 2, "format_failed": -3}
+    monkeypatch.setenv("MEDRLVR_REWARD", json.dumps({"options": options}))
     shaped = load_hook()
     for split in ("dev", "test", "ood"):
         assert [
@@ -110,7 +136,7 @@ def test_rows_for_evaluation_get_accuracy(hook, monkeypatch):
 
 def test_mode_comes_from_the_environment(hook, monkeypatch):
     assert score(hook, "First. " + RIGHT)["rewards"] == 1.0
-    monkeypatch.setenv("MEDRLVR_REWARD_MODE", "strict")
+    monkeypatch.setenv("MEDRLVR_REWARD", '{"mode": "strict"}')
     assert score(load_hook(), "First. " + RIGHT)["rewards"] == -1.0
 
 
@@ -119,7 +145,7 @@ def test_mode_comes_from_the_environment(hook, monkeypatch):
     [
         ("C", "label 'C' is not a JSON object"),
         ("", "label '' is not a JSON object"),
-        ('["C"]', "is not a JSON object"),
+        ('["C"]', "label=['C']: must be a valid dictionary"),
         ("[" * 100_000, "is not a JSON object"),
         ({"answer": "C"}, "is not a JSON object"),
         (None, "label None is not a JSON object"),
@@ -128,12 +154,18 @@ def test_mode_comes_from_the_environment(hook, monkeypatch):
             "row 'medqa/train/7': answer 'E' is not one capital letter from A to D",
         ),
         (make_label(answer="c"), "row 'medqa/train/7': answer 'c'"),
-        (make_label(answer=2), "row 'medqa/train/7': label has answer=2"),
-        (make_label(num_options=1), "row 'medqa/train/7': num_options 1"),
-        (make_label(num_options="4"), "row 'medqa/train/7': label has num_options='4'"),
-        (make_label(num_options=True), "row 'medqa/train/7': label has num_options=True"),
-        (make_label(split=None), "row 'medqa/train/7': label has split=None"),
-        (make_label(step=-1), "row 'medqa/train/7': label has step=-1"),
+        (make_label(answer=2), "row 'medqa/train/7': label.answer=2: must be a valid string"),
+        (make_label(options=["one"]), "row 'medqa/train/7': options ['one'] are not 2 to 26 texts"),
+        (make_label(options=4), "row 'medqa/train/7': label.options=4: must be a valid list"),
+        (make_label(options="ABCD"), "row 'medqa/train/7': label.options=ABCD: must be"),
+        (make_label(options=["one", 2]), "row 'medqa/train/7': label.options.1=2: must be"),
+        (make_label(split=None), "row 'medqa/train/7': label.split=null: must be a valid string"),
+        (make_label(step=-1), "row 'medqa/train/7': label.step=-1: must be"),
+        (make_label(step=True), "row 'medqa/train/7': label.step=True: must be"),
+        (
+            json.dumps({"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train"}),
+            "row 'medqa/train/7': label.options",
+        ),
         (make_label(id=""), "User: Which"),
     ],
 )
@@ -182,54 +214,135 @@ def test_the_hook_needs_no_engine():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("settings", "problem"),
     [
-        ("MEDRLVR_REWARD_MODE", "loose", "MEDRLVR_REWARD_MODE='loose' is not one of paper, strict"),
-        ("MEDRLVR_REWARD_OPTIONS", "{", "MEDRLVR_REWARD_OPTIONS: reward options are not JSON"),
-        ("MEDRLVR_REWARD_OPTIONS", "[1]", "must be one JSON object"),
-        (
-            "MEDRLVR_REWARD_OPTIONS",
-            '{"corect": 1}',
-            r"unknown reward options \['corect'\]: known are \['correct'",
-        ),
-        ("MEDRLVR_REWARD_OPTIONS", '{"correct": "1"}', "correct='1' must be a finite number"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"correct": NaN}', "correct=nan must be a finite number"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"correct": true}', "correct=True must be a finite number"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"correct": 0}', "need correct > wrong >= format_failed"),
-        ("MEDRLVR_REWARD_OPTIONS", '{"wrong": -2}', "need correct > wrong >= format_failed"),
-        (
-            "MEDRLVR_REWARD_OPTIONS",
-            '{"leak_penalty": -0.5}',
-            "leak_penalty=-0.5 must not be negative",
-        ),
-        ("MEDRLVR_REWARD_OPTIONS", '{"max_words": 2.5}', "max_words=2.5 must be a whole number"),
-        (
-            "MEDRLVR_REWARD_OPTIONS",
-            '{"min_words": 9, "max_words": 9}',
-            "max_words=9 is not above min_words=9",
-        ),
-        (
-            "MEDRLVR_REWARD_OPTIONS",
-            '{"length_penalty": 1}',
-            "length_penalty needs min_words or max_words",
-        ),
+        ({"mode": "Strict"}, "reward.mode=Strict: must be 'paper' or 'strict'"),
+        ({"control": "Coin"}, "reward.control=Coin: must be 'coin', 'format_only', "),
+        ({"seed": None}, "reward.seed=null: must be a valid integer"),
+        ({"optinos": {}}, "reward.optinos={}: "),
+        ({"options": None}, "reward.options=null: must be"),
+        ({"options": {"corect": 1}}, "reward.options.corect=1: "),
+        ({"options": {"correct": "1"}}, "reward.options.correct=1: must be a valid number"),
+        ({"options": {"correct": float("nan")}}, "reward.options.correct=nan: must be a finite"),
+        ({"options": {"correct": True}}, "reward.options.correct=True: must be a valid number"),
+        ({"options": {"correct": 0}}, "must be correct > wrong >= format_failed"),
+        ({"options": {"wrong": -2}}, "must be correct > wrong >= format_failed"),
+        ({"options": {"leak_penalty": -0.5}}, "reward.options.leak_penalty=-0.5: must be greater"),
+        ({"options": {"max_words": 2.5}}, "reward.options.max_words=2.5: must be a valid integer"),
+        ({"options": {"min_words": 9, "max_words": 9}}, "max_words must be above min_words"),
+        ({"options": {"length_penalty": 1}}, "length_penalty needs min_words or max_words"),
+        ([1], "reward=[1]: must be"),
     ],
 )
-def test_bad_settings_are_named(name, value, message):
-    with pytest.raises(ValueError, match=message):
-        read_settings({name: value})
+def test_bad_settings_are_named_by_the_recipe_s_key(settings, problem):
+    (found,) = check_settings(settings)
+    assert found.startswith("reward") and problem in found and "\n" not in found
+    with pytest.raises(UserError) as caught:
+        read_settings({"MEDRLVR_REWARD": json.dumps(settings)})
+    assert caught.value.problems == (found,)
 
 
-def shaped_reward(options, response, split="train"):
+def test_all_bad_settings_are_named_at_once():
+    found = check_settings({"mode": 3, "options": {"wrong": "x", "max_words": 0}})
+    keys = ["reward.mode=3", "reward.options.wrong=x", "reward.options.max_words=0"]
+    assert [problem.split(":")[0] for problem in found] == keys
+
+
+def test_settings_that_are_no_json_are_named():
+    with pytest.raises(UserError, match="MEDRLVR_REWARD='{' is not JSON"):
+        read_settings({"MEDRLVR_REWARD": "{"})
+
+
+def test_the_recipe_s_keys_are_the_settings_and_have_their_defaults():
+    recipe = yaml.safe_load((HOOK.parents[1] / "recipes" / "configs" / "rlvr.yaml").read_text())
+    given = {key: recipe["reward"][key] for key in ("mode", "options", "control")}
+    assert Settings.model_validate(given) == Settings()
+    assert list(given["options"]) == list(RewardOptions.model_fields)
+
+
+def shaped_reward(options, response, split="train", **settings):
     label = parse_label(make_label(split=split), PROMPT)
-    settings = read_settings({"MEDRLVR_REWARD_OPTIONS": json.dumps(options)})
-    return score_response(response, label, settings)[1]["rewards"]
+    given = read_settings(make_settings(options=options, **settings))
+    return score_response(response, label, given)[1]["rewards"]
 
 
 def test_no_options_change_nothing():
-    assert parse_options("") == parse_options("{}") == RewardOptions()
+    assert read_settings({}) == read_settings({"MEDRLVR_REWARD": ""}) == Settings()
     for response in RESPONSES:
-        assert shaped_reward({}, response) == verify(response, "C").reward
+        assert shaped_reward({}, response) == verify(response, "C", OPTIONS).reward
+
+
+def controlled_rewards(control, responses, seed=1, number=0, split="train"):
+    """(reward, accuracy) of each response to one row under a control."""
+    settings = Settings(control=control, seed=seed)
+    label = parse_label(make_label(id=f"medqa/{split}/{number}", split=split), PROMPT)
+    replies = [score_response(response, label, settings)[1] for response in responses]
+    return [(reply["rewards"], reply["extra_logs"]["accuracy"]) for reply in replies]
+
+
+def answer_with(letter, thinking="Fever and a rash."):
+    return f"<think>{thinking}</think><answer>{letter}</answer>"
+
+
+CONTROLS = ("coin", "format_only", "shuffled_labels", "wrong_penalty")
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_never_touches_evaluation_rows_nor_a_failed_format(control):
+    for split in ("dev", "test", "ood"):
+        found = controlled_rewards(control, [RIGHT, WRONG, "C"], split=split)
+        assert found == [(1.0, 1.0), (0.0, 0.0), (0.0, 0.0)]
+    assert controlled_rewards(control, ["C"]) == [(-1.0, 0.0)]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_accuracy_is_true_under_every_control(control):
+    found = controlled_rewards(control, [RIGHT, WRONG, "C"])
+    assert [accuracy for _, accuracy in found] == [1.0, 0.0, 0.0]
+    label = parse_label(make_label(), PROMPT)
+    verdict, reply = score_response(RIGHT, label, Settings(control=control))
+    assert (verdict.reward, verdict.correct, reply["scores"]) == (1.0, True, 1.0)
+
+
+def test_a_coin_is_fair_seeded_and_blind_to_the_answer():
+    tosses = {letter: [] for letter in "ABCD"}
+    for number in range(500):
+        for letter in "ABCD":
+            ((reward, _),) = controlled_rewards("coin", [answer_with(letter)], number=number)
+            tosses[letter].append(reward)
+    for rewards in tosses.values():
+        assert set(rewards) == {0.0, 1.0}
+        assert 0.42 < sum(rewards) / len(rewards) < 0.58
+    texts = [answer_with("C", f"Fever {number}.") for number in range(100)]
+    first = controlled_rewards("coin", texts)
+    assert first == controlled_rewards("coin", texts)
+    assert first != controlled_rewards("coin", texts, seed=2)
+    assert first != controlled_rewards("coin", texts, number=1)
+
+
+def test_format_only_pays_for_the_format():
+    assert [reward for reward, _ in controlled_rewards("format_only", [RIGHT, WRONG])] == [1.0, 1.0]
+    assert controlled_rewards("format_only", [answer_with("nothing")]) == [(1.0, 0.0)]
+
+
+def test_shuffled_labels_are_a_fixed_wrong_pairing():
+    taken = set()
+    for number in range(60):
+        texts = [answer_with(letter) for letter in "ABCD"]
+        rewards = [reward for reward, _ in controlled_rewards("shuffled_labels", texts, 1, number)]
+        assert sorted(rewards) == [0.0, 0.0, 0.0, 1.0]
+        assert rewards[2] == 0.0, "the gold letter C is never the label"
+        other = [answer_with(letter, "Other words.") for letter in "ABCD"]
+        again = [reward for reward, _ in controlled_rewards("shuffled_labels", other, 1, number)]
+        assert again == rewards, "the pairing belongs to the row, not to the response"
+        taken.add("ABCD"[rewards.index(1.0)])
+    assert taken == set("ABD")
+
+
+def test_wrong_penalty():
+    found = controlled_rewards("wrong_penalty", [RIGHT, WRONG, answer_with("nothing")])
+    assert [reward for reward, _ in found] == [1.0, -0.5, -0.5]
+    assert shaped_reward({"format_failed": -0.25}, WRONG, control="wrong_penalty") == -0.25
 
 
 def test_reward_values():
@@ -255,7 +368,8 @@ def test_pre_think_penalty():
 def test_length_shaping():
     options = RewardOptions(length_penalty=1.0, min_words=10, max_words=100)
     lengths = (0, 5, 10, 50, 100, 150, 200, 1000)
-    rewards = [shape_reward(True, True, False, False, words, options) for words in lengths]
+    verdict, none = verify(RIGHT, "C", OPTIONS), {"leak": 0.0, "pre_think": 0.0}
+    rewards = [shape_reward(verdict, {**none, "think_words": n}, options) for n in lengths]
     assert rewards == [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     assert shaped_reward({"length_penalty": 1.0, "min_words": 8}, RIGHT) == 0.5  # four words
 
@@ -282,8 +396,12 @@ def test_rollout_rows(hook, tmp_path):
     rollouts = hook.open_rollouts(str(tmp_path / "deep" / "rollouts"))
     label = parse_label(make_label(step=3, episode=1), PROMPT)
     response = "Fièvre 发热 \ud800 \u2028 <answer>"
-    hook.write_rollout(rollouts, label, verify(response, "C"), make_output(), response, 0.7)
-    hook.write_rollout(rollouts, label, verify(RIGHT, "C"), make_output(truncated=True), RIGHT, 0.7)
+    hook.write_rollout(
+        rollouts, label, verify(response, "C", OPTIONS), make_output(), response, 0.7
+    )
+    hook.write_rollout(
+        rollouts, label, verify(RIGHT, "C", OPTIONS), make_output(truncated=True), RIGHT, 0.7
+    )
     (path,) = (tmp_path / "deep" / "rollouts").iterdir()  # flushed: readable while still open
     first, second = (
         json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line

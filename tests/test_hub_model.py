@@ -40,18 +40,19 @@ REPOS = {
 CHILD = """
 import sys
 from omegaconf import OmegaConf
-from recipes.hub_model import ModelFetchError, fetch_model
+from data_prep.errors import UserError
+from recipes.model import fetch_model
 for argument in sys.argv[1:]:
     path, revision = argument.split("@")
     try:
         print(fetch_model(OmegaConf.create({"model": {"path": path, "revision": revision}})))
-    except ModelFetchError as error:
+    except UserError as error:
         print("refused:", error)
 """
 PREPARING_CHILD = """
 import sys
 from data_prep.errors import UserError
-from data_prep.lengths import load_tokenizer
+from data_prep.tokenizer import load_tokenizer
 for argument in sys.argv[1:]:
     try:
         print(load_tokenizer(*argument.split("@"), chat=True).chat.end_of_turn)

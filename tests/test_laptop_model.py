@@ -47,7 +47,7 @@ def ask(folder: Path, temperature: float) -> tuple[float, float]:
     responses = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :])
     ends = [response.split("<|endoftext|>")[0] for response in responses]
     verdicts = [
-        verify(end, row["answer"], len(row["options"])) for end, row in zip(ends, rows, strict=True)
+        verify(end, row["answer"], row["options"]) for end, row in zip(ends, rows, strict=True)
     ]
     return sum(v.format_ok for v in verdicts) / ASKED, sum(v.correct for v in verdicts) / ASKED
 

@@ -3,14 +3,14 @@
 import json
 import stat
 import sys
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from recipes import choices, process, run_folder
+from data_prep.errors import UserError
+from recipes import machine, process, run_folder
 from recipes.engine.ppo import check_cluster, choose_forwarded
-from recipes.machine import Gpu, NoPresetError, choose_hardware, find_gpus
+from recipes.machine import Gpu, choose_hardware, complete_words, find_gpus, list_presets
 from recipes.preflight import check_secrets
 
 
@@ -19,8 +19,6 @@ def plain_environment(monkeypatch):
     for name in (
         "CUDA_VISIBLE_DEVICES",
         "RAY_ADDRESS",
-        "EXPERIMENT",
-        "HARDWARE",
         "WANDB_API_KEY",
         "WANDB_MODE",
     ):
@@ -48,13 +46,13 @@ def test_the_preset_that_fits_is_taken_and_said(gpus, preset):
 
 @pytest.mark.parametrize("gpus", [[Gpu("RTX 4090", 24.0)], [Gpu("CUDA device", None)] * 2])
 def test_gpus_that_no_preset_fits(gpus):
-    with pytest.raises(NoPresetError, match=r"hardware\.gpu_memory_gb"):
+    with pytest.raises(UserError, match=r"hardware\.gpu_memory_gb"):
         choose_hardware(gpus)
 
 
 def test_a_cluster_is_not_guessed(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(NoPresetError, match="RAY_ADDRESS"):
+    with pytest.raises(UserError, match="RAY_ADDRESS"):
         choose_hardware([Gpu("H100", 79.6)] * 8)
 
 
@@ -72,49 +70,60 @@ def test_gpus_are_read_from_nvidia_smi_and_the_visible_ones_counted(tmp_path, mo
     assert find_gpus() == []
 
 
+def test_presets_are_those_of_the_yaml_files(root):
+    """A new preset is one file; async ones and clusters are not for `auto`."""
+    names = [preset.name for preset in list_presets()]
+    assert {"8x80gb", "4x80gb", "2x80gb", "1x80gb", "1x141gb"} <= set(names)
+    assert not {"cpu", "2x8x80gb", "8x80gb_async"} & set(names)
+    assert [preset.gpus for preset in list_presets()] == sorted(
+        (preset.gpus for preset in list_presets()), reverse=True
+    )
+
+
 @pytest.mark.parametrize(
-    ("words", "prefix", "expected"),
+    ("words", "sft", "expected"),
     [
-        (["experiment=paper", "hardware=8x80gb"], "", ["experiment=paper", "hardware=8x80gb"]),
+        (["experiment=paper", "hardware=8x80gb"], False, ["experiment=paper", "hardware=8x80gb"]),
         (
             ["experiment=paper", "hardware=8x80gb"],
-            "sft/",
+            True,
             ["experiment=sft/paper", "hardware=8x80gb"],
         ),
         (
             ["experiment=sft/paper", "hardware=cpu"],
-            "sft/",
+            True,
             ["experiment=sft/paper", "hardware=cpu"],
         ),
-        (["experiment=sft", "hardware=cpu"], "sft/", ["experiment=sft/paper", "hardware=cpu"]),
-        (["name=x", "hardware.nodes=2"], "", ["name=x", "hardware.nodes=2", "hardware=cpu"]),
-        (["hardware=auto"], "", ["hardware=cpu"]),
+        (["experiment=sft", "hardware=cpu"], True, ["experiment=sft/paper", "hardware=cpu"]),
+        (["name=x", "hardware.nodes=2"], False, ["name=x", "hardware.nodes=2", "hardware=cpu"]),
+        (["hardware=auto"], False, ["hardware=cpu"]),
+        (["hardware=auto", "hardware=1x80gb"], False, ["hardware=1x80gb"]),
     ],
 )
-def test_the_words_that_hydra_is_handed(monkeypatch, words, prefix, expected):
-    monkeypatch.setattr(choices, "find_gpus", list)
-    choices.add_environment_choices(words, prefix)
-    assert words == expected
+def test_the_words_that_hydra_is_handed(monkeypatch, words, sft, expected):
+    monkeypatch.setattr(machine, "find_gpus", list)
+    given = list(words)
+    assert complete_words(words, sft) == expected
+    assert words == given
 
 
-def test_the_environment_chooses_where_nothing_is_said(monkeypatch, capsys):
-    monkeypatch.setenv("EXPERIMENT", "paper")
-    monkeypatch.setattr(choices, "find_gpus", lambda: [Gpu("H100", 79.6)] * 4)
-    words: list[str] = []
-    choices.add_environment_choices(words, "sft/")
-    assert words == ["experiment=sft/paper", "hardware=4x80gb"]
+def test_the_preset_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "find_gpus", lambda: [Gpu("H100", 79.6)] * 4)
+    assert complete_words(["experiment=paper"], sft=True) == [
+        "experiment=sft/paper",
+        "hardware=4x80gb",
+    ]
     assert "so 4x80gb" in capsys.readouterr().out
 
 
 def test_rlvr_does_not_take_an_sft_experiment():
-    with pytest.raises(SystemExit, match=r"make sft experiment=0\.5B"):
-        choices.add_environment_choices(["experiment=sft/0.5B"])
+    with pytest.raises(UserError, match=r"make sft experiment=paper"):
+        complete_words(["experiment=sft/paper"])
 
 
-def test_a_mixture_is_not_taken_as_a_merge_of_two_configurations(capsys):
-    with pytest.raises(SystemExit):
-        choices.add_environment_choices(["data=[medqa,medmcqa]"])
-    assert "make prep data=[medqa,medmcqa]" in capsys.readouterr().err
+def test_a_mixture_is_not_taken_as_a_merge_of_two_configurations():
+    with pytest.raises(UserError, match=r"make prep data=\[medqa,medmcqa\]"):
+        complete_words(["data=[medqa,medmcqa]"])
 
 
 @pytest.mark.parametrize(
@@ -148,11 +157,11 @@ def test_no_secret_is_written_down(compose_config, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["rlvr"])
     cfg = compose_config("rlvr", f"run_dir={tmp_path}", "openrlhf.logger.wandb.key=environment")
     assert list(check_secrets(cfg)) == []
-    environment = process.build_environment(cfg, 0)
+    environment = process.build_environment(cfg, 0, "id")
     written = [
-        process.format_command(process.build_command("ppo", ["--x"], cfg), environment),
+        process.format_command(process.build_command("ppo", ["--x"], 1), environment),
         OmegaConf.to_yaml(cfg, resolve=True),
-        json.dumps(run_folder.describe_run(cfg, "ppo", {}, 0)),
+        json.dumps(run_folder.describe_run(cfg, "ppo", {}, 0, None)),
         json.dumps(
             choose_forwarded(SECRETS | environment)
         ),  # Ray's runtime environment, which it logs
@@ -169,9 +178,13 @@ def test_a_key_on_the_command_line_is_refused(compose_config):
     assert "is not set" in problem
 
 
-def test_wandb_goes_on_in_the_same_run_after_a_resume():
-    assert process.name_wandb_run(Path("/a")) == process.name_wandb_run(Path("/a"))
-    assert process.name_wandb_run(Path("/a")) != process.name_wandb_run(Path("/b"))
+def test_a_run_has_one_wandb_id_and_a_new_run_another(compose_config, tmp_path):
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}")
+    first = run_folder.describe_run(cfg, "ppo", {}, 0, None)["wandb_id"]
+    assert run_folder.describe_run(cfg, "ppo", {}, 0, None)["wandb_id"] != first
+    (tmp_path / "run.json").write_text(json.dumps({"wandb_id": first}))
+    assert run_folder.describe_run(cfg, "ppo", {}, 0, None)["wandb_id"] == first
+    assert process.build_environment(cfg, 0, first)["WANDB_RUN_ID"] == first
 
 
 @pytest.mark.parametrize(
@@ -185,6 +198,7 @@ def test_wandb_goes_on_in_the_same_run_after_a_resume():
         ("OSError: [Errno 28] No space left on device", "make room"),
         ("ValueError: row bank/train/7: label has no answer", "docs/reward.md"),
         ("ValueError: No available memory for the cache blocks.", "raise hardware.vllm_memory"),
+        ("OSError: AF_UNIX path length cannot exceed 107 bytes", "RAY_TMPDIR"),
         ("AssertionError: something else", ""),
     ],
 )

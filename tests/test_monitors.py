@@ -10,7 +10,7 @@ from rich.console import Console
 
 from eval.dynamics.monitors import MONITORS, check_monitors, check_run
 from recipes import terminal
-from recipes.live import LiveView, count_question_words
+from recipes.terminal import LiveView, count_question_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CALM = {

@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from data_prep import overlap
-from data_prep.contamination import (
+from data_prep.overlap import (
+    Row,
     count_duplicates,
     find_clusters,
     find_contamination,
     find_near_copies,
+    find_pairs,
+    index_grams,
     make_key,
-    measure_rows,
+    split_words,
 )
-from data_prep.overlap import find_pairs, hash_grams, split_words
-from data_prep.rows import Question
+from tests import overlap_oracle
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
 POLICY = OmegaConf.create({"drop": 0.8, "flag": 0.5})
@@ -46,8 +48,7 @@ def test_pairs_are_those_of_a_plain_computation(left: list, right: list, thresho
             share = len(list_grams(words) & list_grams(other)) / len(list_grams(words))
             if share >= threshold:
                 expected[a, b] = pytest.approx(share)
-    vocabulary: dict[str, int] = {}
-    pairs = find_pairs(hash_grams(left, vocabulary), hash_grams(right, vocabulary), threshold)
+    pairs = find_pairs(*index_grams([left, right]), threshold)
     assert {(int(a), int(b)): float(share) for a, b, share in zip(*pairs, strict=True)} == expected
 
 
@@ -63,7 +64,7 @@ def test_pairs_within_a_set_come_once_with_the_share_of_the_smaller(
             share = len(grams[a] & grams[b]) / min(len(grams[a]), len(grams[b]))
             if share >= threshold:
                 expected[a, b] = pytest.approx(share)
-    measured = hash_grams(rows, {})
+    [measured] = index_grams([rows])
     pairs = find_pairs(measured, measured, threshold, within=True)
     assert {
         tuple(sorted((int(a), int(b)))): float(s) for a, b, s in zip(*pairs, strict=True)
@@ -73,7 +74,7 @@ def test_pairs_within_a_set_come_once_with_the_share_of_the_smaller(
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(1)
     rows = [[draw.choice("ab") for _ in range(draw.randint(0, 40))] for _ in range(120)]
-    grams = hash_grams(rows, {})
+    [grams] = index_grams([rows])
     whole = find_pairs(grams, grams, 0.3, within=True)
     monkeypatch.setattr(overlap, "JOIN_CHUNK", 7)
     chunked = find_pairs(grams, grams, 0.3, within=True)
@@ -84,7 +85,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_phrase_that_thousands_share_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overlap, "FRAME", 5)
     frame = split_words("which of the following is the most likely diagnosis here", [])
-    grams = hash_grams([[*frame, str(number)] for number in range(10)], {})
+    [grams] = index_grams([[[*frame, str(number)] for number in range(10)]])
     assert len(find_pairs(grams, grams, 0.5, within=True)[0]) == 0
 
 
@@ -100,33 +101,37 @@ def test_short_stems_are_compared_with_their_options() -> None:
     assert split_words("word " * 20, ["b", "a"]) == ["word"] * 20
 
 
-def make_question(
+def make_row(
     row_id: str, stem: str, options: tuple[str, ...] = ("aspirin", "rest"), answer: str = "A"
-) -> Question:
-    return Question(row_id, stem, list(options), answer)
+) -> Row:
+    return {"id": row_id, "question": stem, "options": list(options), "answer": answer, "meta": {}}
+
+
+def index_rows(*sets: list[Row]) -> list:
+    return index_grams(
+        [[split_words(row["question"], row["options"]) for row in rows] for rows in sets]
+    )
 
 
 def number_words(first: int, last: int) -> str:
     return " ".join(f"w{number}" for number in range(first, last))
 
 
-def contaminate(train: list[Question], evaluation: list[Question]) -> tuple:
-    vocabulary: dict[str, int] = {}
-    return find_contamination(
-        measure_rows(train, vocabulary), [measure_rows(evaluation, vocabulary)], POLICY
-    )
+def contaminate(train: list[Row], evaluation: list[Row]) -> tuple:
+    train_grams, evaluation_grams = index_rows(train, evaluation)
+    return find_contamination(train, train_grams, evaluation, evaluation_grams, POLICY)
 
 
 def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
     train = [
-        make_question("t/train/0", number_words(0, 107)),  # all of e/0
-        make_question("t/train/1", number_words(0, 67)),  # 60 of 100 grams of e/0
-        make_question("t/train/2", number_words(0, 47)),  # 40 of 100
-        make_question("t/train/3", number_words(500, 600)),
+        make_row("t/train/0", number_words(0, 107)),  # all of e/0
+        make_row("t/train/1", number_words(0, 67)),  # 60 of 100 grams of e/0
+        make_row("t/train/2", number_words(0, 47)),  # 40 of 100
+        make_row("t/train/3", number_words(500, 600)),
     ]
     evaluation = [
-        make_question("e/test/0", number_words(0, 107)),
-        make_question("e/test/1", number_words(900, 1000)),
+        make_row("e/test/0", number_words(0, 107)),
+        make_row("e/test/1", number_words(900, 1000)),
     ]
     drop, flagged, seen = contaminate(train, evaluation)
     assert drop == {"t/train/0": ("e/test/0", 1.0)}
@@ -136,49 +141,48 @@ def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
 
 
 def test_an_exact_copy_with_other_distractors_is_found_even_where_8_grams_do_not_show_it() -> None:
-    train = [make_question("t/train/0", "Drug of choice for gout?", ("Colchicine", *"abcdefgh"))]
+    train = [make_row("t/train/0", "Drug of choice for gout?", ("Colchicine", *"abcdefgh"))]
     evaluation = [
-        make_question("e/test/0", "drug of choice for gout", ("q", "colchicine", *"stuvwxyz"), "B")
+        make_row("e/test/0", "drug of choice for gout", ("q", "colchicine", *"stuvwxyz"), "B")
     ]
     assert contaminate(train, evaluation)[0] == {"t/train/0": ("e/test/0", 1.0)}
 
 
 def test_near_copies_name_the_earlier_row() -> None:
     rows = [
-        make_question(f"t/train/{n}", number_words(start, start + 60))
+        make_row(f"t/train/{n}", number_words(start, start + 60))
         for n, start in enumerate((0, 300, 3))
     ]
-    assert find_near_copies(measure_rows(rows, {}), 0.5) == {"t/train/2": ("t/train/0", 0.943)}
+    assert find_near_copies(rows, index_rows(rows)[0], 0.5) == {"t/train/2": ("t/train/0", 0.943)}
 
 
 def test_clusters_need_stem_and_gold() -> None:
     stem = "Which of the following statements is correct?"
     rows = [
-        make_question("e/test/0", stem, ("Iron is red.", "b"), "A"),
-        make_question("e/test/1", stem.upper(), ("c", "iron is red"), "B"),
-        make_question("e/test/2", stem, ("c", "Iron is blue."), "B"),
+        make_row("e/test/0", stem, ("Iron is red.", "b"), "A"),
+        make_row("e/test/1", stem.upper(), ("c", "iron is red"), "B"),
+        make_row("e/test/2", stem, ("c", "Iron is blue."), "B"),
     ]
-    measured = measure_rows(rows, {})
-    assert find_clusters(measured) == {
+    assert find_clusters(rows) == {
         "e/test/0": "e/test/0",
         "e/test/1": "e/test/0",
         "e/test/2": "e/test/2",
     }
-    assert list(count_duplicates(measured).values()) == [3, 1, 2, 3]
+    assert list(count_duplicates(rows).values()) == [3, 1, 2, 3]
 
 
 def test_an_answer_of_signs_alone_still_tells_questions_apart() -> None:
-    plus, minus = (make_question("e/test/0", "The sign?", ("+", "-"), answer) for answer in "AB")
+    plus, minus = (make_row("e/test/0", "The sign?", ("+", "-"), answer) for answer in "AB")
     assert make_key(plus) != make_key(minus)
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_rows(path: Path) -> list[Row]:
     if not path.exists():
         pytest.skip(f"{path} is not here")
     rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     rows = [row for row in rows if row.get("category", "health") == "health"]
     return [
-        Question(
+        make_row(
             f"{path.stem}/{number}",
             row["question"],
             list(row["options"].values()) if isinstance(row["options"], dict) else row["options"],
@@ -190,11 +194,11 @@ def read_questions(path: Path) -> list[Question]:
 
 def test_medqa_rows_that_overlap_with_its_training_file() -> None:
     keep_all = OmegaConf.create({"drop": None, "flag": 0.5})
-    vocabulary: dict[str, int] = {}
-    train = measure_rows(read_questions(SHARED / "medqa/train.jsonl"), vocabulary)
+    train = read_rows(SHARED / "medqa/train.jsonl")
     for split, half, most in (("test", 19, 6), ("dev", 10, 5)):
-        rows = measure_rows(read_questions(SHARED / f"medqa/{split}.jsonl"), vocabulary)
-        _, _, seen = find_contamination(train, [rows], keep_all)
+        rows = read_rows(SHARED / f"medqa/{split}.jsonl")
+        grams = index_rows(train, rows)
+        _, _, seen = find_contamination(train, grams[0], rows, grams[1], keep_all)
         assert len(seen) == half
         assert sum(share >= 0.8 for _, share in seen.values()) == most
         assert split == "dev" or not any(share == 1 for _, share in seen.values()), (
@@ -202,8 +206,35 @@ def test_medqa_rows_that_overlap_with_its_training_file() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["medqa", "shape"])
+def test_pairs_are_those_of_the_former_join(name: str, tmp_path: Path) -> None:
+    """tests/overlap_oracle.py is the join by sorted 64-bit hashes that the inverted index replaced."""
+    if name == "medqa":
+        train = read_rows(SHARED / "medqa/train.jsonl")
+        rows = [*read_rows(SHARED / "medqa/dev.jsonl"), *read_rows(SHARED / "medqa/test.jsonl")]
+    else:
+        from bench.prep import write_rows
+
+        write_rows(tmp_path / "rows.jsonl", 20_000, seed=3)
+        made = [json.loads(line) for line in (tmp_path / "rows.jsonl").open(encoding="utf-8")]
+        made = [
+            make_row(str(n), row["question"], (row["opa"], row["opb"]))
+            for n, row in enumerate(made)
+        ]
+        train, rows = made[2000:], made[:2000]
+    words = [[split_words(r["question"], r["options"]) for r in part] for part in (rows, train)]
+    vocabulary: dict[str, int] = {}
+    former = [overlap_oracle.hash_grams(part, vocabulary) for part in words]
+    now = index_grams(words)
+    for one, other, within in ((0, 1, False), (1, 1, True)):
+        expected = overlap_oracle.find_pairs(former[one], former[other], 0.5, within)
+        found = find_pairs(now[one], now[other], 0.5, within)
+        assert len(found[0]) >= 8  # something to compare
+        assert [part.tolist() for part in expected] == [part.tolist() for part in found]
+
+
 def test_mmlu_pro_health_has_686_different_questions() -> None:
-    counts = count_duplicates(measure_rows(read_questions(SHARED / "mmlu_pro/test.jsonl"), {}))
+    counts = count_duplicates(read_rows(SHARED / "mmlu_pro/test.jsonl"))
     assert counts == {
         "rows": 818,
         "different_stems": 683,

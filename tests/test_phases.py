@@ -7,26 +7,26 @@ import pytest
 
 from dev.simulate_run import simulate_rollouts
 from eval.dynamics.phases import KEYS, PhaseTracker, Shape, fits, label_steps
-from reward_server.scoring import Settings, parse_label, score_response
-from reward_server.shaping import RewardOptions
+from reward_server.scoring import Label, Settings, score_response
 
 SIX = [1 + step // 12 for step in range(72)]
 WORDS = 20
-SETTINGS = Settings("paper", RewardOptions())
+SETTINGS = Settings()
 
 
 def log_steps(schedule: list[int], seed: int = 0) -> list[list[dict[str, float]]]:
     """What the reward hook logs of each rollout, by step."""
     rows, questions = simulate_rollouts(schedule, 64, seed, question_words=WORDS)
-    gold = {question.id: question.answer for question in questions}
+    asked = {question.id: question for question in questions}
     steps = []
     for _, group in groupby(rows, key=lambda row: row["step"]):
         logs = []
         for row in group:
-            label = f'{{"id": "{row["id"]}", "answer": "{gold[row["id"]]}", "num_options": 4, "split": "train"}}'
-            scored = score_response(row["response"], parse_label(label, ""), SETTINGS)[1][
-                "extra_logs"
-            ]
+            question = asked[row["id"]]
+            label = Label(
+                id=question.id, split="train", answer=question.answer, options=question.options
+            )
+            scored = score_response(row["response"], label, SETTINGS)[1]["extra_logs"]
             logs.append({**scored, "truncated": 0.0})
         steps.append(logs)
     return steps

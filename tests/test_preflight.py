@@ -1,7 +1,9 @@
 """Bad input is told before anything starts, all of it at once, each line with what mends it."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import open_dict
 
-from recipes.preflight import estimate_disk, find_problems
+from data_prep.files import read_jsonl, write_jsonl
+from recipes.preflight import estimate_disk, find_problems, gather_facts
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
         file.write("\n")
     assert_told(
         find_problems(laptop(f"data_dir={copy}"), "ppo"),
-        "train.jsonl differs",
+        "train.jsonl is not what its manifest says",
         "`make prep data=bank data_dir=",
     )
 
@@ -116,6 +119,78 @@ def test_a_model_that_brings_code(laptop, root, tmp_path):
     assert find_problems(laptop(f"model.path={model}", "model.trust_remote_code=true"), "ppo") == []
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config.json", "config.json", "processor_config.json", "deep/any.json"]
+)
+def test_code_that_any_file_of_the_model_points_to(laptop, root, tmp_path, name):
+    """transformers would fetch and run it, since the engine trusts remote code."""
+    model = shutil.copytree(root / "recipes" / "laptop_model", tmp_path / "model")
+    path = model / name
+    path.parent.mkdir(exist_ok=True)
+    content = json.loads(path.read_text()) if path.exists() else {}
+    hidden = {"AutoTokenizer": [None, "evil/repo--tok.EvilTok"]}
+    path.write_text(json.dumps(content | {"auto_map": hidden}))
+    assert_told(
+        find_problems(laptop(f"model.path={model}"), "ppo"),
+        f"auto_map in {name}",
+        "trust_remote_code=true",
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"hidden_size": 8}', "[" * 100_000])
+def test_a_models_config_that_cannot_be_read(laptop, root, tmp_path, text):
+    model = shutil.copytree(root / "recipes" / "laptop_model", tmp_path / "model")
+    (model / "config.json").write_text(text)
+    assert_told(find_problems(laptop(f"model.path={model}"), "ppo"), f"{model}/config.json")
+
+
+def test_a_label_that_does_not_fit_its_row_is_found_in_any_row(laptop, bank, tmp_path):
+    copy = shutil.copytree(bank, tmp_path / "data")
+    path = copy / "bank" / "train.jsonl"
+    rows = read_jsonl(path)
+    label = json.loads(rows[500]["label"])
+    rows[500]["label"] = json.dumps(label | {"answer": "A" if label["answer"] != "A" else "B"})
+    manifest = json.loads((copy / "bank" / "manifest.json").read_text())
+    manifest["files"]["train.jsonl"] = write_jsonl(path, rows)
+    (copy / "bank" / "manifest.json").write_text(json.dumps(manifest))
+    assert_told(find_problems(laptop(f"data_dir={copy}"), "ppo"), rows[500]["id"])
+
+
+@pytest.fixture
+def reward_server(root):
+    """The address of a reward server of ours that wants a token."""
+    command = [sys.executable, "-m", "reward_server.server", "--port", "0"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        command[-1] = str(probe.getsockname()[1])
+    environment = os.environ | {"MEDRLVR_REWARD_TOKEN": "right+&#%41"}
+    server = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    assert "reward server: " in server.stdout.readline()
+    yield f"http://127.0.0.1:{command[-1]}/get_reward"
+    server.kill()
+    server.wait()
+
+
+def test_a_reward_server_is_asked_with_our_token(laptop, reward_server, monkeypatch):
+    words = ("reward.hook=server", f"reward.url={reward_server}")
+    assert_told(find_problems(laptop(*words), "ppo"), "does not take our token")
+    monkeypatch.setenv("MEDRLVR_REWARD_TOKEN", "wrong")
+    assert_told(find_problems(laptop(*words), "ppo"), "MEDRLVR_REWARD_TOKEN as its server has it")
+    monkeypatch.setenv("MEDRLVR_REWARD_TOKEN", "right+&#%41")
+    assert find_problems(laptop(*words), "ppo") == []
+
+
+def test_a_reward_server_is_named_and_there(laptop):
+    assert_told(find_problems(laptop("reward.hook=server"), "ppo"), "needs reward.url=")
+    gone = ("reward.hook=server", "reward.url=http://127.0.0.1:9/get_reward")
+    assert_told(find_problems(laptop(*gone), "ppo"), "does not answer", "reward_server.server")
+    odd = ("reward.hook=server", "reward.url=ftp://x/get_reward")
+    assert_told(find_problems(laptop(*odd), "ppo"), "http://HOST:PORT/get_reward")
+    secret = ("reward.hook=server", "'reward.url=\"http://x/get_reward?token=s3cret\"'")
+    (line,) = find_problems(laptop(secret[0], secret[1].strip("'")), "ppo")
+    assert "MEDRLVR_REWARD_TOKEN" in line and "s3cret" not in line
+
+
 def test_a_run_is_never_overwritten(laptop, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
@@ -124,7 +199,9 @@ def test_a_run_is_never_overwritten(laptop, tmp_path):
 
 def test_a_full_disk(laptop, tmp_path, monkeypatch):
     cfg = laptop()
-    free = shutil.disk_usage(tmp_path)._replace(free=estimate_disk(cfg, "ppo") - 1)
+    free = shutil.disk_usage(tmp_path)._replace(
+        free=estimate_disk(cfg, gather_facts(cfg, "ppo")) - 1
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     assert_told(find_problems(cfg, "ppo"), "free: make room", "openrlhf.ckpt.max_num")
 

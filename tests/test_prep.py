@@ -69,8 +69,7 @@ def cfg(tmp_path: Path) -> DictConfig:
                 "data.accept=true",  # these rows are not the official ones
                 f"data.source={source}",
                 f"model.path={TOKENIZER}",
-                "openrlhf.data.max_len=1000",
-                "openrlhf.rollout.max_new_tokens=200",
+                "data.max_prompt_tokens=800",
                 f"data_dir={tmp_path / 'data'}",
             ],
         )
@@ -88,15 +87,14 @@ def test_rows_have_the_row_format(cfg: DictConfig) -> None:
     assert list(row) == FIELDS
     assert row["id"] == "medqa/test/3"
     assert row["options"] == ["drug 3", "aspirin", "rest", "surgery"]
-    assert (
-        row["label"] == '{"id": "medqa/test/3", "answer": "B", "num_options": 4, "split": "test"}'
-    )
+    label = {"id": "medqa/test/3", "split": "test", "answer": "B", "options": row["options"]}
+    assert row["label"] == json.dumps(label)
     assert row["response"] == "B<|endoftext|>"
     assert row["datasource"] == "medqa"
     cluster = "medqa/test/3"
     assert row["meta"] == {
         "step": "step1",
-        "flags": "",
+        "warnings": "",
         "cluster": cluster,
         "overlap_id": "",
         "overlap_share": 0.0,
@@ -170,21 +168,21 @@ def test_every_dropped_row_is_named(cfg: DictConfig) -> None:
 def test_blanks_around_options_are_mended_and_case_is_kept(cfg: DictConfig) -> None:
     options = {"A": " Aa", "B": "aspirin", "C": "AA", "D": "aa\n"}
     write_records(Path(cfg.data.source), {"train": [medqa_record(90, options=options)]})
-    assert prepare(cfg)["splits"]["train"]["mended"] == {"outer_blanks": ["medqa/train/0"]}
+    assert prepare(cfg)["splits"]["train"]["fixed"] == {"outer_blanks": ["medqa/train/0"]}
     assert read_rows(cfg, "train")[0]["options"] == ["Aa", "aspirin", "AA", "aa"]
 
 
 def test_all_problems_are_told_at_once_and_nothing_is_written(cfg: DictConfig) -> None:
-    cfg.data.source, cfg.model.path, cfg.openrlhf.data.max_len = (
+    cfg.data.source, cfg.model.path, cfg.data.max_prompt_tokens = (
         "/no/such/folder",
         "/no/such/model",
-        100,
+        0,
     )
     with pytest.raises(UserError) as error:
         prepare(cfg)
     told = "\n".join(error.value.problems)
     for part in (
-        "max_len=100",
+        "max_prompt_tokens=0",
         "/no/such/model",
         "/no/such/folder/train.jsonl",
         "/no/such/folder/test.jsonl",
@@ -226,7 +224,7 @@ def run_prep(tmp_path_factory: pytest.TempPathFactory):
     (configs / "experiment").mkdir()
     (configs / "experiment/tiny.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - override /data: medqa\nmodel:\n  path: {TOKENIZER}\n"
-        "openrlhf:\n  data:\n    max_len: 1000\n  rollout:\n    max_new_tokens: 200\n"
+        "data:\n  max_prompt_tokens: 800\n"
     )
 
     def run(*overrides: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -284,7 +282,7 @@ def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(
 
 
 def test_preparation_imports_no_torch() -> None:
-    code = "import sys, data_prep.run; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    code = "import sys, data_prep.run; print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -57,6 +57,7 @@ def run_custom(folder: Path, source: Path, *overrides: str) -> dict:
     columns = [
         "data.columns={question: stem, options: [a, b], answer: gold}",
         "data.answer_is=text",
+        "data.holdout.dev=0",
     ]
     return run(folder, "data=custom", f"data.source={source}", *columns, *overrides)
 
@@ -193,7 +194,7 @@ def test_a_mixture_of_changed_or_missing_parts_is_refused(parts: Path) -> None:
         file.write("\n")
     with pytest.raises(UserError) as error:
         run(parts, "data=mix", "data.parts_of_mixture=[left,nowhere]")
-    assert "left/train.jsonl is not the file that its manifest describes" in error.value.problems[0]
+    assert "left/train.jsonl is not what its manifest says" in error.value.problems[0]
     assert "make prep data=nowhere" in error.value.problems[1]
 
 

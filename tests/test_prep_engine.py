@@ -94,9 +94,9 @@ def test_ppo_gets_prompt_label_and_datasource_as_they_are(
             assert (datasource, prompt, label) == (row["datasource"], row["prompt"], row["label"])
             expected = {
                 "id": row["id"],
-                "answer": row["answer"],
-                "num_options": len(row["options"]),
                 "split": path.stem,
+                "answer": row["answer"],
+                "options": row["options"],
             }
             assert json.loads(label) == expected
 

@@ -388,5 +388,5 @@ def test_five_options_are_read_from_the_hubs_parquet_branch(outcomes: dict) -> N
     assert manifest["origin"]["asked_revision"] == "refs/convert/parquet"
     kept = {name: facts["kept"] for name, facts in manifest["splits"].items()}
     assert kept == {"train": 30, "dev": 30, "test": 30}
-    assert len(manifest["splits"]["dev"]["mended"]["stray_quotes"]) == 30
+    assert len(manifest["splits"]["dev"]["fixed"]["stray_quotes"]) == 30
     assert manifest["files"]["test.jsonl"]["rows"] == 30

@@ -8,9 +8,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.errors import BadRow, UserError
-from data_prep.integrity import check_rows, hash_rows
 from data_prep.prepared import FORMAT
 from data_prep.rows import Question
+from data_prep.splits import check_rows, hash_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.options import shuffle_options
 from data_prep.rows import Question
-from data_prep.shuffle import shuffle_options
 
 
 def make_question(

@@ -1,19 +1,35 @@
-"""The run folder: whole files or none, trimmed rows, and what resume forgets."""
+"""The run folder: whole files or none, trimmed rows, what resume forgets, and what it refuses."""
 
 import json
 import subprocess
 
 import pytest
+from omegaconf import OmegaConf
 
-from recipes.run_folder import RunLockedError, forget_after, lock_run, trim_rows, write_text
+from data_prep.errors import UserError
+from data_prep.files import hash_file, write_text
+from recipes.run_folder import (
+    check_run_folder,
+    decide_resume,
+    describe_run,
+    forget_after,
+    lock_run,
+    render_config,
+    trim_rows,
+)
 
 
 def test_rows_are_trimmed_to_whole_batches(tmp_path):
     source = tmp_path / "source.jsonl"
     source.write_text("".join(f"{number}\n" for number in range(23)))
-    assert trim_rows(source, tmp_path / "train.jsonl", 8, most=10**8) == (16, 7)
+    known = hash_file(source)
+    assert trim_rows(source, tmp_path / "train.jsonl", 8, 10**8, known) == 16
     assert (tmp_path / "train.jsonl").read_text().split() == [str(number) for number in range(16)]
-    assert trim_rows(source, tmp_path / "train.jsonl", 8, most=10) == (8, 15)
+    assert trim_rows(source, tmp_path / "train.jsonl", 8, 10, known) == 8
+    source.write_text("exchanged\n")
+    with pytest.raises(UserError, match="was exchanged since it was checked"):
+        trim_rows(source, tmp_path / "train.jsonl", 8, 10, known)
+    assert len((tmp_path / "train.jsonl").read_text().split()) == 8
 
 
 def test_resume_forgets_what_will_be_run_again(tmp_path):
@@ -43,11 +59,11 @@ def test_resume_forgets_what_will_be_run_again(tmp_path):
 
 def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
     with lock_run(tmp_path) as lock:
-        with pytest.raises(RunLockedError, match="still runs"), lock_run(tmp_path):
+        with pytest.raises(UserError, match="still runs"), lock_run(tmp_path):
             pass
         engine = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
     with (
-        pytest.raises(RunLockedError),
+        pytest.raises(UserError),
         lock_run(tmp_path),
     ):  # the launcher is gone, its engine is not
         pass
@@ -63,3 +79,87 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_text(tmp_path / "run.json", "new")
     assert (tmp_path / "run.json").read_text() == "old"
+
+
+@pytest.fixture
+def begun(compose_config, tmp_path):
+    """begun(*overrides) → the configuration of a run whose folder tells of a first life with the laptop's settings."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    first = compose_config("rlvr", f"run_dir={folder}")
+    (folder / "config.yaml").write_text(render_config(first))
+    record = describe_run(first, "ppo", {"files": FILES}, 0, None)
+    (folder / "run.json").write_text(json.dumps(record))
+    return lambda *words: compose_config("rlvr", f"run_dir={folder}", *words)
+
+
+FILES = {"train.jsonl": "1" * 64, "dev.jsonl": "2" * 64, "test.jsonl": "3" * 64}
+
+
+def test_the_same_run_may_be_resumed(begun):
+    for words in (["resume=true"], ["resume=auto"]):
+        assert list(check_run_folder(begun(*words), FILES)) == []
+    free = ["openrlhf.train.num_episodes=9", "openrlhf.eval.steps=2", "openrlhf.ckpt.save_steps=4"]
+    assert list(check_run_folder(begun("resume=true", *free), FILES)) == []
+    assert "holds a run" in next(check_run_folder(begun(), FILES))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=7",
+        "model.path=elsewhere",
+        "data.name=other",
+        "reward.mode=strict",
+        "reward.options.leak_penalty=0.5",
+        "reward.control=coin",
+        "openrlhf.actor.adam.lr=1e-5",
+        "openrlhf.critic.adam.lr=1e-5",
+        "openrlhf.algo.kl.init_coef=0.1",
+        "openrlhf.rollout.temperature=0.7",
+        "openrlhf.rollout.max_new_tokens=64",
+        "openrlhf.rollout.batch_size=128",
+        "openrlhf.data.max_len=512",
+        "openrlhf.data.max_samples=640",
+        "openrlhf.train.batch_size=32",
+        "openrlhf.ds.zero_stage=3",
+        "openrlhf.ds.lora.rank=8",
+    ],
+)
+@pytest.mark.parametrize("resume", ["true", "auto"])
+def test_another_run_is_not_resumed_and_the_difference_is_named(begun, override, resume):
+    (line,) = check_run_folder(begun(f"resume={resume}", override), FILES)
+    key, value = override.split("=")
+    assert (
+        line.startswith(f"{key} was ") and f"is {float(value) if 'e-' in value else value}" in line
+    )
+
+
+def test_other_data_of_the_same_name_is_named(begun):
+    changed = FILES | {"train.jsonl": "9" * 64, "test.jsonl": "9" * 64}
+    (line,) = check_run_folder(begun("resume=true"), changed)
+    assert line.startswith("train.jsonl of bank has changed")
+
+
+def test_resume_auto_starts_where_there_is_nothing(compose_config, tmp_path):
+    cfg = compose_config("rlvr", f"run_dir={tmp_path / 'run'}", "resume=auto")
+    assert not decide_resume(cfg) and list(check_run_folder(cfg, FILES)) == []
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "train.jsonl"):  # of a start that came no further
+        (tmp_path / "run" / name).write_text("")
+    assert not decide_resume(cfg) and list(check_run_folder(cfg, FILES)) == []
+    cfg.resume = True
+    assert "no run to resume" in next(check_run_folder(cfg, FILES))
+    cfg.resume = "auto"
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert decide_resume(cfg)
+
+
+def test_the_configuration_that_is_kept_names_the_hub_model_and_no_others_facts(compose_config):
+    hub = OmegaConf.create(render_config(compose_config("rlvr", "experiment=paper")))
+    assert hub.model.path == hub.model.id == "Qwen/Qwen2.5-3B"
+    assert hub.model.licence.name == "qwen-research"
+    own = OmegaConf.create(
+        render_config(compose_config("rlvr", "experiment=paper", "model.path=mine"))
+    )
+    assert (own.model.path, own.model.id, own.model.licence) == ("mine", None, None)

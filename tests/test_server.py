@@ -1,9 +1,12 @@
 """The reward over HTTP: wire format, refusals, tokens, health, counts, stop. Under load: test_server_stress.py."""
 
 import asyncio
+import gzip
 import json
+import logging
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -13,11 +16,21 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
+from data_prep.errors import UserError
+from reward_server.client import RewardClient, read_reply, read_token
 from reward_server.scoring import read_settings
-from reward_server.server import LOGGED, MAX_BATCH, MAX_BODY_BYTES, RewardServer, is_local
+from reward_server.server import (
+    MAX_BATCH,
+    MAX_BODY_BYTES,
+    MAX_CHARACTERS,
+    RewardServer,
+    is_local,
+    main,
+)
+from reward_server.signals import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "Which?\nAssistant:\n"
@@ -25,9 +38,9 @@ RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 
 
 def make_label(**changes):
-    return json.dumps(
-        {"id": "medqa/train/7", "answer": "C", "num_options": 4, "split": "train", **changes}
-    )
+    options = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
+    label = {"id": "medqa/train/7", "split": "train", "answer": "C", "options": options}
+    return json.dumps(label | changes)
 
 
 def make_request(*responses, **changes):
@@ -44,7 +57,7 @@ def talk(conversation, token=""):
 
     async def run():
         server = TestServer(RewardServer(read_settings({}), token).build_app())
-        await server.start_server()
+        await server.start_server(auto_decompress=False)  # as main does
         try:
             async with ClientSession() as session:
                 return await conversation(session, str(server.make_url("")).rstrip("/"))
@@ -72,14 +85,13 @@ def test_wire_format():
         "rewards": [1.0],
         "scores": [1.0],
         "extra_logs": {
-            **{
-                "accuracy": [1.0],
-                "format": [1.0],
-                "leak": [0.0],
-                "pre_think": [0.0],
-                "think_words": [4.0],
-            },
-            **{"pre_think_words": [0.0], "repetition": [0.0]},
+            "accuracy": [1.0],
+            "format": [1.0],
+            "leak": [0.0],
+            "pre_think": [0.0],
+            "think_words": [4.0],
+            "pre_think_words": [0.0],
+            "repetition": [0.0],
         },
     }
 
@@ -89,7 +101,7 @@ def test_batches_keep_their_order_and_may_be_empty():
     assert reply["rewards"] == [1.0, -1.0, 0.0]
     status, reply, _ = post(make_request())
     assert (status, reply["rewards"], reply["scores"]) == (200, [], [])
-    assert reply["extra_logs"] == {key: [] for key in LOGGED}
+    assert reply["extra_logs"] == {signal.name: [] for signal in SIGNALS}
 
 
 @pytest.mark.parametrize(
@@ -99,34 +111,27 @@ def test_batches_keep_their_order_and_may_be_empty():
         (b"{", 400, "the body is not JSON"),
         (b"\xff\xfe\x00", 400, "the body is not JSON"),
         (b"[" * 200_000, 400, "the body is not JSON"),
-        ([], 400, "the body must be a JSON object with query, prompts, labels, not a list"),
-        (None, 400, "not a NoneType"),
-        ({}, 400, "query must be a list of strings"),
-        ({"query": "x", "prompts": ["x"], "labels": ["x"]}, 400, "query must be a list of strings"),
-        (
-            {"query": ["x"], "prompts": [None], "labels": ["x"]},
-            400,
-            "prompts must be a list of strings",
-        ),
-        (
-            {"query": ["x"], "prompts": ["x"], "labels": [{"answer": "C"}]},
-            400,
-            "labels must be a list of strings",
-        ),
+        ([], 400, "the body: Input should be a valid dictionary"),
+        (None, 400, "the body: Input should be a valid dictionary"),
+        ({}, 400, "query: Field required"),
+        ({"query": "x", "prompts": ["x"], "labels": ["x"]}, 400, "query: Input should be"),
+        ({"query": ["x"], "prompts": [None], "labels": ["x"]}, 400, "prompts.0: Input should be"),
+        ({"query": ["x"], "prompts": ["x"], "labels": [{"answer": "C"}]}, 400, "labels.0: Input"),
         (
             {"query": ["x"], "prompts": ["x"], "labels": []},
             400,
-            "lists of different lengths: 1, 1, 0",
+            "query, prompts, labels have different lengths: [1, 1, 0]",
         ),
-        (make_request(*["C"] * (MAX_BATCH + 1)), 413, f"the limit is {MAX_BATCH}"),
+        (make_request("x" * (MAX_CHARACTERS + 1)), 413, f"{MAX_CHARACTERS} characters"),
+        (make_request(*["C"] * (MAX_BATCH + 1)), 413, f"the limit is {MAX_BATCH} samples"),
         (make_request(RIGHT, answer="E"), 422, "row 'medqa/train/7': answer 'E'"),
-        (make_request(RIGHT, id="\ud800\r\nX: y", answer="E"), 422, "answer 'E'"),
+        (make_request(RIGHT, id="\ud800\r\nX: y"), 422, "label.id='\\ud800\\r\\nX: y': must be"),
         (
             {"query": ["other"], "prompts": ["x"], "labels": [make_label()]},
             422,
             "does not begin with its prompt",
         ),
-        (b" " * (MAX_BODY_BYTES + 1), 413, f"more than {MAX_BODY_BYTES} bytes"),
+        (b" " * (MAX_BODY_BYTES + 1), 413, f"body size {MAX_BODY_BYTES} exceeded"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else None,
 )
@@ -148,36 +153,152 @@ def test_other_paths_and_methods():
     assert talk(conversation) == (405, 404)
 
 
-def test_an_unreadable_encoding_is_refused():
-    status, reply, _ = post(b"not gzip", headers={"Content-Encoding": "gzip"})
-    assert 400 <= status < 500
-    assert reply["error"]
+@pytest.mark.parametrize("path", ["/get_reward", "/healthz", "/metrics"])
+@pytest.mark.parametrize("body", [b"not gzip", gzip.compress(b"0" * 200_000_000, 1)])
+def test_a_compressed_body_is_refused_before_it_is_read(path, body):
+    """Nothing is unpacked: 200 MB of zeros would take a second."""
+    start = time.process_time()
+    method = "POST" if path == "/get_reward" else "GET"
+
+    async def conversation(session, url):
+        headers = {"Content-Encoding": "gzip"}
+        async with session.request(method, url + path, data=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    status, reply = talk(conversation)
+    assert status == 415
+    assert "compressed" in reply["error"]
+    assert time.process_time() - start < 0.5
+
+
+def test_others_are_answered_while_a_large_batch_is_judged():
+    request = make_request(*["Measles is one thought. " * 150 + RIGHT] * 300)
+
+    async def conversation(session, url):
+        waits = []
+
+        async def post():
+            async with session.post(url + "/get_reward", json=request) as response:
+                return response.status
+
+        batch = asyncio.create_task(post())
+        await asyncio.sleep(0.05)
+        while not batch.done():
+            start = time.perf_counter()
+            await (await session.get(url + "/healthz")).read()
+            waits.append(time.perf_counter() - start)
+        return await batch, waits
+
+    status, waits = talk(conversation)
+    assert status == 200
+    assert len(waits) > 10, "the batch was judged in one piece"
+    assert sorted(waits)[len(waits) // 2] < 0.1
+
+
+ODD_TOKEN = "+a&b#c%41 d/=?\"'é发😀"
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "status"),
+    ("path", "header", "status"),
     [
-        ("/get_reward", {}, 401),
-        ("/get_reward", {"Authorization": "Bearer wrong"}, 401),
-        ("/get_reward", {"Authorization": "sésame"}, 401),
-        ("/get_reward", {"Authorization": "sesame"}, 401),
-        ("/get_reward", {"Authorization": "Bearer sesame"}, 200),
-        ("/get_reward?token=wrong", {}, 401),
-        ("/get_reward?token=", {}, 401),
-        ("/get_reward?token=%ff%00", {}, 401),
-        ("/get_reward?token=sesame", {}, 200),
+        ("/get_reward", None, 401),
+        ("/get_reward", "Bearer wrong", 401),
+        ("/get_reward", "sésame", 401),
+        ("/get_reward", ODD_TOKEN, 401),
+        ("/get_reward", f"Bearer {ODD_TOKEN}", 200),
+        ("/get_reward", f"bearer {ODD_TOKEN}", 401),
+        ("/get_reward?token=sesame", None, 401),
+        ("/get_reward?token=sesame", f"Bearer {ODD_TOKEN}", 200),
+        ("/metrics", None, 401),
+        ("/metrics", f"Bearer {ODD_TOKEN}", 200),
+        ("/healthz", None, 200),
     ],
 )
-def test_tokens(path, headers, status):
-    assert post(make_request(RIGHT), token="sesame", path=path, headers=headers)[0] == status
+def test_tokens_travel_in_the_header_only(path, header, status):
+    headers = {"Authorization": header} if header else {}
+    method = "POST" if path.startswith("/get_reward") else "GET"
 
-
-def test_metrics_want_the_token_and_health_does_not():
     async def conversation(session, url):
-        paths = ("/metrics", "/metrics?token=sesame", "/healthz")
-        return [(await session.get(url + path)).status for path in paths]
+        body = json.dumps(make_request(RIGHT)).encode() if method == "POST" else None
+        async with session.request(method, url + path, data=body, headers=headers) as response:
+            return response.status
 
-    assert talk(conversation, token="sesame") == [401, 200, 200]
+    assert talk(conversation, token=ODD_TOKEN) == status
+
+
+def test_a_token_in_the_url_is_no_token():
+    assert post(make_request(RIGHT), token="sesame", path="/get_reward?token=sesame")[0] == 401
+
+
+@pytest.mark.parametrize("token", [" sesame", "sesame\n", "ses\name", "ses\x7fame", "\u200b"])
+def test_a_token_that_no_header_carries_is_refused(token):
+    with pytest.raises(UserError, match="MEDRLVR_REWARD_TOKEN has white space at an end or a char"):
+        read_token({"MEDRLVR_REWARD_TOKEN": token})
+
+
+def ask_through_client(statuses, token="", patience=0.0, urls=1):
+    """Let our own client ask servers that answer with `statuses` in turn: its reply and what they saw."""
+    seen = []
+
+    async def answer(request):
+        seen.append((request.path_qs, request.headers.get("Authorization")))
+        status = statuses[min(len(seen), len(statuses)) - 1]
+        reply = {"rewards": [1.0], "scores": [1.0], "extra_logs": {"leak": [0.0]}}
+        return web.json_response(reply if status == 200 else {"error": "no"}, status=status)
+
+    async def run():
+        app = web.Application()
+        app.router.add_post("/{name}", answer)
+        server = TestServer(app)
+        await server.start_server()
+        try:
+            names = [str(server.make_url(f"/{number}")) for number in range(urls)]
+            client = RewardClient(names, token, patience)
+            return [await client.ask("a query", "a ", "{}") for _ in range(urls)]
+        finally:
+            await server.close()
+
+    return asyncio.run(run()), seen
+
+
+def test_our_client_sends_the_token_in_the_header_and_takes_turns():
+    replies, seen = ask_through_client([200], token=ODD_TOKEN, urls=3)
+    assert replies == [{"rewards": 1.0, "scores": 1.0, "extra_logs": {"leak": 0.0}}] * 3
+    assert [path for path, _ in seen] == ["/0", "/1", "/2"]
+    sent = {header.encode("utf-8", "surrogateescape") for _, header in seen}
+    assert sent == {f"Bearer {ODD_TOKEN}".encode()}
+
+
+def test_our_client_waits_for_a_server_that_comes_back():
+    replies, seen = ask_through_client([503, 200], patience=30)
+    assert replies[0]["rewards"] == 1.0 and len(seen) == 2
+
+
+def test_our_client_names_a_refusal_at_once_and_no_token(caplog):
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(ConnectionError, match=r"reward server http://\S+/0: HTTP 401: ") as caught,
+    ):
+        ask_through_client([401], token="a-secret", patience=600)
+    assert "a-secret" not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        None,
+        [],
+        {},
+        {"rewards": [1.0, 0.0], "scores": [1.0], "extra_logs": {}},
+        {"rewards": [float("nan")], "scores": [1.0], "extra_logs": {}},
+        {"rewards": ["x"], "scores": [1.0], "extra_logs": {}},
+        {"rewards": [1.0], "scores": [1.0], "extra_logs": []},
+        {"rewards": [1.0], "scores": [1.0], "extra_logs": {"leak": 0.0}},
+    ],
+)
+def test_our_client_refuses_other_replies(reply):
+    with pytest.raises(ValueError, match="the reward server's reply is not"):
+        read_reply(reply)
 
 
 def test_metrics_count():
@@ -193,6 +314,7 @@ def test_metrics_count():
         'reward_verdicts_total{reason="correct"} 1.0',
         'reward_verdicts_total{reason="no_tags"} 1.0',
         'reward_verdicts_total{reason="wrong"} 0.0',
+        'reward_verdicts_total{reason="ambiguous"} 0.0',
         "reward_seconds_count 2.0",
     ):
         assert line in lines
@@ -301,7 +423,7 @@ def start_server(*arguments, port, **environ):
 
 def test_the_process_starts_and_stops():
     port = find_port()
-    process = start_server(port=port, MEDRLVR_REWARD_MODE="strict")
+    process = start_server(port=port, MEDRLVR_REWARD='{"mode": "strict"}')
     body = json.dumps(make_request("First. " + RIGHT)).encode()
     reply = json.load(
         urllib.request.urlopen(f"http://127.0.0.1:{port}/get_reward", data=body, timeout=5)
@@ -310,7 +432,7 @@ def test_the_process_starts_and_stops():
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=10)
     assert process.returncode == 0
-    assert f"http://127.0.0.1:{port}/get_reward, mode strict" in output
+    assert f"http://127.0.0.1:{port}/get_reward, mode='strict'" in output
     assert "reward server: stopped" in output
 
 
@@ -318,23 +440,40 @@ def test_the_process_starts_and_stops():
     ("arguments", "environ", "message"),
     [
         (["--host", "0.0.0.0"], {}, "lets other machines in: set a token"),
-        ([], {"MEDRLVR_REWARD_MODE": "loose"}, "MEDRLVR_REWARD_MODE='loose'"),
+        (["--host", "0.0.0.0"], {"MEDRLVR_REWARD_TOKEN": "x"}, "a token of 8 characters or more"),
+        (["--host", "no.such.host.invalid"], {"MEDRLVR_REWARD_TOKEN": "x" * 8}, "cannot listen on"),
+        (["--port", "65536"], {}, "--port 65536 must be 0 (any free one) to 65535"),
+        (["--port", "-1"], {}, "--port -1 must be"),
+        ([], {"MEDRLVR_REWARD": '{"mode": "loose"}'}, "reward.mode=loose: must be 'paper' or"),
+        ([], {"MEDRLVR_REWARD_TOKEN": " a token "}, "no HTTP header carries"),
     ],
 )
-def test_the_process_refuses(arguments, environ, message):
-    command = [sys.executable, "-m", "reward_server.server", "--port", str(find_port()), *arguments]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_the_process_refuses(arguments, environ, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["server", "--port", str(find_port()), *arguments])
+    for name in ("MEDRLVR_REWARD", "MEDRLVR_REWARD_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert message in caught.value.code
+    assert "\n" not in caught.value.code and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_any_free_port_and_ipv6_are_shown_as_they_are(host, shown):
+    command = [sys.executable, "-m", "reward_server.server", "--port", "0", "--host", host]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        found = re.match(
+            rf"reward server: (http://{re.escape(shown)}:([1-9]\d*))/get_reward, ", line
+        )
+        assert found, line
+        urllib.request.urlopen(f"{found[1]}/healthz", timeout=5).read()
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
 
 
 def test_a_taken_port_is_one_line():

@@ -29,6 +29,7 @@ HOOK = ROOT / "reward_server" / "openrlhf_hook.py"
 PROMPT = "Use <think> </think> and <answer> </answer> tags.\nUser: Which? é 发\nAssistant:\n"
 RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 SAMPLES = 1000
+OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
 
 
 def load_test_module(name):
@@ -109,9 +110,9 @@ def make_samples(tokenizer, count):
         split = draw.choice(["train", "train", "test"])
         label = {
             "id": f"bank/{split}/{number}",
-            "answer": draw.choice("ABCD"),
-            "num_options": 4,
             "split": split,
+            "answer": draw.choice("ABCD"),
+            "options": OPTIONS,
         }
         samples.append((ids, json.dumps(label)))
     return samples
@@ -219,28 +220,32 @@ def test_a_server_that_dies_and_returns_loses_no_sample(executor_class, monkeypa
 def test_a_server_that_stays_away_is_named(monkeypatch):
     url = f"http://127.0.0.1:{find_port()}/get_reward"
     agent = make_agent(
-        monkeypatch, MEDRLVR_REWARD_URL=url + "?token=secret", MEDRLVR_REWARD_PATIENCE="1"
+        monkeypatch,
+        MEDRLVR_REWARD_URL=url,
+        MEDRLVR_REWARD_TOKEN="a-secret",
+        MEDRLVR_REWARD_PATIENCE="1",
     )
     tokenizer = build_tokenizer()
     with pytest.raises(
         ConnectionError, match=f"reward server {url}: ClientConnectorError.*reward_server.server"
     ) as caught:
         run_samples(agent, tokenizer, make_samples(tokenizer, 3))
-    assert "secret" not in str(caught.value).split("Start it")[0].replace(url, "")
+    assert "a-secret" not in str(caught.value)
 
 
-def test_a_refused_token_is_named_without_waiting(monkeypatch):
+def test_a_refused_token_is_named_without_waiting(monkeypatch, caplog):
     port, tokenizer = find_port(), build_tokenizer()
-    process = start_server(port, MEDRLVR_REWARD_TOKEN="sesame")
+    process = start_server(port, MEDRLVR_REWARD_TOKEN="a+&b#c%41d")
     url = f"http://127.0.0.1:{port}/get_reward"
     try:
-        right = make_agent(monkeypatch, MEDRLVR_REWARD_URL=url + "?token=sesame")
+        right = make_agent(monkeypatch, MEDRLVR_REWARD_URL=url, MEDRLVR_REWARD_TOKEN="a+&b#c%41d")
         assert len(run_samples(right, tokenizer, make_samples(tokenizer, 20))) == 20
         wrong = make_agent(
-            monkeypatch, MEDRLVR_REWARD_URL=url + "?token=open", MEDRLVR_REWARD_PATIENCE="600"
+            monkeypatch, MEDRLVR_REWARD_TOKEN="a-mistyped-secret", MEDRLVR_REWARD_PATIENCE="600"
         )
-        with pytest.raises(ConnectionError, match=r"HTTP 401.*wrong token"):
+        with pytest.raises(ConnectionError, match=r"HTTP 401.*wrong token") as caught:
             run_samples(wrong, tokenizer, make_samples(tokenizer, 3))
+        assert "a-mistyped-secret" not in str(caught.value) + caplog.text
     finally:
         process.terminate()
         process.wait()
@@ -285,7 +290,8 @@ def test_ten_thousand_malformed_bodies(servers):
 
 
 def make_samples_label():
-    return json.dumps({"id": "bank/train/1", "answer": "C", "num_options": 4, "split": "train"})
+    label = {"id": "bank/train/1", "split": "train", "answer": "C", "options": OPTIONS}
+    return json.dumps(label)
 
 
 def test_raw_junk_on_the_socket(servers):

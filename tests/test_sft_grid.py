@@ -49,7 +49,7 @@ def test_a_finished_rate_is_kept_and_an_unfinished_one_resumed(tmp_path: Path, m
 
 
 def test_a_part_that_fails_stops_the_grid() -> None:
-    with pytest.raises(UserError, match="eval.run failed .*the same command continues"):
+    with pytest.raises(UserError, match=r"eval.run failed .*the same command continues"):
         run_child("eval.run", "experiment=no_such_experiment")
 
 

@@ -15,15 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 
+from data_prep.clean import CYRILLIC
 from data_prep.errors import BadRow, NotSelected, UserError
-from data_prep.flags import CYRILLIC
-from data_prep.index_base import find_index_base
-from data_prep.integrity import check_rows, find_state, hash_rows
+from data_prep.options import find_index_base
 from data_prep.records import parse_json, read_records
 from data_prep.rows import Question
 from data_prep.run import name_mixture
 from data_prep.sources.pubmedqa import read_test_ids
-from data_prep.splits import parse_records
+from data_prep.splits import check_rows, find_state, hash_rows, parse_records
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared/data"
@@ -380,8 +379,8 @@ def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() ->
         == [row["answer_idx"]]
     ]
     assert len(leaking) == 2
-    assert set(leaking) <= set(split.mended["outer_blanks"])
-    assert split.mended["look_alikes"] == ["medqa/test/41"]
+    assert set(leaking) <= set(split.fixed["outer_blanks"])
+    assert split.fixed["look_alikes"] == ["medqa/test/41"]
     mended = next(question for question in split.questions if question.id == "medqa/test/41")
     assert not CYRILLIC.search(mended.question)
 
@@ -391,7 +390,7 @@ def test_medqa_5_dev_and_test_lose_nothing_but_their_stray_quotes() -> None:
         split, _, records = read_split("medqa_5", "medqa_5", name)
         assert (split.read, len(split.questions), split.dropped) == (rows, rows, {})
         stray = [f"medqa_5/{name}/{n}" for n, row in records if row["options"]["E"].endswith('\n"')]
-        assert len(stray) == quotes and set(stray) <= set(split.mended["stray_quotes"])
+        assert len(stray) == quotes and set(stray) <= set(split.fixed["stray_quotes"])
         assert not any(re.search(r'\s"$', text) for q in split.questions for text in q.options)
         assert not any(
             q.question.endswith('?"') for q in split.questions if q.question.count('"') % 2
@@ -406,7 +405,7 @@ def test_both_states_of_mmlu_pro_health_are_known_by_their_rows(tmp_path: Path) 
     ):
         _, cfg, records = read_split(name, folder, "test", f"data.files.test={file}")
         parsed = []
-        for number, record in records:
+        for _, record in records:
             with contextlib.suppress(NotSelected):
                 parsed.append(parse(name, record))
         read = {"test": {"rows": len(parsed), "sha256": hash_rows(parsed)}}
@@ -418,7 +417,7 @@ def test_both_states_of_mmlu_pro_health_are_known_by_their_rows(tmp_path: Path) 
             {question.id.rsplit("/")[-1]: question.gold.strip() for question in parsed},
         )
     (old, data, before), (new, _, after) = found.values()
-    with pytest.raises(UserError, match="these are the rows of data=mmlu_pro_health_2026"):
+    with pytest.raises(UserError, match="these are data=mmlu_pro_health_2026"):
         check_rows(data, tmp_path, new, None)
     data.accept = True
     assert check_rows(data, tmp_path, new, None)
@@ -456,7 +455,7 @@ def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
         {"duplicate_gold"},
         4,
     )
-    assert len(split.flagged["duplicate_distractor"]) == 17
+    assert len(split.warned["duplicate_distractor"]) == 17
     as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
     assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0
 

@@ -1,11 +1,11 @@
-"""Whether an answer's index counts from 0 or from 1, and columns of one type."""
+"""Find if an answer's index counts from 0 or from 1, and give columns one type."""
 
 import math
 
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.index_base import find_index_base
+from data_prep.options import find_index_base
 from data_prep.rows import Question, unify_meta
 
 
@@ -61,12 +61,12 @@ def test_meta_columns_get_one_type_that_arrow_can_hold() -> None:
     questions = [
         Question(str(number), "q", ["a", "b"], "A", meta) for number, meta in enumerate(metas)
     ]
-    unify_meta(questions)
+    unify_meta([question.meta for question in questions])
     assert [question.meta for question in questions] == [
         {"a": 1, "b": "1", "c": "True", "d": "0.5"},
         {"a": 2, "b": "x", "c": "False", "d": "nan"},
         {"a": 3, "b": "", "c": "", "d": ""},
     ]
     huge = [Question("0", "q", ["a", "b"], "A", {"a": 2**70, "b": None, "c": [1]})]
-    unify_meta(huge)
+    unify_meta([huge[0].meta])
     assert huge[0].meta == {"a": str(2**70), "b": "", "c": "[1]"}

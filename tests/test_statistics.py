@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from eval.power import mcnemar_power
-from eval.sampling import majority, pass_at_k
 from eval.statistics import (
     accuracy_interval,
     bootstrap_clusters,
@@ -20,7 +19,9 @@ from eval.statistics import (
     correct_holm,
     flip_signs,
     judge_non_inferiority,
+    majority,
     mcnemar_exact,
+    pass_at_k,
     wilson_interval,
 )
 

@@ -3,9 +3,12 @@
     make prep data=custom data.name=mine data.source=questions.csv data.columns.answer=gold
 
 Data set   any JSONL, CSV or Parquet file, or a folder with train, dev, test files
-Mapping    recipes/configs/data/custom.yaml: which column is the question, the options, the answer, and what is kept
-Options    one column with a list (or an object A, B, C, …), or one column an option: [opa, opb, opc, opd]
-Answer     data.answer_is: a letter, the text of the gold option, or an index (data.index_base: 0, 1 or auto)
+Mapping    recipes/configs/data/custom.yaml: the columns of question, options and answer, and others
+           to keep
+Options    one column with a list (or an object A, B, C, …), or one column an option:
+           [opa, opb, opc, opd]
+Answer     data.answer_is: a letter, the text of the gold option, or an index (data.index_base: 0, 1
+           or auto)
 """
 
 from typing import Any

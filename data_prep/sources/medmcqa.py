@@ -3,11 +3,11 @@
 Data set   MedMCQA (Pal et al. 2022), https://github.com/medmcqa/medmcqa
 Hub        openlifescienceai/medmcqa; revision in recipes/configs/data/medmcqa.yaml
 Licence    MIT (upstream repository), Apache-2.0 (hub card)
-Splits     train 182,822 / dev 4,183. The public test (6,150) has no answers: the field reports on dev
+Splits     train 182,822 / dev 4,183. The public test (6,150) has no answers: papers report on dev
 Fields     id, question, opa, opb, opc, opd, cop, choice_type, exp, subject_name, topic_name
 
-`cop`, the index of the gold option, counts from 0 in the hub's copy and from 1 in the upstream's files; which one is
-read is found out from the data (data_prep/index_base.py), never assumed.
+`cop`, the index of the gold option, counts from 0 in the hub's copy and from 1 in the upstream's
+files; which one is read is found out from the data (data_prep/options.py), never assumed.
 """
 
 from typing import Any

@@ -2,14 +2,13 @@
 
 Data set   MedQA (Jin et al. 2020, arXiv 2009.13081), https://github.com/jind11/MedQA
 Hub        4 options: id and revision in recipes/configs/data/medqa.yaml
-           5 options: bigbio/med_qa, config med_qa_en_source, whose script `datasets` no longer runs;
-           its Parquet branch needs none, see recipes/configs/data/medqa_5.yaml
+           5 options: bigbio/med_qa behind a script; its Parquet branch needs none (medqa_5.yaml)
 Licence    MIT (upstream repository)
 Splits     train 10,178 / dev 1,272 / test 1,273
-Fields     upstream: question, answer, options {A..D or A..E}, meta_info, answer_idx
-           (metamap_phrases is not read); 5 options on the hub: options [{key, value}, ..]
-           4 options on the hub: id, sent1, sent2, ending0..ending3, label (counts from 0); meta_info
-           is lost there
+Fields     upstream: question, answer, options {A..D or A..E}, meta_info, answer_idx; not read:
+                     metamap_phrases
+           hub, 4:   id, sent1, sent2, ending0..ending3, label (counts from 0); no meta_info
+           hub, 5:   as upstream, but options [{key, value}, ..]
 
 About 1 row in 150 has blanks around an option; in two test rows only the gold option has them. With
 5 options, E ends in a line break and a stray quote in 112 rows of dev and test.
@@ -47,7 +46,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
 
 
 def read_pairs(options: list[Any]) -> dict[str, str]:
-    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow, also for a letter twice."""
+    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow, as for a letter twice."""
     pairs = {get_text(option, "key"): get_text(option, "value") for option in options}
     if len(pairs) != len(options):
         raise BadRow("wrong_type", f"options are lettered {[o['key'] for o in options][:30]}")

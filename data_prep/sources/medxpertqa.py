@@ -6,7 +6,8 @@ Licence    MIT; the authors ask not to publish examples
 Splits     test 2,450 / dev 5
 Fields     id, question, options {A..J}, label, medical_task, body_system, question_type
 
-The question ends in its own list "Answer Choices: (A) … (J) …", which is cut off: the prompt lists the options.
+The question ends in its own list "Answer Choices: (A) … (J) …", which is cut off: the prompt lists
+the options.
 """
 
 from typing import Any
@@ -20,7 +21,9 @@ CHOICES = "Answer Choices:"
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A MedXpertQA record. Raises BadRow, also where the list in the stem does not repeat the options."""
+    """A MedXpertQA record. Raises BadRow, also where the list in the stem does not repeat the
+    options.
+    """
     question, options = get_text(record, "question"), get_texts(record, "options")
     stem, found, listed = question.rpartition(CHOICES)
     if found:

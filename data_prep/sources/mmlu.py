@@ -3,8 +3,8 @@
 Data set   MMLU (Hendrycks et al. 2021, arXiv 2009.03300), https://github.com/hendrycks/test
 Hub        cais/mmlu, one config a subject; revision in recipes/configs/data/mmlu_medical.yaml
 Licence    MIT
-Splits     test 1,089 / dev 123 (the upstream's validation), over anatomy, clinical_knowledge, college_biology,
-           college_medicine, medical_genetics, professional_medicine
+Splits     test 1,089 / dev 123 (the upstream's validation), over anatomy, clinical_knowledge,
+           college_biology, college_medicine, medical_genetics, professional_medicine
 Fields     hub:      question, subject, choices [4], answer (counts from 0)
            upstream: CSV without a header, a file a subject: question, A, B, C, D, answer letter
 """

@@ -1,12 +1,10 @@
-"""Our own question bank: generated from fact tables, no download.
+"""Rows of our own format: the question bank, and prepared data sets that `data=mix` reads back.
 
-Data set   medical facts in question form, for the laptop experiment and the tests
-Source     dev/laptop/bank.py and dev/laptop/facts/ (facts and sentences are ours)
-Licence    Apache-2.0, as the rest of the repository
+Data set   the bank: medical facts in question form, for the laptop experiment and the tests
+Source     data_prep/bank/*.jsonl, written by dev/laptop/bank.py from dev/laptop/facts/*.yaml
+Licence    Apache-2.0, as the rest of the repository (facts and sentences are ours)
 Splits     train, dev, test (in-distribution) and ood (other phrasings, up to 10 options)
 Fields     id, question, options, answer, meta
-
-These are fields of our row format, so `data=mix` reads the rows of prepared data sets back with the same function.
 """
 
 from typing import Any

@@ -3,12 +3,13 @@
 Data set   PubMedQA PQA-L (Jin et al. 2019), https://github.com/pubmedqa/pubmedqa
 Hub        qiaojin/PubMedQA, config pqa_labeled; revision in recipes/configs/data/pubmedqa.yaml
 Licence    MIT (upstream repository); the abstracts belong to their publishers
-Splits     1,000 labelled questions: test 500 (the upstream's test_ground_truth.json, whose ids are in
+Splits     1,000 labelled questions: test 500 (the upstream's test_ground_truth.json, its ids in
            pubmedqa_test_ids.txt because the hub's copy does not tell them), train the other 500
 Fields     upstream: QUESTION, CONTEXTS [..], final_decision, YEAR, … keyed by PubMed id
            hub:      pubid, question, context {contexts [..], ..}, final_decision, long_answer
 
-The abstract is part of the question, without its conclusion, as in the paper's reasoning-required setting.
+The abstract is part of the question, without its conclusion, as in the paper's reasoning-required
+setting.
 """
 
 from functools import cache
@@ -33,7 +34,9 @@ def read_test_ids() -> frozenset[str]:
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A PubMedQA record in either layout, numbered by its PubMed id. Raises BadRow, and NotSelected."""
+    """A PubMedQA record in either layout, numbered by its PubMed id. Raises BadRow, and
+    NotSelected.
+    """
     dataset_split = row_id.rsplit("/", 1)[0]
     if isinstance(record, dict) and "pubid" in record:
         number, stem = str(record["pubid"]), get_text(record, "question")

@@ -2,6 +2,7 @@
 
 python -m dev.laptop.bank               how many facts and questions there are, and how the gold letters fall
 python -m dev.laptop.bank --sample      also two questions of each relation
+python -m dev.laptop.bank --write data_prep/bank      write the bank that is committed
 
 The bank is a pure function of the tables and a seed: the same bytes on every machine. A *pair* is a fact and a
 direction (the object is asked for, or the subject); splits are cut by pair and by phrasing, see `build_bank`.
@@ -12,12 +13,14 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data_prep.files import write_jsonl
 from data_prep.prompt import LETTERS, render_question
 from dev.laptop.relations import MIN_OPTIONS, Pair, Relation, fill, iter_pairs, load_relations
 
@@ -214,8 +217,12 @@ def main() -> None:
     parser.add_argument(
         "--sample", action="store_true", help="print two train questions of each relation"
     )
+    parser.add_argument("--write", type=Path, help="folder to write a JSONL file a split into")
     args = parser.parse_args()
-    print_bank(load_relations(), build_bank(args.seed), args.sample)
+    bank = build_bank(args.seed)
+    print_bank(load_relations(), bank, args.sample)
+    for split, rows in bank.items() if args.write else []:
+        write_jsonl(args.write / f"{split}.jsonl", rows)
 
 
 if __name__ == "__main__":

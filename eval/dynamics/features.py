@@ -7,8 +7,9 @@ and its definitions, with the paper's format check whatever the run was rewarded
 import re
 from typing import NamedTuple
 
-from reward_server.repetition import measure_repetition
-from reward_server.verifier import TAG, Verdict, leak, lenient_choice, verify
+from reward_server.lenient import lenient_choice
+from reward_server.signals import leak, measure_repetition
+from reward_server.verifier import TAG, Verdict, verify
 
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
@@ -88,7 +89,11 @@ def extract_features(
 ) -> Features:
     """Every feature of a response. answer: gold letter. options: their texts. terms: see `find_terms`."""
     num_options = max(2, len(options), ord(answer) - 64)
-    verdict = verify(response, answer, num_options, "paper")
+    padded = [
+        *options,
+        *[""] * (num_options - len(options)),
+    ]  # of a run whose questions are not here
+    verdict = verify(response, answer, padded, "paper")
     parts = split_parts(response)
     reasoning = "\n".join(
         part for part in (parts.before, parts.think, parts.untagged) if part.strip()
@@ -100,7 +105,7 @@ def extract_features(
     return Features(
         format=float(verdict.format_ok),
         pre_think=float(bool(before and before.strip())),
-        leak=leak(verdict),
+        leak=leak(verdict, padded),
         think_words=float(len((verdict.think or "").split())),
         pre_think_words=float(len((before or "").split())),
         words_before=float(len(parts.before.split())),

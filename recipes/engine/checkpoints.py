@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.run_folder import write_text
+from data_prep.files import write_text
 
 
 class Checkpoint(NamedTuple):

@@ -7,6 +7,7 @@ on the CPU engine with logical GPUs, and everywhere with the environment that ou
 import os
 import re
 import runpy
+import secrets
 import sys
 
 # Handed to Ray's workers where set.
@@ -33,16 +34,13 @@ DEFAULTS = {
 
 def init_ray() -> None:
     """Join the cluster of RAY_ADDRESS, or start a Ray of our own on this machine."""
+    if not os.environ.get("RAY_ADDRESS"):
+        close_doors()  # before ray is imported, which reads the environment then
     import ray
 
     runtime_env = {"env_vars": DEFAULTS | choose_forwarded(dict(os.environ))}
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime_env)
-        check_cluster(
-            ray.cluster_resources(),
-            ray.available_resources(),
-            int(os.environ.get("MEDRLVR_GPUS", "0")),
-        )
     # "local": without it Ray joins whatever Ray was last started on this machine, running or not.
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
         gpus = int(os.environ["MEDRLVR_LOGICAL_GPUS"])
@@ -57,6 +55,24 @@ def init_ray() -> None:
         )
     else:
         ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=runtime_env)
+    # Of a local Ray too: a container may give it fewer CPUs than its GPUs need. All of it is free.
+    offered = ray.cluster_resources()
+    free = ray.available_resources() if os.environ.get("RAY_ADDRESS") else offered
+    check_cluster(offered, free, int(os.environ.get("MEDRLVR_GPUS", "0")))
+
+
+def close_doors() -> None:
+    """Keep others out of a Ray that starts here: without a token whoever reaches it runs code as us.
+
+    The token is in the environment of this run's own processes alone. A cluster that was there
+    before has its own: RAY_AUTH_MODE and RAY_AUTH_TOKEN as it was started with (docs/engine.md).
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Ray listens on 127.0.0.1 only where it may not form clusters, which is what this variable says on
+    # Linux too; _node_ip_address="127.0.0.1" it replaces by the machine's address.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:

@@ -15,7 +15,6 @@ checkpoint that the run is resumed from, 0 for a new run).
 
 import functools
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -23,7 +22,11 @@ from typing import Any
 
 import wrapt
 
-from recipes.engine import checkpoints, lora
+from recipes.engine import checkpoints, guards, lora
+from recipes.engine.guards import SkippedSteps, check_finite
+
+MOST_SEQUENCES = 1024  # that one vLLM engine samples at once
+MOST_TOKENS = 8192  # of prompts and samples that it computes in one pass
 
 
 def install_hooks() -> None:
@@ -39,6 +42,17 @@ def install_hooks() -> None:
         wrapt.register_post_import_hook(
             checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed"
         )
+        wrapt.register_post_import_hook(raise_batch_limits, "vllm.engine.arg_utils")
+        wrapt.register_post_import_hook(
+            guards.log_skipped_actor, "openrlhf.trainer.ray.ppo_actor"
+        )
+        wrapt.register_post_import_hook(
+            guards.log_skipped_critic, "openrlhf.trainer.ray.ppo_critic"
+        )
+        if os.environ.get("MEDRLVR_TRUST_REMOTE_CODE") != "1":
+            wrapt.register_post_import_hook(
+                guards.refuse_foreign_code, "transformers.dynamic_module_utils"
+            )
         wrapt.register_post_import_hook(lora.save_merged, "openrlhf.utils.deepspeed.deepspeed")
         wrapt.register_post_import_hook(lora.sync_merged, "openrlhf.trainer.ray.ppo_actor")
 
@@ -91,10 +105,14 @@ def wrap_steps(trainer: Any) -> None:
         trainer.save_best_checkpoint,
     )
 
+    skipped = SkippedSteps()
+
     @functools.wraps(train_step)
     def checked_train_step(self: Any, rollout_samples: Any, global_step: int) -> Any:
         status, step = train_step(self, rollout_samples, global_step)
         check_finite(status, step)
+        if self.args.ds.param_dtype == "bf16":  # fp16 skips updates to find its loss scale
+            skipped.check(status, step)
         return status, step
 
     @functools.wraps(save_logs)
@@ -144,9 +162,11 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
         logs_dict: Any = None,
         client_states: Any = None,
     ) -> Any:
-        check_finite(logs_dict or {}, global_step)
+        # DeepSpeed's counter, and so the sum over the run, unlike PPO's: SFT has no hook per update.
+        metrics = (logs_dict or {}) | {"skipped_steps": self.model.model.skipped_steps}
+        check_finite(metrics, global_step)
         if self.strategy.is_rank_0():
-            write_metrics("train", global_step, logs_dict or {})
+            write_metrics("train", global_step, metrics)
         save_logs(self, args, global_step, step_bar, logs_dict, client_states)
         if global_step % args.ckpt.save_steps == 0 and not args.ckpt.disable_ds:
             import torch
@@ -158,26 +178,34 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
     trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
 
 
-def check_finite(metrics: dict[str, Any], step: int) -> None:
-    """Raise FloatingPointError that names every metric of this step which is NaN or infinite."""
-    broken = {
-        key: value
-        for key, value in metrics.items()
-        if isinstance(value, float) and not math.isfinite(value)
-    }
-    if broken:
-        listed = ", ".join(f"{key}={value}" for key, value in broken.items())
-        raise FloatingPointError(
-            f"step {step}: {listed}. No checkpoint was written from this step."
-        )
-
-
 def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
     """Append one row to metrics.jsonl: kind (train or eval), step, unix time in seconds, then the engine's own keys."""
     values = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
     row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
     with Path(os.environ["MEDRLVR_RUN"], "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def raise_batch_limits(arg_utils: Any) -> None:
+    """Let a vLLM engine sample its whole part of a rollout at once.
+
+    OpenRLHF names no limits (vllm_engine.py:66) and vLLM has defaults for its own entry points only,
+    so that 128 sequences and 2,048 tokens would be all, on every GPU.
+    """
+    engine_args = arg_utils.EngineArgs
+    get_defaults = engine_args.get_batch_defaults.__func__
+
+    def get_batch_defaults(cls: Any, world_size: int) -> Any:
+        from vllm.usage.usage_lib import UsageContext
+
+        tokens, sequences = get_defaults(cls, world_size)
+        samples = int(os.environ.get("MEDRLVR_VLLM_SEQUENCES", MOST_SEQUENCES))
+        # 128 is what vLLM would take: evaluation may ask for more than a rollout.
+        sequences[UsageContext.ENGINE_CONTEXT] = max(128, min(samples, MOST_SEQUENCES))
+        tokens[UsageContext.ENGINE_CONTEXT] = MOST_TOKENS
+        return tokens, sequences
+
+    engine_args.get_batch_defaults = classmethod(get_batch_defaults)
 
 
 def stamp_prompts(samples_generator: Any) -> None:

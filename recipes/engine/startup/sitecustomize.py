@@ -5,10 +5,14 @@ which Ray's own `worker_process_setup_hook` does not reach. Nothing is patched h
 module that it concerns, so a process that never imports OpenRLHF pays a few milliseconds.
 """
 
+import faulthandler
 import os
+import signal
 
 from recipes.engine import trainer
 
+# kill -USR1 PID writes the stacks of all threads to engine.log, for a run that seems to wait for ever.
+faulthandler.register(signal.SIGUSR1, all_threads=True)
 trainer.install_hooks()
 if os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
     from recipes.engine import cpu

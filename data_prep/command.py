@@ -1,0 +1,157 @@
+"""Start a Hydra command so that a user's mistake is one line, never a traceback: the door of every command."""
+
+import difflib
+import errno
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_prep.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
+# What a disk, a quota or a permission says; any other OSError is a fault of ours and keeps its traceback.
+USERS_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+)
+
+
+def run_command(
+    work: Callable[[DictConfig], None],
+    name: str,
+    complete: Callable[[list[str]], list[str]] | None = None,
+) -> None:
+    """Compose recipes/configs/NAME.yaml from the command line and run `work` with it.
+
+    complete: makes Hydra's words of the user's, such as a data set's or a machine's own choice.
+    Exits with 2 where the user must fix something, 1 where a file cannot be written, 130 on Ctrl-C.
+    """
+    import hydra
+    from hydra.errors import HydraException
+
+    failed: list[Exception] = []
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            work(cfg)
+        except Exception as error:  # kept, since Hydra would print a line of its own about it
+            failed.append(error)
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal must not fail on an arrow
+            stream.reconfigure(errors="replace")
+    try:
+        if complete:
+            sys.argv[1:] = complete(sys.argv[1:])
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then, instead of printing by itself
+        hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")(job)()
+        if failed:
+            raise failed[0]
+        return
+    except UserError as error:
+        problems, code = list(error.problems), 2
+    except (HydraException, OmegaConfBaseException) as error:
+        problems, code = explain_overrides(name, sys.argv[1:]) or [shorten(error)], 2
+    except OSError as error:
+        if error.errno not in USERS_ERRORS:
+            raise
+        problems, code = [f"cannot use {error.filename or 'a file'}: {error.strerror}"], 1
+    except KeyboardInterrupt:
+        problems, code = ["stopped"], 130
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    sys.exit(code)
+
+
+def explain_overrides(name: str, words: list[str]) -> list[str]:
+    """Find what is wrong with the overrides of a command line, one line each; empty where nothing is found."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    given = [word for word in words if "=" in word and not word.startswith("-")]
+    problems, parsed, groups = [], [], []
+    for word in given:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            override = None
+        # a,b would be several runs of one command, which no recipe has
+        if override is None or override.is_sweep_override():
+            problems.append(show_quoting(word))
+            continue
+        parsed.append(override)
+        key, value = override.key_or_group, str(override.value())
+        folder = CONFIGS / key
+        if not folder.is_dir():
+            continue
+        # a group: its values are files
+        options = sorted(str(path.relative_to(folder))[:-5] for path in folder.rglob("*.yaml"))
+        if value in options:
+            groups.append(word)
+        else:
+            near = difflib.get_close_matches(value, options, 1)
+            hint = f" (do you mean {near[0]}?)" if near else ""
+            problems.append(f"{key}={value} is none of {', '.join(options)}{hint}")
+    known = list_keys(name, groups)
+    for override in parsed:
+        key = override.key_or_group
+        if known and key not in known and not key.startswith("hydra") and not override.is_add():
+            # openrlhf.actor.lr: of the keys that end in lr, if there are any
+            leaves = [
+                other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]
+            ]
+            near = difflib.get_close_matches(key, leaves or known, 1, cutoff=0.5)
+            hint = f", the nearest is {near[0]}" if near else ""
+            problems.append(f"{key} is no key of recipes/configs/{name}.yaml{hint}")
+    return problems
+
+
+def list_keys(name: str, groups: list[str]) -> list[str]:
+    """List every key that a configuration has with these groups, nested ones with dots, mappings too."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            tree: Any = OmegaConf.to_container(compose(name, groups))
+    except HydraException:
+        return []
+    found, waiting = [], [("", tree)]
+    while waiting:
+        prefix, node = waiting.pop()
+        for key, value in node.items():
+            found.append(f"{prefix}{key}")
+            if isinstance(value, dict):
+                waiting.append((f"{prefix}{key}.", value))
+    return [*found, *(path.name for path in CONFIGS.iterdir() if path.is_dir())]
+
+
+def show_quoting(word: str) -> str:
+    """Say how a value is written that Hydra's grammar cannot read: `=`, `(`, `#`, `,`, quotes, non-ASCII letters."""
+    key, _, value = word.partition("=")
+    # only backslashes before a quote are read as escapes
+    escaped = re.sub(
+        r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value
+    )
+    quoted = shlex.quote(f'{key}="{escaped}"')
+    return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
+
+
+def shorten(error: Exception) -> str:
+    """Return an exception's text on one line."""
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,361 @@
+"""Read the choice out of a whole response, as a careful reader who knows the options would.
+
+`lenient_choice` takes these steps:
+
+1. cut_runaway       drop what follows where the model begins a question or turn of its own
+2. normalise         drop markup; full-width forms become ASCII
+3. mark_mentions     replace each mention of an option (`(C)`, `option C`, `C. Metformin`) by one private character
+4. judge_mentions    judge the words around each mention: is the answer announced, denied, hedged, conditional?
+5. settle            take the last announced answer; where there is none, weaker statements in turn
+
+The patterns are in reading.yaml, each with a name and examples. Nothing is guessed. Each step reads bounded windows
+around mentions, so time is linear in the length.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+SURE, BARE, OUTSIDE = 0xE000, 0xE040, 0x1F
+"""Private characters: SURE + 2 is `(C)`, `option C`, `C. Metformin`; BARE + 2 a bare `C`; + OUTSIDE no option."""
+ANNOUNCED, CONCLUDED, OPENING, CLOSING = 4, 3, 2, 1
+"""How strongly a choice is stated: "the answer is C"; "the best step is C", "hence C"; "C. Metformin" at the start;
+a last sentence that names one option."""
+LEAD, NEAR = 240, 120
+"""Characters that are looked at before and after a mention."""
+LONGEST, MOST = 20_000, 1_000
+"""Characters of a stretch that are read, from its end, and turns that are looked at: beyond them is a loop."""
+
+
+class Statement(NamedTuple):
+    """A place that states a choice. number: of the option, or None (two are named, or it is taken back)."""
+
+    level: int
+    number: int | None
+    place: int
+
+
+def compile_patterns(content: dict[str, Any]) -> dict[str, re.Pattern[str]]:
+    """Compile the table of reading.yaml."""
+    shared, patterns = content.pop("shared"), {}
+    for name, entry in content.items():
+        text = f"{entry.get('begin', '')}(?:{'|'.join(entry['any'])}){entry.get('end', '')}"
+        for key, value in shared.items():
+            text = text.replace(f"@{key}@", value)
+        flags = re.M if entry.get("case") else re.M | re.I
+        patterns[name] = re.compile(text.replace("\n", ""), flags)
+    return patterns
+
+
+PATTERNS = compile_patterns(
+    yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+)
+MARK = re.compile("[\ue000-\ue01f\ue040-\ue05f]")
+
+
+def finds(name: str, text: str) -> bool:
+    """Tell if the pattern occurs in `text`."""
+    return PATTERNS[name].search(text) is not None
+
+
+def begins(name: str, text: str, place: int = 0) -> bool:
+    """Tell if `text` begins with the pattern at `place`."""
+    return PATTERNS[name].match(text, place) is not None
+
+
+def lenient_choice(text: str, options: Sequence[str]) -> str | None:
+    """Read the choice that a response clearly states, in any format or none; None where there is none.
+
+    options: their texts ("" where one is not known). Two letters joined by and or or, a condition, a denial, a
+    question, and remarks about other options make no choice and change none.
+    """
+    thought, _, rest = cut_runaway(text, options).rpartition("</think>")
+    statement = read_stretch(rest, options)
+    if statement is None and thought and "<answer>" not in rest:
+        # Nothing after the reasoning: an answer that the reasoning announces counts too.
+        marked = mark_mentions(normalise(thought[-LONGEST:]), options)
+        statement = settle([s for s in judge_mentions(marked) if s.level == ANNOUNCED], marked)
+    if statement is None or statement.number is None or statement.number >= len(options):
+        return None
+    return chr(65 + statement.number)
+
+
+def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
+    """Read text without a turn of somebody else: steps 2 to 5."""
+    marked = mark_mentions(normalise(text[-LONGEST:]), options)
+    return (
+        settle(judge_mentions(marked), marked)
+        or read_opening(marked)
+        or read_closing(marked)
+        or read_text(marked, options)
+    )
+
+
+def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
+    """Cut `text` where the model begins a question or turn of its own after its first answer.
+
+    Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open `<think>`. Headings
+    such as `### Answer` are no questions. options: with them an option's text alone is an answer.
+    """
+    places = sorted(
+        (match.start(), name == "turn")
+        for name in ("turn", "question", "assistant")
+        for match in PATTERNS[name].finditer(text)
+    )
+    answered, thinking, start = False, False, 0
+    for place, is_turn in places[:MOST]:
+        stretch = text[start:place]
+        if start == 0 and not PATTERNS["special"].sub("", stretch).strip():
+            continue  # a response may begin by repeating the prompt
+        if "think>" in stretch:
+            thinking = stretch.rfind("<think>") > stretch.rfind("</think>")
+        # Each stretch is read once, so that the time stays linear.
+        answered = answered or bool(read_stretch(stretch, options or [""] * 26))
+        if answered or (is_turn and not thinking):
+            return text[:place]
+        start = place
+    return text
+
+
+TO_ASCII = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}  # full-width forms
+TO_ASCII |= dict(zip(map(ord, "。、【】‘’\u00a0\u3000"), ".,[]''  ", strict=True))
+TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」"), "")
+
+
+def normalise(text: str) -> str:
+    """Rewrite `text` as a reader sees it: ASCII forms, no markup, single spaces, no blank lines."""
+    text = text.replace("<answer>", "\nanswer: ").replace("</answer>", "\n")
+    text = text.replace("<think>", "\n").replace("</think>", "\n")
+    text = PATTERNS["special"].sub("\n", text).translate(TO_ASCII)
+    text = PATTERNS["emphasis"].sub(r"(\2)", text)
+    text = PATTERNS["latex"].sub(" ", PATTERNS["box"].sub(" answer: ", text))
+    lines = PATTERNS["markup"].sub("", text).splitlines()
+    text = "\n".join(" ".join(line.split()) for line in lines if line.strip())
+    return PATTERNS["heading"].sub("answer:", text)
+
+
+def clean_option(option: str) -> str:
+    """Rewrite an option's text so that it can be compared."""
+    return normalise(option).casefold().rstrip(".,;: ")
+
+
+def mark_mentions(text: str, options: Sequence[str]) -> str:
+    """Replace each mention of an option in normalised `text`, its own text included, by one character."""
+    texts = [clean_option(option) for option in options]
+    text = PATTERNS["lower"].sub(lambda match: match[0][:-1] + match[1].upper(), text)
+    matches = [*PATTERNS["label"].finditer(text), *PATTERNS["slot"].finditer(text)]
+    parts, end = [], 0
+    for match in sorted(matches, key=re.Match.start):
+        start, after = match.span()
+        if start < end:
+            continue  # inside the text of an option before
+        if match.re is PATTERNS["slot"]:
+            start = after
+            number, after = find_option(text, start, texts)
+            if number < 0 or not begins("slot_end", text, after):
+                continue
+            sure = True
+        else:
+            number = ord((match["in"] or match["bare"]).upper()) - 65
+            number = number if number < len(texts) else OUTSIDE
+            between = PATTERNS["separator"].match(text, after)
+            _, skip = find_option(text, between.end(), texts) if between else (-1, 0)
+            sure = bool(match["in"] or match["named"] or match["tail"] or skip)
+            if not sure and not is_mention(text, match):
+                continue
+            # "The answer is C. Metformin is safe": the text begins a sentence of its own.
+            if not (between and "." in between[0] and begins("goes_on", text, skip)):
+                after = skip or after
+        parts += [text[end:start], chr((SURE if sure else BARE) + number)]
+        end = after
+    return "".join([*parts, text[end:]])
+
+
+def find_option(text: str, place: int, texts: Sequence[str]) -> tuple[int, int]:
+    """Find the longest option text that begins at `place`: its number and its end; (-1, 0) if none."""
+    found = (-1, 0)
+    for number, option in enumerate(texts):
+        end = place + len(option)
+        known = len(option) > 1 or option.isdigit()
+        if known and end > found[1] and text[place:end].casefold() == option:
+            if not text[end : end + 1].isalnum():
+                found = (number, end)
+    return found
+
+
+def is_mention(text: str, match: re.Match[str]) -> bool:
+    """Tell a bare letter that names an option from an article, a name or a species (`C. difficile`)."""
+    before = text[max(0, match.start() - 30) : match.start()]
+    after = text[match.end() : match.end() + 20]
+    if finds("name", before) or begins("species", after):
+        return False
+    if begins("word", after):
+        return begins("follows_i" if match["bare"] == "I" else "follows", after)
+    return not begins("capital", after) or finds("copula", before)
+
+
+def judge_mentions(text: str) -> list[Statement]:
+    """Judge each mention in marked `text` by the words around it; list the statements in their order."""
+    marks = list(MARK.finditer(text))
+    betweens = MARK.split(text)  # betweens[i] is before mention i, betweens[i + 1] after it
+    numbers = [ord(mark[0]) & 0x1F for mark in marks]
+    together = [False] * (len(marks) + 1)  # together[i]: mentions i - 1 and i are stated together
+    for i in range(1, len(marks)):
+        after = betweens[i + 1][:NEAR]
+        together[i] = numbers[i - 1] != numbers[i] and is_joined(betweens[i][:NEAR], after)
+
+    statements: list[Statement] = []
+    carried = 0  # "not A but C": the level of A
+    for i, mark in enumerate(marks):
+        place, number, after = mark.start(), numbers[i], betweens[i + 1][:NEAR]
+        lead = PATTERNS["sentence"].split(text[max(0, place - LEAD) : place])[-1]
+        level, denied = find_level(lead, after)
+        level, carried = level or carried, 0
+        last = statements[-1] if statements else None
+        if not level or is_no_choice(lead, after):
+            continue
+        if denied:
+            carried = level if begins("instead", after) else 0
+            # A denial takes back its own letter only.
+            if not last or last.number != number:
+                continue
+        if last and finds("echo", lead) and not betweens[i].partition("\n")[0].strip(" .)"):
+            continue
+        # "A is the right answer for pain, C is the right answer for fever"
+        twice = last and level == last.level == ANNOUNCED and number != last.number
+        twice = twice and not finds("sentence", text[last.place : place][-LEAD:])
+        twice = twice and not finds("turns", text[last.place : place][-LEAD:])
+        clear = not (denied or twice or together[i] or together[i + 1] or number == OUTSIDE)
+        statements.append(Statement(level, number if clear else None, place))
+    return statements
+
+
+def is_joined(between: str, after: str) -> bool:
+    """Tell two mentions stated together (`C or A`) from a later remark (`C, and A is wrong`)."""
+    if begins("paired", between):
+        return begins("case_of", after)
+    match = PATTERNS["joined"].match(between)
+    if not match or (match["by"] in "和与及,;" and match["by"] and match["gap"].strip(" ).:")):
+        return False
+    if "." in match["gap"] and not after.startswith((".", ")", ":")):
+        return False  # "C. It beats placebo or B": the second is no label
+    return "or" in match["by"] or "或" in match["by"] or not begins("verb", after)
+
+
+def find_level(lead: str, after: str) -> tuple[int, bool]:
+    """Find how strongly the words around a mention state it (0: not at all), and tell if they deny it."""
+    gap = MARK.split(lead)[-1]  # since the mention before, in the same sentence
+    if begins("denied", after):
+        return ANNOUNCED, True
+    if copula := PATTERNS["copula"].search(gap):
+        before = gap[: copula.start()]
+        if finds("denies", before[-12:] + copula[0]):
+            return ANNOUNCED, True
+        if finds("modal", before) or finds("hedges", copula["tail"]):
+            return 0, False
+        if not finds("other", gap) and (finds("answer", gap) or finds("best", gap)):
+            return (ANNOUNCED if finds("answer", gap) else CONCLUDED), False
+    if chosen := PATTERNS["chosen"].search(gap):
+        denied = finds("denies", gap[max(0, chosen.start() - 12) :])
+        return 0 if finds("hedges", chosen["tail"]) else ANNOUNCED, denied
+    if (finds("concluded", gap) and begins("end", after)) or begins("checked", after):
+        return CONCLUDED, False
+    if verdict := PATTERNS["verdict"].match(after):
+        return (CONCLUDED if verdict["weak"] else ANNOUNCED), False
+    return 0, False
+
+
+def is_no_choice(lead: str, after: str) -> bool:
+    """Tell a statement that is not the model's own choice: a condition, a question, somebody else's."""
+    lead = PATTERNS["turns"].split(lead)[-1]  # "I was going to say C, but ... so the answer is"
+    return (
+        begins("asked", after)
+        or begins("condition_after", after)
+        or finds("condition", lead)
+        or finds("discussed", lead)
+    )
+
+
+def settle(statements: list[Statement], text: str) -> Statement | None:
+    """Take the last of the strongest statements in marked `text`, unless what follows takes it back."""
+    if not statements:
+        return None
+    level = max(statement.level for statement in statements)
+    last = [statement for statement in statements if statement.level == level][-1]
+    if finds("retracted", text[last.place + 1 :]):
+        later = [statement for statement in statements if statement.place > last.place]
+        return later[-1] if later else read_closing(text) or last._replace(number=None)
+    if finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
+        return last._replace(number=None)
+    return last
+
+
+def read_opening(text: str) -> Statement | None:
+    """Read marked `text` that begins with an option (`C`, `C. Metformin`), not with a list of them."""
+    first, second = [*text.split("\n", 2), ""][:2]
+    if not MARK.match(first) or MARK.match(second) or not begins("opened", first, 1):
+        return None
+    numbers = {ord(mark) & 0x1F for mark in MARK.findall(first[:NEAR])}
+    clear = len(numbers) == 1 and not finds("also", text)
+    return Statement(OPENING, numbers.pop() if clear else None, 0)
+
+
+def split_last(text: str) -> tuple[str, str]:
+    """Split `text` before its last sentence: (what is before, the sentence); of a long one only the end."""
+    text = text.rstrip()
+    ends = [m.end() for m in PATTERNS["sentence"].finditer(text, max(0, len(text) - 600))]
+    start = max((end for end in ends if end < len(text)), default=max(0, len(text) - 600))
+    return text[:start].rstrip(), text[start:].strip()
+
+
+def read_closing(text: str) -> Statement | None:
+    """Read the last sentence of marked `text` where it names one option and ends with it: `(option D).`"""
+    before, sentence = split_last(text)
+    marks = list(MARK.finditer(sentence))
+    if len({ord(mark[0]) & 0x1F for mark in marks}) != 1 or finds("closing_denied", sentence):
+        return None
+    last = marks[-1]
+    gap, after = sentence[: last.start()], sentence[last.end() :]
+    listed = not gap and MARK.match(before.rpartition("\n")[2])  # the last of a list of options
+    leads = any(finds(name, gap) for name in ("leads", "copula", "concluded"))
+    if listed or not (leads or ord(last[0]) < BARE) or not begins("end", after):
+        return None
+    return None if is_no_choice(gap, after) else Statement(CLOSING, ord(last[0]) & 0x1F, 0)
+
+
+def read_text(text: str, options: Sequence[str]) -> Statement | None:
+    """Read an option's own text that ends the last sentence of marked `text`, or follows a copula."""
+    texts = [clean_option(option) for option in options]
+    sentence = split_last(text)[1].casefold().strip(" .!")
+    if sentence and sentence in texts:
+        return Statement(CLOSING, texts.index(sentence), 0)
+    # A short text ("No", "5 mg") may be in any sentence by chance.
+    named = [option for option in texts if len(option) > 5 and option in sentence]
+    longest = max(named, key=len, default="")
+    if not named or any(option not in longest for option in named) or MARK.search(sentence):
+        return None
+    before, _, after = sentence.rpartition(longest)
+    whole = not (before[-1:].isalnum() or after[:1].isalnum())
+    alone = sum(option in text.casefold() for option in texts if len(option) > 5) == len(named)
+    stated = not after or finds("copula", before) or (not before and alone)
+    if not whole or not stated or finds("closing_denied", sentence):
+        return None
+    return Statement(CLOSING, texts.index(longest), 0)
+
+
+MMLU_PRO_RULES = (re.compile(r"answer is \(?([A-J])"), re.compile(r"[aA]nswer:\s*([A-J])"))
+
+
+def mmlu_pro_choice(text: str) -> tuple[str | None, int]:
+    """Read a response by MMLU-Pro's own three rules: (letter, number of the rule); (None, 0) if none applies.
+
+    The third is the last lone letter from A to J, an article too. The benchmark then guesses at random; we do not.
+    """
+    for rule, pattern in enumerate(MMLU_PRO_RULES, start=1):
+        if match := pattern.search(text):
+            return match[1], rule
+    letters = re.findall(r"\b[A-J]\b", text)
+    return (letters[-1], 3) if letters else (None, 0)

@@ -1,0 +1,89 @@
+"""Limits of the settings of eval.yaml: what cannot be evaluated is refused, all of it at once."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, Field, ValidationError
+
+from data_prep.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")  # becomes part of a file's name: rlvr-2.1
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class EndpointOptions(BaseModel, strict=True):
+    """Limits of `endpoint_options`."""
+
+    api: Literal["completions", "chat"]
+    concurrency: int = Field(ge=1)
+    timeout: Number = Field(gt=0)
+    retries: int = Field(ge=0)
+    backoff: Number = Field(ge=0)
+    extra: dict[str, Any] | None
+
+
+class Claims(BaseModel, strict=True):
+    """Limits of `claims`."""
+
+    of: str
+    over: str
+    margin: Number = Field(gt=0)
+    points: Number = Field(gt=0)
+    level: list[str] | None
+    ahead: list[str] | None
+    format_rate: dict[str, Number] | None
+
+
+class Settings(BaseModel, strict=True):
+    """Limits of the plain settings."""
+
+    name: str = Field(pattern=rf"^{NAME.pattern}$", max_length=200)
+    results_dir: str = Field(min_length=1)
+    data_dir: str = Field(min_length=1)
+    samples: int = Field(ge=1)
+    temperature: Number = Field(ge=0)
+    top_p: Number = Field(gt=0, le=1)
+    max_new_tokens: int = Field(ge=1)
+    direct_max_new_tokens: int = Field(ge=1)
+    max_len: int | None = Field(ge=1)
+    limit: int | None = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**31)
+    chunk: int = Field(ge=1)
+    endpoint_options: EndpointOptions
+    claims: Claims | None
+    vllm: dict[str, Any] | None
+    overwrite: bool
+    retry_errors: bool
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings with which nothing can be evaluated. Raises UserError."""
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    problems = []
+    try:
+        Settings.model_validate({key: given[key] for key in Settings.model_fields})
+    except ValidationError as error:
+        for fault in error.errors():
+            key = ".".join(map(str, fault["loc"]))
+            problems.append(f"{key}={fault['input']!r}: {fault['msg'].lower()}")
+    if cfg.temperature == 0 and cfg.samples not in (None, 1):
+        problems.append(
+            f"samples={cfg.samples} with temperature=0 gives the same answer each time: temperature=1"
+        )
+    url = str(cfg.endpoint)
+    if cfg.endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):
+        problems.append(f"endpoint={url} is no address such as http://127.0.0.1:8000/v1")
+    elif cfg.endpoint is not None and re.search("[@?#]", url):
+        # not repeated here: the message may be stored, as the address is in settings.json
+        problems.append(
+            "endpoint holds a user, a password or a query, which would be written into results: "
+            "give the address alone, and the key as OPENAI_API_KEY in the environment"
+        )
+    if cfg.endpoint is not None and given["endpoint_options"]["api"] == "chat" and cfg.data.chat:
+        problems.append(
+            "endpoint_options.api=chat lets the server put its chat template around prompts that "
+            "have one already (data.chat=true): endpoint_options.api=completions"
+        )
+    if problems:
+        raise UserError(*problems)

@@ -1,0 +1,329 @@
+"""Compute the memory and disk of a run before it starts; `make plan` prints it, preflight refuses
+by it.
+
+Bytes, on one GPU where nothing else is said. The formulas follow OpenRLHF 0.11.2 and DeepSpeed
+0.19.6; what is assumed rather than derived is a constant here. Nothing was measured on a GPU:
+docs/hardware.md.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_prep.prepared import MANIFEST, open_prepared
+from recipes.model import Shape
+
+GIB = 1024**3
+CONTEXT = 0.7 * GIB  # CUDA context, cuBLAS and NCCL buffers of one process
+BUCKET = 1.0 * GIB  # DeepSpeed's reduce bucket: 5e8 elements of bf16
+VLLM_WORK = 3.0 * GIB  # vLLM: CUDA graphs, sampler, fragmentation
+VLLM_BATCH = 8192  # tokens of one vLLM step, recipes/engine/startup
+MARGIN = 0.95  # fraction of the GPU that may be planned; the rest is lost to fragmentation
+LOGS = 50e6  # bytes on disk: engine.log, metrics, tensorboard
+CHECKPOINT = 14  # bytes on disk a weight: bf16 weights, fp32 weights, two Adam moments
+ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the row's other fields
+
+
+class Need(NamedTuple):
+    """One phase of a run on one GPU. parts: bytes by what they are for."""
+
+    phase: str
+    parts: dict[str, float]
+
+    @property
+    def bytes(self) -> float:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+
+class ModelBytes(NamedTuple):
+    """One DeepSpeed model on one GPU, in bytes.
+
+    weights: bf16. states: optimizer states, which leave the GPU when the model sleeps. step:
+    gradients and what the optimizer's step needs on top. host: in host memory, for one rank.
+    """
+
+    weights: float
+    states: float
+    step: float
+    host: float
+
+
+def plan_model(
+    shape: Shape, flags: Any, ranks: int, trained: bool, offload: bool = False
+) -> ModelBytes:
+    """Compute the memory of an actor or critic (trained) or a reference model.
+
+    ranks: those that share the optimizer (ZeRO). offload: the reference model's own flag.
+    """
+    parameters, stage = shape.parameters, flags.ds.zero_stage
+    weights = 2.0 * parameters / (ranks if stage == 3 else 1)
+    if not trained:
+        # DeepSpeed offloads parameters with ZeRO-3 only
+        if offload and stage == 3:
+            return ModelBytes(0.0, 0.0, 0.0, weights)
+        return ModelBytes(weights, 0.0, 0.0, 0.0)
+
+    count = count_trained(shape, flags)
+    if count != parameters:
+        weights += 2 * count
+    # bf16 gradients, or fp32 ones with ds.grad_accum_dtype=fp32 (deepspeed/runtime/engine.py:1578)
+    gradient_bytes = 4 if flags.ds.grad_accum_dtype == "fp32" else 2
+    gradients = gradient_bytes * count / (ranks if stage >= 2 else 1)
+    if flags.ds.adam_offload:
+        # ZeRO-2 hands each bucket of gradients to the host
+        step = (gradients if stage < 2 else 0) + BUCKET
+        return ModelBytes(weights, 0.0, step, plan_offload(count / ranks))
+    states = 12 * count / ranks  # fp32 weights and two moments
+    # stage_1_and_2.py:2371: the step makes an fp32 copy of the gradients
+    return ModelBytes(weights, states, gradients + 4 * count / ranks + BUCKET, 0.0)
+
+
+def plan_offload(count: float) -> float:
+    """Compute the host bytes of one rank whose optimizer is offloaded; count: its weights.
+
+    DeepSpeed pins fp32 weights, fp32 gradients and a bf16 copy as flat buffers, bf16 gradients a
+    parameter (stage_1_and_2.py:497, :852, :509, :1537) and keeps two fp32 moments unpinned. torch
+    rounds each pinned allocation up to a power of two (ATen/core/CachingHostAllocator.h:300), a
+    third more on average over many sizes.
+    """
+    flat = sum(2.0 ** math.ceil(math.log2(size * count)) for size in (4, 4, 2)) if count else 0.0
+    return flat + 2 * count * 4 / 3 + 8 * count
+
+
+def count_trained(shape: Shape, flags: Any) -> int:
+    """Count the weights that are trained: all of them, or LoRA's adapters."""
+    return shape.count_lora(flags.ds.lora.rank) if flags.ds.lora.rank else shape.parameters
+
+
+def plan_activations(
+    shape: Shape, tokens: float, checkpointing: bool, head: bool, train: bool
+) -> float:
+    """Compute the bytes of one micro-batch of `tokens`.
+
+    head: with the vocabulary's logits (actor, reference) or a single value (critic).
+    """
+    block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
+    # bf16 logits and their fp32 copy; backward holds both again
+    logits = (12 if train else 6) * tokens * shape.vocab if head else 0
+    if not train:
+        return block + logits
+    kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
+    return kept + block + logits
+
+
+def count_kv_tokens(shape: Shape, cfg: Any) -> int:
+    """Count the tokens that one vLLM engine's KV cache holds, over its tensor-parallel GPUs.
+
+    Negative where not even the weights fit.
+    """
+    vllm = cfg.openrlhf.vllm
+    free = vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB - VLLM_WORK
+    free -= plan_activations(shape, VLLM_BATCH, False, False, False)
+    free -= 2 * shape.parameters / vllm.tensor_parallel_size
+    return int(free * vllm.tensor_parallel_size / shape.kv_bytes)
+
+
+def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
+    """Compute each phase's need on a training GPU, and the host bytes of a node.
+
+    In an async run the rollout's need is that of a vLLM GPU.
+    """
+    flags, hardware = cfg.openrlhf, cfg.hardware
+    per_node = flags.actor.num_gpus_per_node
+    ranks = flags.actor.num_nodes * per_node
+    models = [plan_model(shape, flags, ranks, trained=True)]
+    if flags.algo.advantage.estimator == "gae":
+        models.append(plan_model(shape, flags, ranks, trained=True))
+    ref = None
+    if flags.algo.kl.init_coef > 0:
+        ref = plan_model(shape, flags, ranks, trained=False, offload=flags.ref.offload)
+
+    # What is on the GPU in every phase
+    shared = not flags.train.async_enable  # vLLM is on the same GPUs
+    sleeps = flags.ds.enable_sleep
+    resident = {"weights": sum(model.weights for model in models) + (ref.weights if ref else 0)}
+    if not sleeps:
+        resident["optimizer"] = sum(model.states for model in models)
+    resident["processes"] = CONTEXT * (len(models) + bool(ref) + shared)
+    engine = flags.vllm.gpu_memory_utilization * hardware.gpu_memory_gb * GIB
+    awake = {"vLLM": engine} if shared and not flags.vllm.enable_sleep else {}
+
+    # Training: with sleep one model at a time, else actor and critic at once
+    checkpointing = flags.actor.gradient_checkpointing_enable
+    learned = flags.train.micro_batch_size * flags.data.max_len
+    training = []
+    for model, head in zip(models, (True, False), strict=False):
+        own = {"optimizer": model.states} if sleeps else {}
+        work = plan_activations(shape, learned, checkpointing, head, True)
+        training.append(own | {"step": model.step, "activations": work})
+    busiest = max(training, key=lambda parts: sum(parts.values())) if sleeps else add(*training)
+
+    # Loading: a third of the states again, while the fp32 copy of the weights is made
+    loading = {"step": models[-1].states / 3}
+    if sleeps:
+        loading["optimizer"] = models[-1].states
+    looked = flags.rollout.micro_batch_size * flags.data.max_len
+    experience = {"activations": plan_activations(shape, looked, checkpointing, True, False)}
+    woken = {"vLLM": 2 * shape.parameters / flags.vllm.tensor_parallel_size} if shared else {}
+    sync = add(awake or woken, {"step": 2.0 * shape.vocab * shape.hidden})
+    rollout = add(resident, {"vLLM": engine})
+    if not shared:
+        rollout = {"vLLM": engine, "processes": CONTEXT}
+    needs = [
+        Need("load", add(resident, awake, loading)),
+        Need("rollout", rollout),
+        Need("experience", add(resident, awake, experience)),
+        Need("training", add(resident, awake, busiest)),
+        Need("sync", add(resident, sync)),
+    ]
+
+    host = sum(model.host for model in models) + (ref.host if ref else 0)
+    if sleeps:
+        host += sum(model.states for model in models)
+    if flags.vllm.enable_sleep:
+        host += 2 * shape.parameters  # sleep level 1 moves vLLM's weights to the host
+    # While loading, every rank reads the actor and then the reference into host memory; they peak
+    # one after another
+    return needs, max(host, 4.0 * shape.parameters) * per_node
+
+
+def plan_sft(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
+    """Compute as plan_ppo does, for the SFT baseline."""
+    flags, hardware = cfg.openrlhf, cfg.hardware
+    model = plan_model(shape, flags, hardware.nodes * hardware.gpus_per_node, trained=True)
+    fixed = {"weights": model.weights, "optimizer": model.states, "processes": CONTEXT}
+    tokens = flags.train.micro_batch_size * flags.data.max_len
+    checkpointing = flags.model.gradient_checkpointing_enable
+    work = plan_activations(shape, tokens, checkpointing, True, True)
+    needs = [
+        Need("load", add(fixed, {"step": model.states / 3})),
+        Need("training", add(fixed, {"step": model.step, "activations": work})),
+    ]
+    return needs, max(model.host, 2.0 * shape.parameters) * hardware.gpus_per_node
+
+
+def add(*parts: dict[str, float]) -> dict[str, float]:
+    """Add dictionaries key by key; drop entries that are zero."""
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return {name: value for name, value in total.items() if value}
+
+
+def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[str]]:
+    """List what cannot fit the GPU (refused) and what probably does not (doubtful), each with the
+    key to change.
+
+    Refused is what weights and optimizer states alone exceed, or a KV cache that holds no sample;
+    the rest rests on assumptions about activations and buffers, so it is only a warning.
+    """
+    if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
+        return [], []
+    size = cfg.hardware.gpu_memory_gb
+    needs, _ = plan_ppo(cfg, shape) if method == "ppo" else plan_sft(cfg, shape)
+    refused, doubtful = [], []
+    for need in needs:
+        if need.bytes <= MARGIN * size * GIB:
+            continue
+        certain = sum(need.parts.get(name, 0.0) for name in ("weights", "optimizer", "vLLM"))
+        kind = refused if certain > size * GIB else doubtful
+        kind.append(
+            f"{need.phase} needs {need.bytes / GIB:.0f} GiB on each GPU, of {size:g} GiB "
+            f"(5 % left free): {suggest_key(need, cfg, method)}"
+        )
+    if method == "ppo" and (tokens := count_kv_tokens(shape, cfg)) < cfg.openrlhf.data.max_len:
+        refused.append(
+            f"vLLM's fraction {cfg.openrlhf.vllm.gpu_memory_utilization:g} of {size:g} GiB leaves "
+            f"room for {max(0, tokens)} tokens next to the weights, a sample has up to "
+            f"{cfg.openrlhf.data.max_len}: raise hardware.vllm_memory"
+        )
+    return refused, doubtful
+
+
+def suggest_key(need: Need, cfg: Any, method: str) -> str:
+    """Name the key that takes most off this phase, of those not used yet."""
+    ppo, flags, hardware = method == "ppo", cfg.openrlhf, cfg.hardware
+    keys: dict[str, str] = {}
+    if not flags.ds.adam_offload:
+        keys["optimizer"] = f"hardware.{'' if ppo else 'sft_'}adam_offload=true"
+    if flags.ds.zero_stage < 3 and hardware.gpus_per_node > 1:
+        keys["weights"] = "hardware.zero_stage=3"
+    if need.phase == "rollout":
+        keys["vLLM"] = "a lower openrlhf.vllm.gpu_memory_utilization"
+    elif ppo and not hardware.sleep and not hardware["async"]:
+        keys["vLLM"] = "hardware.sleep=true"
+    batch = "train" if need.phase == "training" else "rollout"
+    if need.phase in ("training", "experience") and flags[batch].micro_batch_size > 1:
+        keys["activations"] = f"openrlhf.{batch}.micro_batch_size=1"
+    known = [name for name in need.parts if name in keys]
+    ranked = sorted(known, key=lambda name: -need.parts[name])
+    chosen = [keys[name] for name in ranked[:2]]
+    return " or ".join(chosen) if chosen else "a larger hardware=…, or a smaller model"
+
+
+def count_rows(cfg: Any) -> dict[str, int]:
+    """Count training and dev rows: of the prepared data, else of the official data set, else
+    `plan.rows`.
+
+    Raises UserError where the prepared data cannot be read.
+    """
+    folder = Path(cfg.data_dir) / cfg.data.name
+    rows = dict(cfg.plan.rows)
+    for split in rows:
+        rows[split] = (cfg.data.official.get(split) or {}).get("rows") or rows[split]
+    if (folder / MANIFEST).is_file():
+        files = open_prepared(folder).manifest["files"]
+        rows |= {split: files.get(f"{split}.jsonl", {"rows": 0})["rows"] for split in rows}
+    return rows
+
+
+def count_steps(flags: Any, method: str, rows: int) -> int:
+    """Count the steps of a run: PPO's rollout batches over all episodes, SFT's optimizer steps."""
+    used = min(rows, flags.data.max_samples)
+    if method == "sft":
+        return int(used * flags.train.max_epochs // flags.train.batch_size)
+    return int(used // flags.rollout.batch_size * flags.train.num_episodes)
+
+
+def count_evaluations(flags: Any, steps: int) -> int:
+    """Count the evaluations during a PPO run."""
+    return int(steps // flags.eval.steps) if flags.eval.steps > 0 else 0
+
+
+def plan_checkpoint(cfg: Any, method: str, shape: Shape) -> float:
+    """Compute the bytes of one checkpoint to resume from, of all trained models."""
+    flags = cfg.openrlhf
+    trained = count_trained(shape, flags)
+    one = CHECKPOINT * trained + (2 * shape.parameters if trained != shape.parameters else 0)
+    return float(one * (2 if method == "ppo" and flags.algo.advantage.estimator == "gae" else 1))
+
+
+def plan_disk(cfg: Any, method: str, shape: Shape, rows: dict[str, int]) -> dict[str, float]:
+    """Compute the bytes on disk of a run, by what they are.
+
+    The engine rotates to ckpt.max_num before it saves, and keeps the best by dev accuracy next to
+    them.
+    """
+    flags, ckpt = cfg.openrlhf, cfg.openrlhf.ckpt
+    trained = count_trained(shape, flags)
+    adapter = 2 * trained if trained != shape.parameters else 0
+    sizes = {"model": 2.0 * shape.parameters + adapter, "logs": LOGS}
+    steps = count_steps(flags, method, rows["train"])
+    saves = steps // ckpt.save_steps if ckpt.save_steps > 0 else 0
+    best = 0
+    if method == "ppo":
+        best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
+        samples = steps * flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
+        evaluated = rows["dev"] * flags.eval.n_samples_per_prompt
+        samples += count_evaluations(flags, steps) * evaluated
+        tokens = min(cfg.plan.response_tokens, flags.rollout.max_new_tokens or math.inf)
+        sizes["rollouts"] = samples * tokens * ROLLOUT_TOKEN
+    if not ckpt.disable_ds:
+        kept = min(ckpt.max_num, saves) + best
+        sizes["to resume from"] = plan_checkpoint(cfg, method, shape) * kept
+    if ckpt.save_hf:
+        # the old best is deleted after the new one was written
+        sizes["copies"] = 2.0 * shape.parameters * (saves + 2 * best)
+    return sizes

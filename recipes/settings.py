@@ -1,0 +1,144 @@
+"""Refuse names, paths and values with which no run can start or learn, before anything else looks at them."""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = re.compile(r"\w[\w.+=@-]{0,99}")  # paper-2, 0.5B; also the name of a folder of results
+# Ray writes the interpreter's path, unquoted, into a line of bash; PYTHONPATH is split at colons.
+PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
+# plasma_store's socket in Ray's session folder, and what a Unix socket's path may have
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+SOCKET_BYTES = 107
+
+SWITCH = (True, False)
+CHOICES = {
+    "resume": (True, False, "auto"),
+    "dry_run": SWITCH,
+    "model.trust_remote_code": SWITCH,
+    "data.chat": SWITCH,
+    "reward.hook": ("agent", "function", "server"),
+    "reward.mode": ("paper", "strict"),
+    "reward.control": (None, "coin", "format_only", "shuffled_labels", "wrong_penalty"),
+    "hardware.cuda": SWITCH,
+}
+# key → the least it may be; whole numbers
+COUNTS = {"seed": 0, "hardware.nodes": 1, "hardware.gpus_per_node": 1}
+# keys of openrlhf, of both recipes
+AT_LEAST_ONE = (
+    "rollout.batch_size",
+    "rollout.micro_batch_size",
+    "rollout.n_samples_per_prompt",
+    "rollout.max_new_tokens",
+    "train.batch_size",
+    "train.micro_batch_size",
+    "train.num_episodes",
+    "train.max_epochs",
+    "data.max_samples",
+    "data.max_len",
+    "eval.n_samples_per_prompt",
+)
+ABOVE_ZERO = ("rollout.temperature", "rollout.top_p", "actor.adam.lr", "critic.adam.lr", "adam.lr")
+NOT_NEGATIVE = ("algo.kl.init_coef", "eval.temperature")
+
+
+def find_wrong_settings(cfg: Any, method: str) -> list[str]:
+    """Find all settings of a composed configuration that no run can have. method: ppo or sft."""
+    names = list(check_names(cfg))
+    places = [] if names else check_places(cfg, method)  # of paths that are paths
+    return [*check_values(cfg), *names, *places, *check_bounds(cfg, method)]
+
+
+def check_values(cfg: Any) -> Iterator[str]:
+    """Our own keys have one of their values, or a whole number that is large enough."""
+    for key, allowed in CHOICES.items():
+        value = OmegaConf.select(cfg, key, default=allowed[0])
+        # 1 == True in Python, and dry_run=1 is a slip
+        if not any(
+            value is known or (isinstance(known, str) and value == known) for known in allowed
+        ):
+            listed = ", ".join(show(known) for known in allowed)
+            yield f"{key}={show(value)} is none of {listed}"
+    for key, least in COUNTS.items():
+        value = OmegaConf.select(cfg, key)
+        if type(value) is not int or value < least:
+            yield f"{key}={show(value)} must be a whole number, {least} or more"
+
+
+def check_names(cfg: Any) -> Iterator[str]:
+    """Names become folders of ours, here and in results/: nothing leads out of them."""
+    for key in ("name", "data.name"):
+        value = str(OmegaConf.select(cfg, key))
+        if not NAME.fullmatch(value):
+            yield (
+                f"{key}={value[:60]!r} must begin with a letter or digit and have only those and "
+                ". _ - + = @, 100 at most"
+            )
+    for key in ("run_dir", "data_dir", "model.path"):
+        value = str(OmegaConf.select(cfg, key))
+        if "\0" in value or any(len(part.encode()) > 255 for part in value.split("/")):
+            yield f"{key}={value[:60]!r}… is no path: a part may have 255 bytes, and none is NUL"
+
+
+def check_places(cfg: Any, method: str) -> Iterator[str]:
+    """Ray starts from this folder and with short socket paths; the run's folder can be written."""
+    if method == "ppo":
+        for path in dict.fromkeys((str(ROOT), sys.executable)):
+            if not PLAIN_PATH.fullmatch(path):
+                yield (
+                    f"Ray cannot start from {path!r} (it has white space or a sign of the shell): "
+                    "move the project to another path and run `make setup` there"
+                )
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        if len(os.path.join(folder, SOCKET).encode()) > SOCKET_BYTES:
+            yield f"TMPDIR={folder} is too long for Ray's sockets: export RAY_TMPDIR=/tmp"
+    place = Path(cfg.run_dir).resolve()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        yield f"run_dir={cfg.run_dir}: {place} cannot be written; set run_dir=FOLDER elsewhere"
+
+
+def check_bounds(cfg: Any, method: str) -> Iterator[str]:
+    """Numbers with which the engine trains on nothing, or in the wrong direction, without a word."""
+    flags = cfg.openrlhf
+    bounds = {key: (1, "1 or more") for key in AT_LEAST_ONE}
+    # the least positive number, so that one comparison serves all
+    bounds |= {key: (math.ulp(0.0), "above 0") for key in ABOVE_ZERO}
+    bounds |= {key: (0, "0 or more") for key in NOT_NEGATIVE}
+    if method == "ppo" and flags.algo.advantage.estimator != "gae":
+        del bounds["critic.adam.lr"]  # there is no critic
+    for key, (least, words) in bounds.items():
+        value = OmegaConf.select(flags, key)
+        # null is the engine's default, and a word its own complaint; not `<`, for NaN
+        if isinstance(value, (int, float)) and not least <= value < math.inf:
+            yield f"openrlhf.{key}={show(value)} must be {words}, and finite"
+    if method == "ppo":
+        rollout, dev = flags.rollout, flags.eval
+        if isinstance(rollout.top_p, (int, float)) and rollout.top_p > 1:
+            yield f"openrlhf.rollout.top_p={rollout.top_p} must be 1 at most"
+        if dev.temperature == 0 and dev.n_samples_per_prompt > 1:
+            yield (
+                f"openrlhf.eval.n_samples_per_prompt={dev.n_samples_per_prompt} greedy samples are "
+                "all the same: 1, or openrlhf.eval.temperature above 0"
+            )
+    batch = flags.rollout.batch_size if method == "ppo" else flags.train.batch_size
+    most = flags.data.max_samples
+    if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
+        yield (
+            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be made"
+        )
+
+
+def show(value: Any) -> str:
+    """Write a value as a user types it."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )

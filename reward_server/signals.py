@@ -1,0 +1,205 @@
+"""The one table of what is logged about a response: name, unit, function, and what it shows.
+
+The hook, the server, the dynamics report and docs/reward.md read this table; a new signal is one more entry.
+Pure, stdlib only, linear time.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from reward_server.choice import LETTERS, normalise
+from reward_server.tags import is_blank
+from reward_server.verifier import Verdict
+
+
+class Signal(NamedTuple):
+    """A logged signal."""
+
+    name: str
+    unit: str
+    measure: Callable[[str, Verdict, Sequence[str]], float]
+    shows: str
+
+
+LAST_CHARACTERS = 4000  # of the text before <think>
+OPENING_CHARACTERS = 400  # of the thinking
+
+# ends of sentences, but not after the initial of a species (E. coli)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|\n")
+WORD = re.compile(r"\w+")
+EMPTY_WORDS = frozenset("a an the of to in on at for with and or by as be from".split())
+NEARLY_ALL = 0.75  # of an option's words, where it has four or more
+
+# the answer is C    I choose C    best option: C    答案是C
+ANNOUNCES = (
+    r"(?:\b(?:answer|option|choice|choose|pick|select|go with)(?: (?:is|must be|would be))?:? ?"
+    r"(?:clearly |option |letter )?|答案(?:是|为)?:? ?)"
+)
+# C is correct because …    C is the best choice here.    but not: vitamin A is best absorbed with fat
+CONFIRMS = (
+    r" (?:is|seems) (?:clearly |the |most )*(?:correct|right|best|answer)\b"
+    r"(?= (?:answer|choice|option|one|because|since|here|as)\b|[.,;:!]|\Z)"
+)
+# What makes naming an option a statement of the answer:
+STATES = re.compile(
+    r"\b(?:answer|correct|right|best|likeliest|likely|probably|first[- ]line|diagnosis|next step"
+    r"|most (?:probable|appropriate|suitable|consistent|effective|fitting)"  # the most suitable drug is …
+    r"|(?:treatment|drug|test|therapy) of choice|indicated"  # … is the drug of choice
+    r"|(?:choose|pick|select|conclude|go with)"  # I choose …
+    r"|(?:the|her|his|their) (?:treatment|therapy|cause|management|drug|test) (?:here )?is"  # the cause is …
+    r"|(?:it|this|that)(?: is|'s| must be)|(?:patient|she|he|woman|man|child|boy|girl) has"  # this is …
+    r"|(?:this|these|picture|findings|presentation) (?:suggests?|points? to|indicates?|represents?)"
+    r"|should (?:be given|be treated with|receive|get|start|undergo)"  # she should receive …
+    r"|(?:we|i) (?:should |would |will )?(?:give|start|order|treat))\b"  # we give …
+    r"|\A(?:give|start|order|begin)\b"
+)
+# What takes it back or leaves it open, close to the name: "not measles", "measles is unlikely", "if measles"
+DENIES = re.compile(
+    r"\b(?:not|never|no|neither|nor|cannot|without|unlike|unlikely|less|least|rather than|instead of|except"
+    r"|exclud\w+|rul\w+ out|against|avoid\w*|contraindicated|incorrect|wrong|false|worse|harm\w*"
+    r"|could|might|may|maybe|perhaps|if|whether|consider\w*|tempting|unsafe|fails?|but|however|although)\b"
+    r"|n't\b|\?"
+)
+REASON_BEGINS = re.compile(r"\b(?:because|since|given|as|due to)\b")
+CLAUSE_END = re.compile(r"[,;:]")
+
+
+def leak(verdict: Verdict, options: Sequence[str]) -> float:
+    """Return 1.0 where the verdict's choice is stated as the answer before or at the start of the reasoning, else 0.0.
+
+    Stated by its letter or by its option's text (nearly all of the words), in the text before `<think>` or in the
+    opening of the thinking: its first sentence, and at least five words. The paper's phases 4 and 5 show in it. To
+    name an option while arguing against it, or among others, states nothing.
+    """
+    if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
+        return 0.0
+    place = LETTERS.index(verdict.choice)
+    wanted = [_list_words(option) for option in options]
+    wanted.insert(0, wanted.pop(place))  # the chosen option first
+
+    before = _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
+    opening = _cut_opening(_split_sentences(verdict.think[:OPENING_CHARACTERS]))
+    # the text alone is a statement where nothing comes before it ("Measles.")
+    stated = [_states_text(sentence, wanted, alone=True) for sentence in opening[:1]]
+    for sentence in [*before, *opening]:
+        stated.append(_states_letter(sentence, verdict.choice))
+        stated.append(_states_text(sentence, wanted, alone=False))
+    return float(any(stated))
+
+
+def _split_sentences(text: str) -> list[str]:
+    return [part.strip() for part in SENTENCE_END.split(normalise(text)) if part.strip()]
+
+
+def _cut_opening(sentences: list[str]) -> list[str]:
+    """Keep the first sentence, and further ones until there are five words."""
+    words = 0
+    for count, sentence in enumerate(sentences, start=1):
+        words += len(sentence.split())
+        if words >= 5:
+            return sentences[:count]
+    return sentences
+
+
+def _states_letter(sentence: str, letter: str) -> bool:
+    """Find out if a sentence states the letter: `C`, `The answer is C.`, `C is correct because …`."""
+    if letter not in sentence:
+        return False
+    # not "C-reactive", "C. difficile", "B12"
+    bare = rf"(?<![A-Za-z0-9'-])[(\[\"']?{letter}(?![\w'-]|\. ?[a-z])[)\]\"']?"
+    if re.fullmatch(
+        rf"\W*(?:(?i:so|thus|therefore|hence|it is|it's|option)\W+)?{bare}\W*", sentence
+    ):
+        return not sentence.endswith("?")
+    found = re.search(
+        rf"(?i:{ANNOUNCES}){bare}(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{CONFIRMS})|{bare}{CONFIRMS}",
+        sentence,
+    )
+    return found is not None and not _is_denied(sentence.casefold(), found.start(), found.end())
+
+
+def _states_text(sentence: str, wanted: list[list[str]], alone: bool) -> bool:
+    """Find out if a sentence states the first option by its text. alone: the bare text is a statement here."""
+    lowered = sentence.casefold()
+    start, end = _find_words(lowered, wanted[0])
+    if start == end or _is_denied(lowered, start, end):
+        return False
+    for other in wanted[1:]:  # a sentence that names others too discusses them
+        first, last = _find_words(lowered, other)
+        if lowered[first:last] not in lowered[start:end]:
+            return False
+    rest = _list_words(lowered[:start] + " " + lowered[end:])
+    return (alone and len(rest) <= 1) or STATES.search(lowered) is not None
+
+
+def _list_words(text: str) -> list[str]:
+    words = WORD.findall(normalise(text).casefold())
+    return [word for word in words if word not in EMPTY_WORDS]
+
+
+def _find_words(lowered: str, wanted: list[str]) -> tuple[int, int]:
+    """Find where a sentence names an option: from its first to behind its last word; (0, 0) where it does not.
+
+    Nearly all of the words have to be there, in any order.
+    """
+    needed = len(set(wanted)) * (NEARLY_ALL if len(wanted) >= 4 else 1)
+    if not wanted or sum(word in lowered for word in set(wanted)) < needed:
+        return 0, 0
+    spans = [match.span() for match in WORD.finditer(lowered) if match[0] in wanted]
+    if len({lowered[start:end] for start, end in spans}) < needed:
+        return 0, 0
+    return spans[0][0], spans[-1][1]
+
+
+def _is_denied(lowered: str, start: int, end: int) -> bool:
+    """Find out if the words around a name take it back: in its clause before it, and after it up to a reason."""
+    clause = CLAUSE_END.split(lowered[:start])[-1]
+    after = REASON_BEGINS.split(lowered[end:])[0]
+    return DENIES.search(clause) is not None or DENIES.search(after) is not None
+
+
+def _has_pre_think(verdict: Verdict) -> bool:
+    return verdict.format_ok and not is_blank(verdict.pre_think or "")
+
+
+RUN_WORDS = 4  # two or three words recur in any prose
+LAST_WORDS = 128  # a loop, once entered, lasts to the end, and each request pays for every word
+
+
+def measure_repetition(response: str) -> float:
+    """Return the fraction of the runs of four words that came before among the last 128 words.
+
+    A loop of one sentence approaches 1.0, prose stays below about 0.1; 0.0 for fewer than eight words.
+    """
+    words = response.rsplit(None, LAST_WORDS)[-LAST_WORDS:]
+    if len(words) < 2 * RUN_WORDS:
+        return 0.0
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1.0 - len(set(runs)) / len(runs)
+
+
+def _count_words(text: str | None) -> int:
+    return len((text or "").split())
+
+
+# measure: of the response r, its verdict v and the options' texts o
+SIGNALS = (
+    Signal("accuracy", "0 or 1", lambda r, v, o: v.correct, "format followed, choice right"),
+    Signal("format", "0 or 1", lambda r, v, o: v.format_ok, "format followed"),
+    Signal("leak", "0 or 1", lambda r, v, o: leak(v, o), "choice stated before the reasoning"),
+    Signal("pre_think", "0 or 1", lambda r, v, o: _has_pre_think(v), "text before `<think>`"),
+    Signal("think_words", "words", lambda r, v, o: _count_words(v.think), "length of reasoning"),
+    Signal(
+        "pre_think_words",
+        "words",
+        lambda r, v, o: _count_words(v.pre_think) if v.format_ok else 0,
+        "length of the text before `<think>`",
+    ),
+    Signal("repetition", "fraction", lambda r, v, o: measure_repetition(r), "loops"),
+)
+
+
+def measure_signals(response: str, verdict: Verdict, options: Sequence[str]) -> dict[str, float]:
+    """Measure every signal: always the same names, or the engine cannot batch the samples."""
+    return {signal.name: float(signal.measure(response, verdict, options)) for signal in SIGNALS}

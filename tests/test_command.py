@@ -1,0 +1,138 @@
+"""The door of every command: what a user can get wrong on the command line is one line, never a traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data_prep import command
+from data_prep.command import explain_overrides, run_command, show_quoting
+from data_prep.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("sed=3", ["sed is no key", "the nearest is seed"]),
+        ("openrlhf.actor.adam.l=1", ["the nearest is openrlhf.actor.adam.lr"]),
+        ("reward.options.leak_penalti=1", ["the nearest is reward.options.leak_penalty"]),
+        ("rewad.mode=strict", ["the nearest is reward.mode"]),
+        ("hardware=9x80gb", ["hardware=9x80gb is none of", "4x80gb", "do you mean 8x80gb?"]),
+        ("data=foo", ["data=foo is none of bank, base"]),
+        ("experiment=papr", ["do you mean paper?"]),
+        ("name=a,b", ["name=a,b: Hydra cannot read this value", "'name=\"a,b\"'"]),
+        ("data.source=/data/médecine/q (1).csv", ["'data.source=\"/data/médecine/q (1).csv\"'"]),
+        ("name=a#b=c", ["'name=\"a#b=c\"'"]),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_says_what_may_be(word, parts):
+    (line,) = explain_overrides("rlvr", [word])
+    assert all(part in line for part in parts) and "\n" not in line
+
+
+def test_all_wrong_overrides_are_told_at_once():
+    assert len(explain_overrides("rlvr", ["sed=3", "data=foo", "name=a(b", "seed=4"])) == 3
+    assert explain_overrides("rlvr", ["seed=4", "+new=1", "hydra.verbose=true"]) == []
+
+
+@pytest.mark.parametrize("value", ["a=b", "x(y", "a#b", "a,b", "é", 'a"b', "a\\b", "{", "[", " a"])
+def test_what_is_said_to_be_typed_gives_the_value(value, compose_config):
+    import shlex
+
+    shown = show_quoting(f"name={value}").partition("quote it for Hydra too: ")[2]
+    (word,) = shlex.split(shown)
+    assert compose_config("rlvr", word).name == value
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("one", "two"), 2, "one\ntwo\n"),
+        (
+            OSError(28, "No space left on device", "/x"),
+            1,
+            "cannot use /x: No space left on device\n",
+        ),
+        (PermissionError(13, "Permission denied", "/x"), 1, "cannot use /x: Permission denied\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_what_the_work_raises_is_lines_and_an_exit_code(monkeypatch, capsys, error, code, said):
+    def work(cfg):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["rlvr"])
+    monkeypatch.setattr(command.os, "environ", dict(command.os.environ))
+    with pytest.raises(SystemExit) as ended:
+        run_command(work, "report")
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def work(cfg):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(sys, "argv", ["rlvr"])
+    monkeypatch.setattr(command.os, "environ", dict(command.os.environ))
+    with pytest.raises(KeyError, match="ours"):
+        run_command(work, "report")
+
+
+def test_an_ascii_terminal_gets_question_marks(root, tmp_path):
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    run = [sys.executable, "-m", "recipes.rlvr", "dry_run=true", f"data_dir={tmp_path}"]
+    done = subprocess.run(run, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    environment["PYTHONUTF8"] = "0"
+    done = subprocess.run(run, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+HOSTILE = [
+    "name=a;id>pwned",
+    "name=`id>pwned`",
+    "name=$(id>pwned)",
+    "name=$$HOME ${HOME}",
+    "name=$(shell id>pwned)",
+    "name=a&id>pwned",
+    "name=a|id>pwned",
+    "name=a>pwned",
+    "name=a'b",
+    'name=a"b',
+    "name=(a)",
+    "name=a b  c",
+    "name=a\\b\\ c",
+    "models={a: FOLDER, b: [x, y]}",
+    "name=%d*?~!",
+]
+
+
+TARGETS = ["prep", "plan", "sft", "eval", "report", "card"]
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [*(("rlvr", word) for word in HOSTILE), *((target, HOSTILE[0]) for target in TARGETS)],
+)
+def test_make_hands_values_over_as_they_are(root, tmp_path, target, word):
+    """Through a shell that never sees them: nothing is run, nothing is split or expanded."""
+    script = tmp_path / "show.py"
+    script.write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    old = ["-o", ".venv/ready", "-o", "setup", "-o", "data/bank/manifest.json"]
+    run = [
+        "make",
+        "-s",
+        "-f",
+        str(root / "Makefile"),
+        *old,
+        target,
+        f"PY={sys.executable} {script}",
+    ]
+    done = subprocess.run(
+        [*run, "EXPERIMENT=x", word], cwd=tmp_path, capture_output=True, text=True
+    )
+    words = json.loads(done.stdout)
+    assert words[-1] == word, done.stderr
+    assert "experiment=x" in words and not list(tmp_path.glob("pwned*"))

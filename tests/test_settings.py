@@ -1,0 +1,148 @@
+"""Values, names and places with which no run can start or learn are refused, all of them at once."""
+
+import sys
+
+import pytest
+
+from recipes import settings
+from recipes.preflight import find_problems
+from recipes.settings import find_wrong_settings
+
+
+@pytest.fixture
+def wrong(compose_config, tmp_path):
+    """wrong(root name, *overrides): what is refused of the laptop's recipe."""
+
+    def find(root_name: str, *overrides: str) -> list[str]:
+        cfg = compose_config(root_name, f"run_dir={tmp_path}/run", *overrides)
+        return find_wrong_settings(cfg, "ppo" if root_name == "rlvr" else "sft")
+
+    return find
+
+
+def test_the_recipes_as_they_are_have_no_wrong_setting(wrong):
+    assert wrong("rlvr") == wrong("sft") == wrong("rlvr", "experiment=paper") == []
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("openrlhf.rollout.temperature=0", "rollout.temperature=0 must be above 0"),
+        ("openrlhf.rollout.top_p=0", "top_p=0 must be above 0"),
+        ("openrlhf.rollout.top_p=1.5", "top_p=1.5 must be 1 at most"),
+        ("openrlhf.rollout.max_new_tokens=0", "max_new_tokens=0 must be 1 or more"),
+        ("openrlhf.rollout.n_samples_per_prompt=0", "n_samples_per_prompt=0"),
+        ("openrlhf.rollout.batch_size=0", "rollout.batch_size=0 must be 1 or more"),
+        ("openrlhf.train.micro_batch_size=0", "micro_batch_size=0"),
+        ("openrlhf.train.num_episodes=0", "num_episodes=0 must be 1 or more"),
+        ("openrlhf.train.max_epochs=0", "max_epochs=0"),
+        ("openrlhf.actor.adam.lr=0", "actor.adam.lr=0 must be above 0"),
+        ("openrlhf.actor.adam.lr=-1", "actor.adam.lr=-1"),
+        ("openrlhf.actor.adam.lr=nan", "actor.adam.lr=nan"),
+        ("openrlhf.actor.adam.lr=inf", "actor.adam.lr=inf must be above 0, and finite"),
+        ("openrlhf.critic.adam.lr=0", "critic.adam.lr=0"),
+        ("openrlhf.algo.kl.init_coef=-0.1", "kl.init_coef=-0.1 must be 0 or more"),
+        ("openrlhf.data.max_samples=10", "less than one batch of 64: no step"),
+        ("openrlhf.data.max_samples=0", "max_samples=0"),
+        ("openrlhf.eval.n_samples_per_prompt=4", "4 greedy samples are all the same"),
+        ("seed=null", "seed=null must be a whole number, 0 or more"),
+        ("seed=-1", "seed=-1"),
+        ("seed=1.5", "seed=1.5"),
+        ("reward.mode=Strict", "reward.mode=Strict is none of paper, strict"),
+        ("reward.hook=http", "reward.hook=http is none of agent, function, server"),
+        ("reward.control=coins", "reward.control=coins is none of null, coin,"),
+        ("resume=maybe", "resume=maybe is none of true, false, auto"),
+        ("dry_run=1", "dry_run=1 is none of true, false"),
+        ("model.trust_remote_code=yes_please", "trust_remote_code=yes_please"),
+        ("hardware.gpus_per_node=two", "gpus_per_node=two must be a whole number, 1 or more"),
+        ("hardware.nodes=0", "hardware.nodes=0"),
+    ],
+)
+def test_what_cannot_train_is_refused_by_key_and_value(wrong, override, part):
+    (line,) = wrong("rlvr", override)
+    assert part in line
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("openrlhf.adam.lr=0", "openrlhf.adam.lr=0 must be above 0"),
+        ("openrlhf.train.max_epochs=0", "max_epochs=0"),
+        ("openrlhf.data.max_samples=63", "less than one batch of 64"),
+        ("openrlhf.train.batch_size=0", "batch_size=0"),
+        ("seed=null", "seed=null"),
+        ("resume=maybe", "resume=maybe"),
+    ],
+)
+def test_sft_refuses_the_same(wrong, override, part):
+    (line,) = wrong("sft", override)
+    assert part in line
+
+
+def test_a_critic_that_is_not_there_has_no_rate(wrong):
+    grpo = ("openrlhf.algo.advantage.estimator=group_norm", "openrlhf.critic.adam.lr=0")
+    assert wrong("rlvr", *grpo) == []
+
+
+def test_all_are_told_at_once(compose_config, tmp_path):
+    words = ["openrlhf.rollout.temperature=0", "seed=null", "name=a/b", "reward.mode=Strict"]
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run", *words)
+    assert len(find_problems(cfg, "ppo")) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "a/b", "../../x", "a b", "a;b", "$(id)", "`id`", "x" * 101, "a\nb", "", "-x"],
+)
+def test_a_name_stays_in_its_folder(compose_config, tmp_path, name):
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run")
+    for key in ("name", "data.name"):
+        changed = cfg.copy()
+        group = changed if key == "name" else changed.data
+        group.name = name
+        (line,) = find_wrong_settings(changed, "ppo")
+        assert line.startswith(f"{key}=") and "\n" not in line
+
+
+@pytest.mark.parametrize("name", ["low-lr", "0.5B", "paper_strict", "étude", "a.b+c=d@e", "5"])
+def test_a_good_name_is_taken(compose_config, tmp_path, name):
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run")
+    cfg.name = name
+    assert find_wrong_settings(cfg, "ppo") == []
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data_dir", "model.path"])
+@pytest.mark.parametrize("value", ["x" * 300, "a\0b"])
+def test_a_path_that_is_none(compose_config, tmp_path, key, value):
+    from omegaconf import OmegaConf
+
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run")
+    OmegaConf.update(cfg, key, value)
+    (line,) = find_wrong_settings(cfg, "ppo")
+    assert line.startswith(f"{key}=") and "is no path" in line
+
+
+@pytest.mark.parametrize("folder", ["with space", "a:b", "a$b", "it's", "(x)", "a;b"])
+def test_ray_cannot_start_from_such_a_folder(wrong, monkeypatch, folder):
+    monkeypatch.setattr(sys, "executable", f"/home/{folder}/.venv/bin/python")
+    (line,) = wrong("rlvr")
+    assert "Ray cannot start from" in line and folder in line.replace("\\'", "'")
+    assert wrong("sft") == []
+
+
+def test_a_long_tmpdir_is_named_before_ray_stumbles(wrong, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/a/folder/of/many/characters/" + "x" * 20)
+    (line,) = wrong("rlvr")
+    assert "export RAY_TMPDIR=/tmp" in line
+    assert wrong("sft") == []
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    assert wrong("rlvr") == []
+
+
+def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    (line,) = wrong("rlvr", f"run_dir={tmp_path}/file/run")
+    assert "cannot be written" in line
+    monkeypatch.setattr(settings.os, "access", lambda *_: False)
+    (line,) = wrong("sft")
+    assert "cannot be written; set run_dir=FOLDER" in line
