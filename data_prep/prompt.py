@@ -1,15 +1,13 @@
 """THE prompt: the one place that turns a question and its options into the text a model sees.
 
-PPO, SFT and evaluation use these strings as they are, so that no model is trained on one wording
-and tested on another. Without a frame the prompt is plain text, as for a base model; with one
-(`data.chat=true`) it is a user's message in the model's own chat template.
-
-Our prompts end in a newline or a frame's special token, never in a space: it would merge with the
-response's first token, and PPO, which tokenises the prompt alone, would train on other ids than it
-sampled (OpenRLHF#705). tests/test_prompt.py locks this.
+PPO, SFT and evaluation use these strings as they are: no model is trained on one wording and tested
+on another. Our prompts end in a newline or a chat's special token, never in a space: it would merge
+with the response's first token, and PPO, which tokenises the prompt alone, would train on other ids
+than it sampled (OpenRLHF#705).
 """
 
 import hashlib
+import re
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -67,18 +65,19 @@ PLAIN = Template(
         "tags.",
     ),
 )
+SKELETON = (
+    "The reasoning goes into <think> </think>, the answer into <answer> </answer>, in this form: "
+    "<think> the reasoning </think><answer> the answer </answer>"
+)
 # What the paper's prompt consists of, in our words: docs/paper.md says where its own are published.
 PAPER = Template(
     "paper",
     "{question}\nReply with the letter of just one option.\nOptions:\n{options}",
     Instruction(
         "User talks with Assistant. User asks a question, and Assistant works out the answer. It "
-        "reasons silently first and then tells User the answer. The reasoning goes into <think> "
-        "</think>, the answer into <answer> </answer>, in this form: "
-        "<think> the reasoning </think><answer> the answer </answer>",
+        f"reasons silently first and then tells User the answer. {SKELETON}",
         "Work out the answer to the question below: reason silently first, then tell the answer. "
-        "The reasoning goes into <think> </think>, the answer into <answer> </answer>, in this "
-        "form: <think> the reasoning </think><answer> the answer </answer>",
+        f"{SKELETON}",
     ),
 )
 TEMPLATES = {"plain": PLAIN, "paper": PAPER}
@@ -105,8 +104,7 @@ def find_template(name: str, file: str | None = None) -> Template:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.prompt.file={file} cannot be read as UTF-8 text: {error}") from error
     problems = [f"has no {key}" for key in ("{question}", "{options}") if key not in text]
-    rest = text.replace("{question}", "").replace("{options}", "")
-    if "{" in rest or "}" in rest:
+    if re.search("[{}]", text.replace("{question}", "").replace("{options}", "")):
         problems.append("has braces other than those of {question} and {options}: take them out")
     if text.endswith((" ", "\t")):
         problems.append("ends in a blank, which would merge with the response: remove it")

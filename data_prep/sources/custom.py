@@ -21,7 +21,7 @@ from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A record by the configured columns. Raises BadRow."""
+    """Read a record by the configured columns. Raises BadRow."""
     columns = data.columns
     question = get_text(record, columns.question)
     if isinstance(columns.options, ListConfig):

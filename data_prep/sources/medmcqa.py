@@ -18,7 +18,7 @@ from data_prep.rows import Question, get_letter, get_optional_text, get_text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A MedMCQA record; `data.index_base` is 0 or 1 by now. Raises BadRow."""
+    """Read a MedMCQA record; `data.index_base` is 0 or 1 by now. Raises BadRow."""
     options = [get_text(record, key) for key in ("opa", "opb", "opc", "opd")]
     meta = {
         "source_id": get_text(record, "id"),

@@ -46,7 +46,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
 
 
 def read_pairs(options: list[Any]) -> dict[str, str]:
-    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow, as for a letter twice."""
+    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow (a letter twice)."""
     pairs = {get_text(option, "key"): get_text(option, "value") for option in options}
     if len(pairs) != len(options):
         raise BadRow("wrong_type", f"options are lettered {[o['key'] for o in options][:30]}")

@@ -17,7 +17,7 @@ from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """An MMLU record in either layout; the row id names the subject. Raises BadRow."""
+    """Read an MMLU record in either layout; the row id names the subject. Raises BadRow."""
     meta = {"subject": row_id.rsplit("/", 1)[1].rsplit("-", 1)[0]}
     if isinstance(record, dict) and "choices" in record:
         options = get_texts(record, "choices")

@@ -16,7 +16,7 @@ from data_prep.rows import Question, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A question that brings its own id. Raises BadRow."""
+    """Read a question that brings its own id. Raises BadRow."""
     options = get_texts(record, "options")
     if not isinstance(record.get("meta"), dict):
         raise BadRow("wrong_type", "meta is no object")

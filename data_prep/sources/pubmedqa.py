@@ -27,16 +27,14 @@ DECISIONS = ["yes", "no", "maybe"]
 
 @cache
 def read_test_ids() -> frozenset[str]:
-    """The PubMed ids of the official test split."""
+    """Read the PubMed ids of the official test split."""
     return frozenset(
         Path(__file__).with_name("pubmedqa_test_ids.txt").read_text(encoding="ascii").split()
     )
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """A PubMedQA record in either layout, numbered by its PubMed id. Raises BadRow, and
-    NotSelected.
-    """
+    """Read a PubMedQA record, numbered by its PubMed id. Raises BadRow, and NotSelected."""
     dataset_split = row_id.rsplit("/", 1)[0]
     if isinstance(record, dict) and "pubid" in record:
         number, stem = str(record["pubid"]), get_text(record, "question")
