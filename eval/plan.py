@@ -87,8 +87,15 @@ def make_plan(cfg: DictConfig) -> Plan:
                 settings = describe_task(cfg, benchmark, mode, shown)
                 settings["model"] = identities[model]
                 samples = settings["sampling"].get("samples", 1)
+                prepared = benchmark.prepared
                 requests = list_requests(
-                    benchmark.rows, mode, samples, cfg.seed, benchmark.prepared.frame, shown
+                    benchmark.rows,
+                    mode,
+                    samples,
+                    cfg.seed,
+                    prepared.frame,
+                    shown,
+                    prepared.template,
                 )
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -210,6 +217,7 @@ def describe_task(
         "mode": mode,
         "examples": [row["id"] for row in examples],
         "prompt_version": PROMPT_VERSION,
+        "prompt": benchmark.prepared.manifest.get("prompt"),
         "chat": frame._asdict() if frame else None,
         "seed": cfg.seed,
         "sampling": sampling,

@@ -37,7 +37,9 @@ def run_grid(cfg: DictConfig) -> None:
     if select not in ("best", "last") or not rates:
         raise UserError(f"grid.select={select} is best or last; grid.rates has at least one rate")
     folder, epochs = Path(cfg.run_dir), cfg.openrlhf.train.max_epochs
-    data = open_prepared(Path(cfg.data_dir) / cfg.data.name)
+    experiment = HydraConfig.get().runtime.choices["experiment"].removeprefix("sft/")
+    prepare = f"make prep experiment={experiment} data={cfg.data.name} data_dir={cfg.data_dir}"
+    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
     rows = min(data.manifest["files"]["train.jsonl"]["rows"], cfg.openrlhf.data.max_samples)
     # the engine leaves out the last, partial batch of each epoch
     steps = rows // cfg.openrlhf.train.batch_size

@@ -9,6 +9,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from data_prep.prepare import prepare
+from data_prep.prepared import open_prepared
+from data_prep.prompt import TEMPLATES
+from eval.samples import list_requests
 from recipes.flags import build_parser
 from recipes.launcher import build_argv
 
@@ -96,6 +99,18 @@ def test_the_laptop_twin_has_the_papers_switches(compose_config) -> None:
     ):
         assert OmegaConf.select(paper.openrlhf, key) == OmegaConf.select(twin.openrlhf, key), key
     assert twin.openrlhf.eval.dataset == "data/paper/bank/test.jsonl"
+
+
+def test_every_mode_asks_in_the_papers_layout(compose_config, tmp_path: Path) -> None:
+    words = ["experiment=paper_laptop", f"data_dir={tmp_path}"]
+    prepare(compose_config("prep", *words))
+    prepared = open_prepared(tmp_path / "bank")
+    assert prepared.template is TEMPLATES["paper"]
+    row, *shown = prepared.read_rows("dev")[:3]
+    for mode, examples in (("think", []), ("direct", []), ("cot", []), ("cot@2", shown)):
+        [request] = list_requests([row], mode, 1, 0, None, examples, prepared.template)
+        assert request.prompt.count("\nOptions:\nA. ") == 1 + len(examples), mode
+        assert request.prompt.endswith("\nE. None of the above\nAssistant:\n")
 
 
 def test_every_value_has_its_source_beside_it() -> None:
