@@ -14,6 +14,7 @@ from data_prep.prompt import TEMPLATES
 from eval.samples import list_requests
 from recipes.flags import build_parser
 from recipes.launcher import build_argv
+from recipes.preflight import find_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "recipes/configs/experiment"
@@ -111,6 +112,17 @@ def test_every_mode_asks_in_the_papers_layout(compose_config, tmp_path: Path) ->
         [request] = list_requests([row], mode, 1, 0, None, examples, prepared.template)
         assert request.prompt.count("\nOptions:\nA. ") == 1 + len(examples), mode
         assert request.prompt.endswith("\nE. None of the above\nAssistant:\n")
+
+
+def test_rows_of_another_prompt_or_view_are_not_trained_on(compose_config, bank: Path) -> None:
+    cfg = compose_config("rlvr", "experiment=paper_laptop", f"data_dir={bank}")
+    told = [problem for problem in find_problems(cfg, "ppo") if "was prepared with" in problem]
+    assert len(told) == 1
+    assert (
+        "with prompt plain, none_of_the_above None, not prompt paper, none_of_the_above add"
+        in told[0]
+    )
+    assert "run `make prep" in told[0]
 
 
 def test_every_value_has_its_source_beside_it() -> None:
