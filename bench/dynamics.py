@@ -1,11 +1,11 @@
-"""The report on 100,000 rollouts: seconds, memory, bytes, and how soon the page opens.
+"""Time the report on 100,000 rollouts: seconds, memory, bytes, and how soon the page opens.
 
 python bench/dynamics.py                    100,032 simulated rollouts of 300 words on average
 python bench/dynamics.py --words 20         short ones
 
-The simulated texts are independent words, which compress worse than any model's: what the page leaves out of these it
-keeps of real ones. Limits: 60 s and 2 GB on 2 idle cores, 30 MB, 3 s to open. Opening, filtering and searching are
-timed inside a headless Chromium: from the navigation until the curves stand and the list shows its rollouts' texts.
+The simulated texts are independent words, which compress worse than any model's. The page lists 20,000 rollouts.
+Opening, filtering and searching are timed inside a headless Chromium: from the navigation until the curves are drawn and
+the list shows its rollouts' texts.
 """
 
 import argparse

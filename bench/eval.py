@@ -5,7 +5,7 @@ python bench/eval.py --harness-python OTHER/bin/python --benchmark medqa/test --
 
 OTHER is a virtual environment of its own with `pip install lm_eval transformers torch` (lm_eval is no dependency of
 ours). Both sides are timed as whole commands, start-up included, one after the other in float32, and answer the same
-prepared questions with the same prompt (`direct_prompt`) and letters. Beside wall time stands processor time, which
+prepared questions with the same prompt (`direct_prompt`) and letters. Next to wall time there is processor time, which
 says more on a machine that does other work too.
 
 lm-evaluation-harness moves white space at the end of a prompt into the answer and cuts the tokens of the whole there.

@@ -1,7 +1,7 @@
 """Clean a row: each rule fixes it, rejects it, or warns of it under a name; the manifest lists ids.
 
 Fixed     unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks,
-          stray_quotes, option_line_breaks
+          stray_quotes, option_line_breaks, own_labels; and what a source did to read the row
 Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold,
           invalid_unicode
 Warnings  absent_figure         the stem speaks of an image that is not there (tuned on MedQA, where
@@ -19,6 +19,7 @@ import unicodedata
 from collections.abc import Callable
 
 from data_prep.errors import BadRow
+from data_prep.options import strip_labels
 from data_prep.prompt import MAX_OPTIONS
 from data_prep.rows import Question, check_answer
 
@@ -78,7 +79,7 @@ REWARD_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 
 def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     """Return the cleaned question, the rules that changed it, and its warnings. Raises BadRow."""
-    texts, fixed = [question.question, *question.options], []
+    texts, fixed = [question.question, *question.options], list(question.notes)
     mixed = has_mixed_words(texts)
     rules: dict[str, Callable[[str], str]] = {
         "unicode_nfc": lambda text: unicodedata.normalize("NFC", text),
@@ -103,6 +104,10 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
     if options != texts[1:]:
         fixed.append("option_line_breaks")
+    # "A. A. rest" would give a letter twice, and a wrong one once options are shuffled.
+    labelled, options = options, strip_labels(options)
+    if options != labelled:
+        fixed.append("own_labels")
     # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it
     # there.
     meta = {

@@ -1,4 +1,4 @@
-"""Start a Hydra command so that a user's mistake is one line, never a traceback: the door of every command."""
+"""Start a Hydra command so that a user's mistake is one line: the door of every command."""
 
 import difflib
 import errno
@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
-# What a disk, a quota or a permission says; any other OSError is a fault of ours and keeps its traceback.
+# What a disk, a quota or a permission says; any other OSError is a fault of ours and keeps its
+# traceback.
 USERS_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -77,7 +78,7 @@ def run_command(
 
 
 def explain_overrides(name: str, words: list[str]) -> list[str]:
-    """Find what is wrong with the overrides of a command line, one line each; empty where nothing is found."""
+    """Find what is wrong with the overrides of a command line, one line each."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -120,7 +121,7 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
 
 
 def list_keys(name: str, groups: list[str]) -> list[str]:
-    """List every key that a configuration has with these groups, nested ones with dots, mappings too."""
+    """List every key that a configuration has with these groups, nested ones with dots."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -142,7 +143,7 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
 
 
 def show_quoting(word: str) -> str:
-    """Say how a value is written that Hydra's grammar cannot read: `=`, `(`, `#`, `,`, quotes, non-ASCII letters."""
+    """Say how a value is written that Hydra cannot read: `=`, `(`, `#`, `,`, quotes, é."""
     key, _, value = word.partition("=")
     # only backslashes before a quote are read as escapes
     escaped = re.sub(

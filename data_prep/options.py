@@ -7,25 +7,33 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.prompt import LETTERS
-from data_prep.rows import Question
+from data_prep.rows import Question, read_index
 
 # Options that name others by letter: "A and C", "both a & b", "abd", "A, B", "option B is wrong",
-# "(a) only". A lone letter is a whole word next to a joiner, so "vitamin A and vitamin C" is none.
+# "(a) only", "options 1 and 2", "the first two". A lone letter is a whole word next to a joiner, so
+# "vitamin A and vitamin C" is none.
 LETTER_LIST = re.compile(
     r"^(?:both |only |either |neither )?\(?[A-J]\)?"
     r"(?:\s*(?:,|&|\+|/|and|or|nor)\s*\(?[A-J]\)?)+(?: only| both)?[. ]*$"
     r"|^(?:both|only|either|neither|all except) \(?[A-J]\)?[. ]*$|^\(?[A-J]\)? only[. ]*$"
-    r"|^[a-e]{2,5}$|\b(?:options?|choices?|answers?|statements?) \(?[A-J]\)?(?![a-z])",
+    r"|^[a-e]{2,5}$|\b(?:options?|choices?|answers?|statements?) \(?(?:[A-J]|\d+)\)?(?![a-z])"
+    r"|^the (?:first|last|other) (?:two|three|four)\b",
     re.IGNORECASE,
 )
-# Stems that cite letters of the options: "option B", "choice (c)", "of answers A and B, which".
-STEM_CITES = re.compile(r"\b(?:options?|choices?|answers?) \(?[A-J]\)?(?![a-z'’])", re.IGNORECASE)
-# "all of the above", "none of these", "both", "either of the above": must stay below the others.
+# Stems that cite letters of the options ("option B", "choice (c)") or list them ("A. rest B. run").
+STEM_CITES = re.compile(
+    r"\b(?:options?|choices?|answers?) \(?[A-J]\)?(?![a-z'’])"
+    r"|(?:^|\s)\(?A[).:]\s.{1,300}\s\(?B[).:]\s",
+    re.IGNORECASE | re.DOTALL,
+)
+# An option's own label: `A. text`, `(a) text`, `1. text`, `2) text`.
+LABEL = re.compile(r"\(?([A-Za-z]|\d{1,2})\s*[).:]\s+(?=\S)")
+# "all of the above", "none of these", "both", "all of them", "none apply": stay below the others.
 COLLECTIVE = re.compile(
     r"\b(?:all|none|both|any|either|neither|some|two|most)\b.*"
     r"\b(?:above|these|those|following|options|answers|choices)\b"
     r"|^(?:all|none|both|neither|either|any)"
-    r"(?: (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
+    r"(?: (?:of them|apply|applies)| (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
     r"|\b(?:above|preceding)\b",
     re.IGNORECASE,
 )
@@ -56,9 +64,33 @@ def find_free_options(question: Question) -> int:
     options = question.options
     if STEM_CITES.search(question.question) or any(map(LETTER_LIST.search, options)):
         return 0
+    # labels in another order than ours: letters in the texts may mean them
+    if len(options) > 1 and sorted(read_labels(options)) == list(range(len(options))):
+        return 0
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
     return 0 if any(fixed[:free]) else free
+
+
+def strip_labels(options: list[str]) -> list[str]:
+    """Strip the options' own labels where all have one and they count up as ours do."""
+    if read_labels(options) != list(range(len(options))):
+        return options
+    return [LABEL.sub("", option, count=1) for option in options]
+
+
+def read_labels(options: list[str]) -> list[int]:
+    """Read the places that the options' own labels name, from 0; -1 without a label."""
+    places = []
+    for option in options:
+        label = LABEL.match(option)
+        if label is None:
+            places.append(-1)
+        elif label[1].isdigit():
+            places.append(int(label[1]) - 1)
+        else:
+            places.append(LETTERS.index(label[1].upper()))
+    return places
 
 
 def reorder_options(question: Question, order: list[int]) -> Question:
@@ -90,11 +122,9 @@ def find_index_base(
     for record in records:
         if not isinstance(record, dict):
             continue  # rejected by name when it is parsed, like a row whose index is none
-        value = record.get(column)
+        value = read_index(record.get(column))
         num_options = count_options(record)
-        if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= num_options:
+        if value is None or not 0 <= value <= num_options:
             continue
         rows += 1
         lowest += value == 0

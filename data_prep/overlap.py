@@ -1,14 +1,9 @@
 """Find rows that repeat each other, and drop training rows that repeat evaluation rows.
 
-Two measures: exact copies by stem and gold option (*clusters*), and shares of 8-grams of words. The
-share of a pair is the fraction of one text's different 8-grams that the other has too. Pairs are
-looked up in an inverted index, a sparse matrix of texts by grams, with prefix filtering (Bayardo et
-al. 2007): a text that shares a fraction t of its n grams shares at least one of any n - ceil(t n) +
-1 of them, so looking up only the rarest that many misses no pair (but see FRAME).
-
-Policy: training rows that share at least `data.overlap.drop` of an evaluation row's 8-grams are
-dropped; from `data.overlap.flag` on both rows are listed, and the evaluation row carries the
-training row's id and the share, so that its clean subset can be reported.
+Two measures: copies of stem and gold option (*clusters*), and the share of a pair: the fraction of
+one text's different 8-grams of words that the other has too. Pairs are looked up in an inverted
+index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t of its n grams
+shares at least one of any n - ceil(t n) + 1 of them, so only the rarest that many are looked up.
 """
 
 import re
@@ -23,7 +18,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from scipy.sparse import csr_matrix, vstack
 
-from data_prep.prepared import MANIFEST, open_prepared
+from data_prep.prepared import read_evaluation_sets
 from data_prep.prompt import LETTERS
 from data_prep.splits import Progress, Split
 
@@ -32,9 +27,8 @@ NGRAM = 8
 # following is the most common cause of X" would make most of it, and different questions would look
 # alike.
 SHORT_STEM = 20
-# A gram that more texts than this have is a frame, not a copy, and is not looked up. It keeps the
-# cost linear where thousands of texts follow one pattern; only a text made of such grams could be
-# missed.
+# A gram that more texts than this have is a frame, not a copy, and is not looked up: the cost stays
+# linear where thousands of texts follow one pattern. Only a text of such grams alone can be missed.
 FRAME = 2000
 # Entries of the sparse product held at a time: bounds the memory to about 100 MB.
 JOIN_CHUNK = 2_000_000
@@ -42,6 +36,7 @@ TRAIN = "train"
 WORD = re.compile(r"\w+")
 
 Row = dict[str, Any]
+Key = tuple[str, str]
 Ints = NDArray[np.int64]
 Pairs = tuple[Ints, Ints, NDArray[np.float64]]
 
@@ -124,7 +119,8 @@ def find_pairs(
     entries = (np.ones(len(probes), np.int32), (row_of[probes], left.indices[probes]))
     lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
 
-    found: list[Pairs] = []
+    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    found: list[Pairs] = [nothing]
     for start, end in split_chunks(cost):
         candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
         a, b = candidates.row.astype(np.int64) + start, candidates.col.astype(np.int64)
@@ -132,33 +128,22 @@ def find_pairs(
             size_b = sizes[b]
             smaller = (sizes[a] < size_b) | ((sizes[a] == size_b) & (a < b))
             a, b = a[smaller], b[smaller]
-        found.extend(measure_shares(left, right, a, b, sizes, threshold))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        for first, last in split_chunks(sizes[a]):
+            one, other = a[first:last], b[first:last]
+            shares = left[one].multiply(right[other]).sum(axis=1).A1 / sizes[one]
+            enough = shares >= threshold - 1e-9
+            found.append((one[enough], other[enough], shares[enough]))
     a, b, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return a, b, shares
-
-
-def measure_shares(
-    left: csr_matrix, right: csr_matrix, a: Ints, b: Ints, sizes: Ints, threshold: float
-) -> Iterator[Pairs]:
-    """Measure the share of each candidate pair and give those at or above the threshold."""
-    for start, end in split_chunks(sizes[a]):
-        one, other = a[start:end], b[start:end]
-        shared = left[one].multiply(right[other]).sum(axis=1).A1
-        shares = shared / sizes[one]
-        enough = shares >= threshold - 1e-9
-        yield one[enough], other[enough], shares[enough]
 
 
 def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
     """Cut items into runs (start, end) whose costs sum to about JOIN_CHUNK at most."""
     borders = np.flatnonzero(np.diff(np.cumsum(costs) // JOIN_CHUNK)) + 1
-    edges = [0, *borders.tolist(), len(costs)]
-    return pairwise(edges)
+    return pairwise([0, *borders.tolist(), len(costs)])
 
 
-def make_key(row: Row) -> tuple[str, str]:
+def make_key(row: Row) -> Key:
     """Return stem and gold option as bare words; a text of signs alone (`+ / -`) stays as it is.
 
     The stem alone would not do: "Which of the following statements is correct?" is many questions.
@@ -173,14 +158,14 @@ def make_key(row: Row) -> tuple[str, str]:
 
 def find_clusters(rows: Sequence[Row]) -> dict[str, str]:
     """Find for each id the id of the first row with the same stem and gold option."""
-    first: dict[tuple[str, str], str] = {}
+    first: dict[Key, str] = {}
     return {row["id"]: first.setdefault(make_key(row), row["id"]) for row in rows}
 
 
 def count_duplicates(rows: Sequence[Row]) -> dict[str, int]:
     """Count a split's different questions in four ways; papers differ in which they mean."""
     keys = [make_key(row) for row in rows]
-    sets = [frozenset(option.casefold() for option in row["options"]) for row in rows]
+    sets = [frozenset(map(str.casefold, row["options"])) for row in rows]
     stems = [stem for stem, _ in keys]
     return {
         "rows": len(rows),
@@ -191,10 +176,7 @@ def count_duplicates(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def find_near_copies(rows: Sequence[Row], grams: csr_matrix, threshold: float) -> Copies:
-    """Find for each row the earlier row of its split that it is most like, from the threshold on.
-
-    The share is that of the row with fewer 8-grams.
-    """
+    """Find for each row the earlier row that it is most like, by the share of the smaller one."""
     best: Copies = {}
     for a, b, share in zip(*find_pairs(grams, grams, threshold, within=True), strict=True):
         earlier, later = (rows[index]["id"] for index in sorted((a, b)))
@@ -210,7 +192,7 @@ def find_contamination(
     evaluation_grams: csr_matrix,
     policy: DictConfig,
 ) -> tuple[Copies, Copies, Copies]:
-    """Compare training rows with evaluation rows. Returns (drop, listed, evaluation rows):
+    """Compare training rows with evaluation rows. Returns three:
 
     drop        training rows from `policy.drop` on (none where that is null): their evaluation row
     listed      training rows from `policy.flag` on that stay
@@ -222,7 +204,7 @@ def find_contamination(
         for e, t, share in zip(*found, strict=True)
     ]
     # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
-    copies: dict[tuple[str, str], list[str]] = {}
+    copies: dict[Key, list[str]] = {}
     for row in evaluation:
         copies.setdefault(make_key(row), []).append(row["id"])
     for row in train:
@@ -242,35 +224,11 @@ def find_contamination(
     return drop, listed, dict(sorted(seen.items()))
 
 
-def read_evaluation_sets(
-    data_dir: Path, data: DictConfig
-) -> tuple[list[Row], dict[str, Any], list[str]]:
-    """Read the evaluation rows of the other prepared sets that `data.overlap.against` names.
-
-    Returns rows, files and hashes for the manifest, and the sets not prepared yet.
-    """
-    rows: list[Row] = []
-    checked: dict[str, Any] = {}
-    absent: list[str] = []
-    for name in data.overlap.against:
-        if name == data.name or name in data.parts_of_mixture:
-            continue
-        if not (data_dir / name / MANIFEST).is_file():
-            absent.append(name)
-            continue
-        prepared = open_prepared(data_dir / name)
-        for split in prepared.splits:
-            if split != TRAIN:
-                rows.extend(prepared.read_rows(split))
-                checked[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
-    return rows, checked, absent
-
-
 def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -> dict[str, Any]:
-    """Drop and list copies inside and between splits by policy; returns the manifest's `overlap`.
+    """Drop and list copies in and between splits by `data.overlap`; returns the manifest's part.
 
-    Sets `meta.cluster` of every row, and `meta.overlap_id` and `meta.overlap_share` of evaluation
-    rows that a remaining training row repeats.
+    Sets `meta.cluster` of every row; `meta.overlap_id` and `.overlap_share` of evaluation rows that
+    a remaining training row repeats, so that a clean subset can be reported.
     """
     policy = cfg.data.overlap
     progress("comparing rows", 0, len(splits) + 1)
@@ -280,7 +238,9 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -
     }
     others: list[Row] = []
     if TRAIN in splits:
-        others, checked, absent = read_evaluation_sets(Path(cfg.data_dir), cfg.data)
+        parts = {cfg.data.name, *cfg.data.parts_of_mixture}
+        against = [name for name in policy.against if name not in parts]
+        others, checked, absent = read_evaluation_sets(Path(cfg.data_dir), against)
         result.update(checked_against=checked, not_checked_against=absent)
     sets = [*(split.rows for split in splits.values()), others]
     grams = index_grams(
@@ -293,7 +253,10 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -
         copies = find_near_copies(split.rows, grams_of[name], policy.flag)
         result["within_splits"][name] = {
             **count_duplicates(split.rows),
-            "near_copies": describe_copies(copies, "earlier_id"),
+            "near_copies": {
+                later: {"earlier_id": copy.id, "share": copy.share}
+                for later, copy in copies.items()
+            },
         }
         for row in split.rows:
             row["meta"].update(cluster=clusters[row["id"]], overlap_id="", overlap_share=0.0)
@@ -315,16 +278,14 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -
             copy = seen.get(row["id"])
             if copy is not None and copy.id not in drop:
                 row["meta"].update(overlap_id=copy.id, overlap_share=copy.share)
-        result["train_dropped"] = describe_copies(drop, "evaluation_id")
-        result["train_flagged"] = describe_copies(listed, "evaluation_id")
+        for key, copies in (("train_dropped", drop), ("train_flagged", listed)):
+            result[key] = {
+                row_id: {"evaluation_id": copy.id, "share": copy.share}
+                for row_id, copy in copies.items()
+            }
         result["evaluation_rows"] = {
             row_id: {"train_id": copy.id, "share": copy.share, "train_row_dropped": copy.id in drop}
             for row_id, copy in seen.items()
         }
     progress("comparing rows", len(splits) + 1, len(splits) + 1)
     return result
-
-
-def describe_copies(copies: Copies, name: str) -> dict[str, dict[str, Any]]:
-    """Return copies as the manifest lists them."""
-    return {row_id: {name: copy.id, "share": copy.share} for row_id, copy in copies.items()}

@@ -18,7 +18,7 @@ from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
 from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
 from data_prep.records import Records, read_records
-from data_prep.rows import build_row, unify_meta
+from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
     STEP,
     Progress,
@@ -68,7 +68,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
 
     # build rows, measure
     for split in splits.values():
-        build_rows(split, tokenizer, template, progress)
+        build_rows(split, tokenizer, template, data.direct_response, progress)
         drop_unfit_rows(split, tokenizer, data.max_prompt_tokens)
     refuse_empty(data.name, splits)
 
@@ -91,7 +91,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         "views": {**data.options, "stem": data.stem, "left_as_they_are": left},
         "max_prompt_tokens": {
             "limit": data.max_prompt_tokens,
-            "found": max(splits[TRAIN].tokens) if TRAIN in splits else None,
+            "found": max(splits[TRAIN].tokens) if TRAIN in splits else 0,
         },
         "tokenizer": {
             "path": tokenizer.path,
@@ -101,6 +101,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
         "prompt": template.describe(),
         "prompt_version": PROMPT_VERSION,
+        "direct_response": data.direct_response,
         "seed": cfg.seed,
         "versions": {
             name: importlib.metadata.version(name) for name in ("tokenizers", "datasets", "numpy")
@@ -161,6 +162,17 @@ def check_settings(cfg: DictConfig) -> list[str]:
     if not isinstance(data.chat, bool):
         problems.append(f"data.chat={data.chat} must be true or false")
     problems += check_views(data)
+    if data.direct_response not in DIRECT_RESPONSES:
+        problems.append(
+            f"data.direct_response={data.direct_response} is not one of "
+            f"{', '.join(DIRECT_RESPONSES)}"
+        )
+    if data.get("answer_is", "letter") not in ("letter", "text", "index"):
+        problems.append(f"data.answer_is={data.answer_is} is not one of letter, text, index")
+    if data.index_base not in (None, 0, 1, "auto"):
+        problems.append(f"data.index_base={data.index_base} is not one of 0, 1, auto")
+    if data.get("answer_is") == "index" and data.index_base is None:
+        problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
     limit = data.max_prompt_tokens
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
@@ -192,13 +204,24 @@ def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
 
 
 def build_rows(
-    split: Split, tokenizer: ModelTokenizer, template: Template, progress: Progress
+    split: Split,
+    tokenizer: ModelTokenizer,
+    template: Template,
+    direct_response: str,
+    progress: Progress,
 ) -> None:
     """Turn a split's questions into rows, its prompts rendered, and count their tokens."""
     questions, split.questions = split.questions, []
     for start in range(0, len(questions), STEP):
         rows = [
-            build_row(question, split.name, tokenizer.eos_token, tokenizer.frame, template)
+            build_row(
+                question,
+                split.name,
+                tokenizer.eos_token,
+                tokenizer.frame,
+                template,
+                direct_response,
+            )
             for question in questions[start : start + STEP]
         ]
         split.tokens.extend(tokenizer.count_tokens([row["prompt"] for row in rows]))

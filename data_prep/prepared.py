@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import TEMPLATES, ChatFrame, Template
+from data_prep.prompt import LETTERS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -112,8 +112,31 @@ class Prepared:
         return path
 
     def read_rows(self, split: str) -> list[dict[str, Any]]:
-        """Read a split's rows after checking its hash. Raises UserError."""
-        return read_jsonl(self.find_file(split))
+        """Read a split's rows, its hash and the label of every row checked. Raises UserError."""
+        path = self.find_file(split)
+        try:
+            rows = read_jsonl(path)
+            for row in rows:
+                check_row(row, split)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}: {error!s:.300}: run `{self.prepare}` again") from error
+        return rows
+
+
+def check_row(row: dict[str, Any], split: str) -> None:
+    """Check that a prepared row can be asked and that its label is the row's own.
+
+    A file and a manifest that agree may both be wrong: a letter that names no option would count as
+    wrong for ever. Raises ValueError that names the row.
+    """
+    letters = LETTERS[: len(row["options"])]
+    if row["answer"] not in list(letters):
+        raise ValueError(f"{row['id']}: answer {row['answer']!r} is not one of {letters}")
+    label = json.loads(row["label"])
+    expected = {**{key: row[key] for key in ("id", "answer", "options")}, "split": split}
+    for key, value in expected.items():
+        if label.get(key) != value:
+            raise ValueError(f"{row['id']}: label has {key} {label.get(key)!r}, not {value!r}")
 
 
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
@@ -155,3 +178,25 @@ def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is no JSON object: run `{prepare}` again")
     return manifest
+
+
+def read_evaluation_sets(
+    data_dir: Path, names: list[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
+    """Read all rows that are not of train, of the data sets that are prepared. Raises UserError.
+
+    Returns rows, what the manifests say of each file, and the names that are not prepared.
+    """
+    rows: list[dict[str, Any]] = []
+    files: dict[str, Any] = {}
+    absent: list[str] = []
+    for name in names:
+        if not (data_dir / name / MANIFEST).is_file():
+            absent.append(name)
+            continue
+        prepared = open_prepared(data_dir / name)
+        for split in prepared.splits:
+            if split != "train":
+                rows.extend(prepared.read_rows(split))
+                files[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
+    return rows, files, absent

@@ -1,16 +1,14 @@
 """Read rows from where they are: the hub, local files, or data sets that are prepared already.
 
-A record is what the upstream stores for a row, read but not judged: `(number, content)`. The number
-is unique in its split; content is a BadRow if the line could not even be read.
+A record is a row as the upstream stores it, not judged yet: `(number, content)`, the number unique
+in its split, content a BadRow where the line could not even be read.
 """
 
 import csv
 import json
 import random
-import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,13 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow, UserError
+from data_prep.hub import load_splits, resolve_revision
 from data_prep.prepared import open_prepared
 
 Record = tuple[str, Any]
 SPLITS = ("train", "dev", "test", "ood")
 ALIASES = {"validation": "dev", "valid": "dev", "val": "dev"}
-MAX_ROW = 1_000_000
-"""Characters or bytes of one row: a longer one fits no model, and would cost 200 times its size."""
+MAX_ROW = 1_000_000  # characters of a row: a longer one fits no model, and costs 200 times its size
 MAX_BATCH = 256  # rows of Parquet turned into Python objects at a time
 MAX_GROUP = 2 * 1024**3  # bytes of a Parquet row group, which is decompressed as a whole
 HELD_OUT = 500  # most rows that data.holdout.dev=auto takes, a tenth of them at that
@@ -64,9 +62,6 @@ def read_records(cfg: DictConfig) -> Records:
     return Records(load_splits(data, revision), {**origin, **where})
 
 
-# --- local files ---------------------------------------------------------------------------------
-
-
 def find_files(
     source: Path, data: DictConfig
 ) -> tuple[dict[str, list[tuple[str, Path]]], list[str]]:
@@ -94,9 +89,8 @@ def find_files(
             )
     missing = [path for named in found.values() for _, path in named if not path.is_file()]
     if missing:
-        raise UserError(
-            *(f"{path} not found; give the place of the files with data.source" for path in missing)
-        )
+        where = "give the place of the files with data.source"
+        raise UserError(*(f"{path} not found; {where}" for path in missing))
     return found, remarks
 
 
@@ -149,16 +143,18 @@ def hold_out(
     splits: dict[str, list[Record]], sizes: dict[str, int], seed: int
 ) -> tuple[dict[str, list[Record]], str]:
     """Set training rows aside, each by its own draw from seed and number; returns also a remark."""
-    train = sorted(
-        splits["train"], key=lambda record: random.Random(f"{seed}/{record[0]}").random()
-    )
+    train = splits["train"]
+    drawn = sorted(train, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
     remark = f"held out of {len(train):,} training rows by the seed: " + ", ".join(
         f"{split} {size:,} (data.holdout.{split})" for split, size in sizes.items()
     )
-    held = {}
+    result, start = dict(splits), 0
     for split, size in sizes.items():
-        held[split], train = train[:size], train[size:]
-    return {**splits, "train": train, **held}, remark
+        result[split] = drawn[start : start + size]
+        start += size
+    taken = {number for number, _ in drawn[:start]}
+    result["train"] = [record for record in train if record[0] not in taken]
+    return result, remark
 
 
 def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
@@ -239,9 +235,10 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
 def list_values(column: Any) -> list[Any]:
     """Return a column's values; as text where Python has no such value (a date in year 30,000)."""
     try:
-        return list(column.to_pylist())
+        values = column.to_pylist()
     except (ValueError, OverflowError):
-        return list(column.cast("string").to_pylist())
+        values = column.cast("string").to_pylist()
+    return list(values)
 
 
 def limit_row(row: dict[str, Any]) -> dict[str, Any] | BadRow:
@@ -253,104 +250,6 @@ def limit_row(row: dict[str, Any]) -> dict[str, Any] | BadRow:
 
 
 READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
-
-# --- the hub -------------------------------------------------------------------------------------
-
-
-def resolve_revision(hub_id: str, revision: str | None) -> str:
-    """Return the commit (40 hex digits) of a revision; asks the hub only for a branch or a tag."""
-    if revision is None:
-        raise UserError(
-            f"data.hub.revision of {hub_id} is not set: take the commit from the data set's page "
-            "(Files, History)"
-        )
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    from huggingface_hub import HfApi
-
-    with explain_errors(hub_id, revision):
-        return str(HfApi().dataset_info(hub_id, revision=revision).sha)
-
-
-def load_splits(data: DictConfig, revision: str) -> dict[str, list[Record]]:
-    """Load every configured split from the hub, over all configs in `data.parts` (or the one)."""
-    import datasets
-
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    records: dict[str, list[Record]] = {split: [] for split in data.hub.splits}
-    for part in list(data.parts) or [None]:
-        with explain_errors(data.hub.id, revision):
-            loaded = datasets.load_dataset(
-                data.hub.id, part or data.hub.config, data_dir=data.hub.folder, revision=revision
-            )
-        prefix = f"{part}-" if part else ""
-        for split, hub_split in data.hub.splits.items():
-            if hub_split not in loaded:
-                raise UserError(
-                    f"{data.hub.id} at {revision} has no split {hub_split!r}, only "
-                    f"{', '.join(loaded)}"
-                )
-            records[split].extend((f"{prefix}{n}", row) for n, row in enumerate(loaded[hub_split]))
-    return records
-
-
-# What the hub's libraries raise, and the fix; the first entry with a name or status decides.
-FIXES: dict[str, set[str | int]] = {
-    "it is gated or private: accept its terms on its page and run `hf auth login`": {
-        "GatedRepoError",
-        401,
-        403,
-    },
-    "that revision does not exist (any more): take a commit from the data set's page (Files, "
-    "History)": {"RevisionNotFoundError"},
-    "it or one of its files is not there, or is private: check data.hub.id, or run "
-    "`hf auth login`": {
-        "DatasetNotFoundError",
-        "RepositoryNotFoundError",
-        "EntryNotFoundError",
-        404,
-    },
-    "the hub could not be reached: check the network, or read a local copy with "
-    "data.source=FOLDER": {
-        "LocalEntryNotFoundError",
-        "ConnectionError",
-        "ConnectError",
-        "ConnectTimeout",
-        "ReadTimeout",
-    },
-}
-
-
-@contextmanager
-def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
-    """Turn what `datasets` and `huggingface_hub` raise into a UserError with cause and fix."""
-    try:
-        yield
-    except Exception as error:  # they let httpx, pyarrow, OS and own errors through alike
-        signs: set[str | int] = set()
-        cause: BaseException | None = error
-        seen: list[BaseException] = []
-        while cause is not None and cause not in seen:
-            seen.append(cause)
-            signs.add(type(cause).__name__)
-            # a requests response with an error status is falsy
-            signs.add(getattr(getattr(cause, "response", None), "status_code", None) or "")
-            cause = cause.__cause__ or cause.__context__
-        if "is a gated dataset" in str(error):
-            signs.add(403)
-        fix = next(
-            (fix for fix, known in FIXES.items() if signs & known),
-            "what arrived is broken or cut off: run it again (a download resumes), or use "
-            "data.source=FOLDER",
-        )
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{hub_id} at {revision}: {fix} [{type(error).__name__}: {detail}]"
-        ) from error
-
-
-# --- mixtures ------------------------------------------------------------------------------------
 
 
 def mix_parts(

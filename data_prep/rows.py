@@ -22,11 +22,15 @@ from data_prep.prompt import (
     render_prompt,
 )
 
+# What SFT is to write. A tiny model cannot say a letter before it has said the option.
+DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
+
 
 @dataclass(slots=True)
 class Question:
-    """One multiple-choice question. `answer` is the letter of the gold option, `id` is
-    `<dataset>/<split>/<number>`.
+    """One multiple-choice question. answer: gold letter; id: <dataset>/<split>/<number>.
+
+    notes: names of what the source did to read it, such as `own_labels`; the manifest lists them.
     """
 
     id: str
@@ -34,6 +38,7 @@ class Question:
     options: list[str]
     answer: str
     meta: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def gold(self) -> str:
@@ -42,27 +47,29 @@ class Question:
 
 
 def get_text(record: Any, key: str) -> str:
-    """The text in a field. Raises BadRow where the record is no object, or the field is missing
-    or no text.
-    """
+    """Return the text in a field. Raises BadRow where it is missing, or no text."""
+    value = get_value(record, key)
+    if not isinstance(value, str):
+        raise BadRow("wrong_type", f"{key} is {value!r:.100}, not text")
+    return value
+
+
+def get_value(record: Any, key: str) -> Any:
+    """Return a field's value. Raises BadRow where the record is no object or has no such field."""
     if not isinstance(record, dict):
-        raise BadRow("not_an_object", f"got {type(record).__name__}")
+        raise BadRow("not_an_object", f"got {type(record).__name__} {record!r:.80}")
     if key not in record:
-        raise BadRow("missing_field", key)
-    if not isinstance(record[key], str):
-        raise BadRow("wrong_type", f"{key} is {type(record[key]).__name__}, not text")
+        raise BadRow("missing_field", f"{key} is not among {list(record)!r:.200}")
     return record[key]
 
 
 def get_optional_text(record: dict[str, Any], key: str) -> str:
-    """The text in a field that upstream leaves null on some rows, then "". Raises BadRow where
-    it is missing.
-    """
+    """Return the text in a field that upstream leaves null on some rows, then "". Raises BadRow."""
     return "" if key in record and record[key] is None else get_text(record, key)
 
 
 def get_texts(record: Any, key: str) -> list[str]:
-    """The texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
+    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
 
     An object's trailing null letters are left out: Parquet gives every row the letters that any row
     has.
@@ -72,36 +79,36 @@ def get_texts(record: Any, key: str) -> list[str]:
         while value and list(value.values())[-1] is None:
             value = dict(list(value.items())[:-1])
         if list(value) != list(LETTERS[: len(value)]):
-            raise BadRow("wrong_type", f"{key} are lettered {list(value)[:30]}, not A, B, C, …")
+            raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")
         value = list(value.values())
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise BadRow("wrong_type", f"{key} is no list of texts")
+        raise BadRow("wrong_type", f"{key} is no list of texts: {value!r:.100}")
     return value
 
 
+def read_index(value: Any) -> int | None:
+    """Read a whole number as files hold it: 2, 2.0 (a column with gaps) or text of it (CSV)."""
+    if isinstance(value, str):
+        value = value.strip().removesuffix(".0")
+        # isdigit alone takes `²`
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
+
+
 def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) -> str:
-    """The letter for an index that counts from `base`. Raises BadRow where it is no index of an
-    option.
-    """
+    """Return the letter for an index that counts from `base`. Raises BadRow."""
     value = record.get(key)
-    if (
-        isinstance(value, str) and value.strip().isascii() and value.strip().isdigit()
-    ):  # CSV has no numbers
-        value = int(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not 0 <= value - base < min(num_options, len(LETTERS))
-    ):
-        raise BadRow(
-            "gold_not_among_options",
-            f"{key} {value!r} counts from {base}, with {num_options} options",
-        )
-    return LETTERS[value - base]
+    index = read_index(value)
+    if index is None or not 0 <= index - base < min(num_options, len(LETTERS)):
+        detail = f"{key} {value!r:.100} counts from {base}, with {num_options} options"
+        raise BadRow("gold_not_among_options", detail)
+    return LETTERS[index - base]
 
 
 def check_answer(question: Question) -> None:
-    """Raises BadRow where the gold letter names none of the options."""
+    """Refuse a gold letter that names none of the options. Raises BadRow."""
     if len(question.answer) != 1 or question.answer not in LETTERS[: len(question.options)]:
         raise BadRow(
             "gold_not_among_options",
@@ -130,7 +137,7 @@ def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value can stand in a column of its own type."""
+    """Tell if a value can be in a column of its own type."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
@@ -142,12 +149,13 @@ def build_row(
     eos_token: str,
     frame: ChatFrame | None = None,
     template: Template = PLAIN,
+    direct_response: str = "letter",
 ) -> dict[str, Any]:
-    """The row as it is written, its fields in the order of the row format.
+    """Build the row as it is written, its fields in the order of the row format.
 
     `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys
-    of a struct. `response` is what SFT is to write after `direct_prompt`; it ends in EOS so that
-    OpenRLHF adds none of its own.
+    of a struct. `response` is the SFT target for `direct_prompt`; it ends in EOS so that OpenRLHF
+    adds none of its own. direct_response: a key of DIRECT_RESPONSES.
     """
     label = {
         "id": question.id,
@@ -155,6 +163,7 @@ def build_row(
         "answer": question.answer,
         "options": question.options,
     }
+    target = DIRECT_RESPONSES[direct_response]
     return {
         "id": question.id,
         "question": question.question,
@@ -162,7 +171,7 @@ def build_row(
         "answer": question.answer,
         "prompt": render_prompt(question.question, question.options, frame, template),
         "direct_prompt": render_direct_prompt(question.question, question.options, frame, template),
-        "response": question.answer + eos_token,
+        "response": target.format(answer=question.answer, gold=question.gold) + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
         "datasource": question.id.split("/", 1)[0],
         "meta": question.meta,

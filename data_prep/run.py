@@ -7,45 +7,27 @@ make prep data=[medqa,medmcqa]              a mixture of prepared sets, in data/
 python -m data_prep.run --help              every setting
 """
 
-import io
-import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from data_prep.card import render_card
-from data_prep.errors import UserError
+from data_prep.command import run_command
 from data_prep.prepare import prepare
 from data_prep.splits import Progress as ProgressCall
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 
-
-@hydra.main(config_path=str(CONFIGS), config_name="prep", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Prepare, then print the card. Exits with 2 and a line for each problem the user must fix."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # a terminal with an ASCII locale must not fail on a dash
-            stream.reconfigure(errors="replace")
-    try:
-        with show_progress() as progress:
-            manifest = prepare(cfg, progress)
-    except UserError as error:
-        for problem in error.problems:
-            print(f"prep: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("prep: interrupted; what was there before is untouched", file=sys.stderr)
-        sys.exit(130)
+    """Prepare, then print the card."""
+    with show_progress() as progress:
+        manifest = prepare(cfg, progress)
     # Without a terminal rich would wrap at 80 columns; logs and CI read better unwrapped.
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(Markdown(render_card(manifest).replace("![", "[")))  # a link to the picture
@@ -89,9 +71,4 @@ def name_mixture(arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = name_mixture(sys.argv[1:])
-    # Hydra forbids an experiment chosen by ${oc.env:…} to choose the data set, so the variable
-    # becomes an override.
-    if os.environ.get("EXPERIMENT") and not any(arg.startswith("experiment=") for arg in sys.argv):
-        sys.argv.append(f"experiment={os.environ['EXPERIMENT']}")
-    main()
+    run_command(main, "prep", name_mixture)

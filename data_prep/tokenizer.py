@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from data_prep.errors import UserError
+from data_prep.hub import explain_errors
 from data_prep.prompt import LETTERS, ChatFrame
-from data_prep.records import explain_errors
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 MESSAGE, REPLY = "THE-MESSAGE-STANDS-HERE", "THE-REPLY-STANDS-HERE"

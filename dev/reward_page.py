@@ -1,6 +1,6 @@
-"""Write docs/reward.md from the table that the tests check, so that the documented rules are the tested rules.
+"""Write docs/reward.md from the table that the tests check.
 
-python -m dev.reward_page     # after any change of tests/verdicts.yaml; a test fails where it was forgotten
+python -m dev.reward_page     # after any change of tests/verdicts.yaml; a test fails without
 """
 
 import inspect
@@ -27,24 +27,25 @@ LEAK_OPTIONS = ["Rubella", "Nitrofurantoin", "Measles", "CT scan of the head"]
 NO_CHOICE = {"no_choice", "ambiguous", "out_of_range"}
 
 INTRODUCTION = """\
-<!-- Written by `python -m dev.reward_page` from tests/verdicts.yaml. Edit that file, not this one. -->
+<!-- Written by `python -m dev.reward_page` from tests/verdicts.yaml: edit that file, not this. -->
 # The reward
 
-A response is judged by `reward_server.verifier.verify(response, answer, options, mode)`: the text, the gold letter and
-the options' texts go in, nothing else.
+A response is judged by `reward_server.verifier.verify(response, answer, options, mode)`: the text,
+the gold letter and the options' texts go in, nothing else.
 
-* **Format**, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this order; only
-  white space between `</think>` and `<answer>`; nothing after `</answer>` but white space and special tokens; something
-  visible in both bodies. Text before `<think>` is allowed, since the paper's fifth phase reasons there and is
-  rewarded. Mode `strict` forbids it.
-* **Choice**: the whole answer, markup aside, is a letter, or "the correct answer is" (answer, option or choice) and a
-  letter, or a letter, a separator and that option's own text. A letter with the text of another option is `ambiguous`.
-  Everything else is no choice.
-* **Reward**: -1 where the format is not followed; 1 where it is and the choice is right; 0 otherwise. For rows of
-  another split than `train` the hook gives accuracy (0 or 1) instead, so that the engine's `pass1` is accuracy.
+* **Format**, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in
+  this order; only white space between `</think>` and `<answer>`; nothing after `</answer>` but white
+  space and special tokens; something visible in both bodies. Text before `<think>` is allowed, since
+  the paper's fifth phase reasons there and is rewarded. Mode `strict` forbids it.
+* **Choice**: the whole answer, markup aside, is a letter, or "the correct answer is" (answer, option
+  or choice) and a letter, or a letter, a separator and that option's own text. A letter with the text
+  of another option is `ambiguous`. Everything else is no choice.
+* **Reward**: -1 where the format is not followed; 1 where it is and the choice is right; 0
+  otherwise. For rows of another split than `train` the hook gives accuracy (0 or 1) instead, so that
+  the engine's `pass1` is accuracy.
 
-No prose, no "or" and no condition is among the three forms, so no hedge can pay; an honest policy, which can say `C`,
-loses nothing by that."""
+No prose, no "or" and no condition is among the three forms, so no hedge can pay; an honest policy,
+which can say `C`, loses nothing by that."""
 
 
 def load_table() -> dict[str, Any]:
@@ -92,8 +93,8 @@ def render_page(table: dict[str, Any]) -> str:
         ),
         "Special tokens: " + ", ".join(f"`{token}`" for token in SPECIAL_TOKENS) + ".",
         f"## {count} cases, each in both modes",
-        f"The options are A {', B '.join(OPTIONS[:2])}, C {', D '.join(OPTIONS[2:])}; gold is C unless said otherwise. "
-        f"A response shown without tags is the answer's body in {_quote(BODY_FRAME.format('…'))}.",
+        f"The options are {_show_options(OPTIONS)}; gold is C unless said otherwise. A response "
+        f"shown without tags is the answer's body in {_quote(BODY_FRAME.format('…'))}.",
     ]
     for group in table["verdicts"]:
         cells = (
@@ -115,9 +116,10 @@ def render_page(table: dict[str, Any]) -> str:
         "For each sample, by `reward_server/signals.py`; the engine averages over a step.",
         _render_rows(("signal", "unit", "shows"), signals),
         "## `leak`",
-        "1 where the chosen letter, or the chosen option's text (nearly all of its words), is stated as the answer before "
-        "`<think>` or in the opening of the thinking. To name an option while arguing against it, or among others, states "
-        f"nothing. The options here are A {', B '.join(LEAK_OPTIONS[:2])}, C {', D '.join(LEAK_OPTIONS[2:])}.",
+        "1 where the chosen letter, or the chosen option's text (nearly all of its words), is "
+        "stated as the answer before `<think>` or in the opening of the thinking. To name an option "
+        "while arguing against it, or among others, states nothing. The options here are "
+        f"{_show_options(LEAK_OPTIONS)}.",
     ]
     for group in table["leak"]:
         leaks = (
@@ -147,6 +149,10 @@ def _render_rows(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in cells) + " |" for cells in lines)
 
 
+def _show_options(options: list[str]) -> str:
+    return ", ".join(f"{chr(65 + place)} {text}" for place, text in enumerate(options))
+
+
 def _escape(row: dict[str, Any]) -> str:
     return str(row["why"]).replace("<", "&lt;")
 
@@ -166,7 +172,7 @@ def _show_response(row: dict[str, Any]) -> str:
 
 
 def _quote(text: str) -> str:
-    """`text` as Markdown code in a table cell: what cannot be seen, and what would join its neighbour, as escapes."""
+    """Write `text` as Markdown code in a table cell, with escapes for what cannot be seen."""
     shown = "".join(
         json.dumps(c)[1:-1] if not c.isprintable() or c in "\u0301\u2800\u3164" else c for c in text
     )

@@ -1,9 +1,9 @@
-"""Writes a run folder without training, whose rollouts go through given phases: for tests, timing and a first look.
+"""Write a run folder without training, whose rollouts go through given phases: for tests, timing and a first look.
 
 python -m dev.simulate_run --out runs/rlvr/simulated                      all six phases, 20 steps each
 python -m dev.simulate_run --out runs/rlvr/big --steps 1563 --words 300   100,000 rollouts
 
-The texts follow the descriptions of docs/dynamics.md and say nothing true. Noise: a share of the rollouts is written in
+The texts follow the descriptions of docs/dynamics.md and say nothing true. Noise: a fraction of the rollouts is written in
 the manner of another phase, and every change comes about over four steps.
 """
 
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from data_prep.prompt import LETTERS, render_prompt
 from eval.dynamics.features import extract_features
+from reward_server.signals import SIGNALS
 from reward_server.verifier import verify
 
 RAMP = (0.1, 0.4, 0.7, 1.0)
-"""Share of the new manner in the first steps of a change."""
+"""Fraction of the new manner in the first steps of a change."""
 SYLLABLES = (
     "ba",
     "ce",
@@ -40,7 +41,7 @@ SYLLABLES = (
 
 
 class Question(NamedTuple):
-    """A question with gold letter and four options."""
+    """Hold a question with gold letter and four options."""
 
     id: str
     text: str
@@ -49,7 +50,7 @@ class Question(NamedTuple):
 
 
 def make_words(rng: random.Random, count: int) -> list[str]:
-    """Invented words, different from each other."""
+    """Invent words, different from each other."""
     words: dict[str, None] = {}
     while len(words) < count:
         words["".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3))))] = None
@@ -57,7 +58,7 @@ def make_words(rng: random.Random, count: int) -> list[str]:
 
 
 def make_questions(rng: random.Random, words: list[str], count: int, length: int) -> list[Question]:
-    """Questions of `length` words each, options included."""
+    """Make questions of `length` words each, options included."""
     questions = []
     for number in range(count):
         options = rng.sample(words, 4)
@@ -69,7 +70,7 @@ def make_questions(rng: random.Random, words: list[str], count: int, length: int
 
 
 def reason(rng: random.Random, words: list[str], count: int) -> str:
-    """About `count` words of sentences; frequent words are frequent, as in any text."""
+    """Write about `count` words of sentences; frequent words are frequent, as in any text."""
     text: list[str] = []
     while len(text) < count:
         length = rng.randint(6, 14)
@@ -81,7 +82,7 @@ def reason(rng: random.Random, words: list[str], count: int) -> str:
 def write_response(
     rng: random.Random, phase: int, question: Question, words: list[str], length: int
 ) -> str:
-    """A response in the manner of a phase; 0 is none of them. length: words of a question, the unit of lengths."""
+    """Write a response in the manner of a phase; 0 is none of them. length: words of a question, the unit of lengths."""
     right = rng.random() < (0.3, 0.3, 0.4, 0.45, 0.35, 0.55, 0.6)[phase]
     letter = (
         question.answer if right else rng.choice([x for x in LETTERS[:4] if x != question.answer])
@@ -102,7 +103,7 @@ def write_response(
     if rng.random() < 0.02:
         return f"<think> {think(0.3, 0.6)} <answer> {letter} </answer>"
     if phase == 2:
-        return follow(think(1.6, 2.6))
+        return follow(think(2.6, 4.2))
     if phase == 4:
         return follow(f"The answer is {letter}.")
     if phase == 5:
@@ -117,7 +118,7 @@ def simulate_rollouts(
     noise: float = 0.08,
     question_words: int = 20,
 ) -> tuple[list[dict[str, Any]], list[Question]]:
-    """Rollouts of a run and its questions. schedule: the phase of each step."""
+    """Simulate the rollouts of a run and its questions. schedule: the phase of each step."""
     rng = random.Random(seed)
     words = make_words(rng, 1500)
     questions = make_questions(rng, words, 2 * per_step, question_words)
@@ -139,31 +140,29 @@ def simulate_rollouts(
 
 
 def make_row(question: Question, response: str, step: int) -> dict[str, Any]:
-    """A row as the reward hook writes it; a token counts as three quarters of a word."""
+    """Make a row as the reward hook writes it; a token counts as three quarters of a word."""
     verdict = verify(response, question.answer, question.options)
     return {
-        **{"id": question.id, "split": "train", "step": step, "episode": 1, "prompt_tokens": 60},
-        **{
-            "response_tokens": round(len(response.split()) / 0.75),
-            "truncated": False,
-            "temperature": 1.0,
-        },
-        **{
-            "response": response + "<|endoftext|>",
-            "reward": verdict.reward,
-            "format_ok": verdict.format_ok,
-        },
-        **{
-            "correct": verdict.correct,
-            "choice": verdict.choice,
-            "reason": verdict.reason,
-            "time": 1e9 + step,
-        },
+        "id": question.id,
+        "split": "train",
+        "step": step,
+        "episode": 1,
+        "prompt_tokens": 60,
+        "response_tokens": round(len(response.split()) / 0.75),
+        "truncated": False,
+        "temperature": 1.0,
+        "response": response + "<|endoftext|>",
+        "reward": verdict.reward,
+        "format_ok": verdict.format_ok,
+        "correct": verdict.correct,
+        "choice": verdict.choice,
+        "reason": verdict.reason,
+        "time": 1e9 + step,
     }
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question]) -> None:
-    """A run folder with rollouts, questions, metrics (those that rollouts give) and run.json."""
+    """Write a run folder with rollouts, questions, metrics (those that rollouts give) and run.json."""
     (folder / "rollouts").mkdir(parents=True)
     with (folder / "rollouts" / "simulated-1.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -189,8 +188,8 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
                 extract_features(r["response"], options[r["id"]].answer, options[r["id"]].options)
                 for r in sample
             ]
-            keys = ("format", "leak", "pre_think", "think_words", "pre_think_words", "repetition")
-            means = {key: sum(getattr(f, key) for f in found) / len(found) for key in keys}
+            keys = [signal.name for signal in SIGNALS if signal.name in found[0]]
+            means = {key: sum(features[key] for features in found) / len(found) for key in keys}
             means["accuracy"] = sum(row["correct"] for row in sample) / len(sample)
             means["rollout/reward_mean"] = sum(row["reward"] for row in sample) / len(sample)
             means["response_length"] = sum(row["response_tokens"] for row in sample) / len(sample)

@@ -75,6 +75,7 @@ def check_answers(tasks: list[Task], folder: Path, overwrite: bool) -> None:
             known = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
+    # many tasks usually differ in the same way: their files are named together
     changed: dict[str, list[str]] = {}
     for task in tasks:
         file = find_samples(folder, task)

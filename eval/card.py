@@ -1,7 +1,7 @@
 """Write the model card of a trained model, README.md as model hubs want it.
 
-make card                                        of the experiment's run, into runs/rlvr/<name>/model/
-python -m eval.card run=runs/rlvr/mine evaluation=results/mine
+make card                             of the experiment's run, into runs/rlvr/<name>/model/
+make card run=runs/rlvr/mine evaluation=results/mine
 
 Every number comes from the run folder and from an evaluation's summary.json; what is missing or
 cannot be read is named in the card. A path of this machine is never written.
@@ -14,38 +14,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
 from omegaconf import DictConfig
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.published import build_published
 from eval.tables import build_scores, render_markdown
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
 """Licences with an identifier of their own on the hub; another one is `other` with its name."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # Qwen/Qwen2.5-3B
-SETTINGS = {
-    "passes over the questions": "train.num_episodes",
-    "questions a step": "rollout.batch_size",
-    "samples a question": "rollout.n_samples_per_prompt",
-    "sampling temperature": "rollout.temperature",
-    "most new tokens": "rollout.max_new_tokens",
-    "learning rate of the actor": "actor.adam.lr",
-    "learning rate of the critic": "critic.adam.lr",
-    "KL coefficient": "algo.kl.init_coef",
-    "advantage estimator": "algo.advantage.estimator",
-    "seed": "train.seed",
-}
-"""Row of the card -> flag of the engine."""
 
 
 def make_card(cfg: DictConfig) -> Path:
-    """Write the card into the model's folder, with the picture; return its path. Raises UserError."""
+    """Write the card and its picture into the model's folder; return its path. Raises UserError."""
     folder = Path(cfg.run)
     model = folder / "model"
     needed = {
@@ -58,6 +44,7 @@ def make_card(cfg: DictConfig) -> Path:
         f"{path} is not there: {fix}" for path, fix in needed.items() if not path.is_file()
     ]:
         raise UserError(*missing)
+    # a damaged file is a gap in the card, not an end
     gaps: list[str] = []
     run = read_mapping(folder / "run.json", gaps)
     config = read_mapping(folder / "config.yaml", gaps)
@@ -94,11 +81,13 @@ def find(values: Any, key: str, default: Any = None) -> Any:
 
 
 def find_scores(path: Path, model: Path, gaps: list[str]) -> list[dict[str, Any]]:
-    """Find an evaluation's results of this model's folder; none where it was not evaluated there."""
+    """Find an evaluation's results of this model's folder; none where it was not evaluated."""
     if not path.is_file():
         return []
     scores = []
-    for result in find(read_mapping(path, gaps), "results", []):
+    results = find(read_mapping(path, gaps), "results", [])
+    listed: list[Any] = results if isinstance(results, list) else [None]
+    for result in listed:
         try:
             if Path(result["path"]).resolve() == model.resolve():
                 build_scores([result])
@@ -148,6 +137,7 @@ def render_card(
     kind = str(licence or find(facts, "name", "see-base-model"))
     if kind == "see-base-model":
         gaps.append("the licence of the base model is not recorded: `make card licence=NAME`")
+    # the hub's header: a licence that it does not list is `other` with its name and link
     listed = kind in HUB_LICENCES
     data = ModelCardData(
         language="en",
@@ -172,9 +162,8 @@ def render_card(
         ]
         or None,
     )
-    paper = build_published({"results": scores})
-    trained = find(run, "data.prompt.name") or find(config, "data.prompt.name")
-    asked = {score["settings"]["benchmark"]["prompt"]["name"] for score in scores}
+    # the text: tables are ready Markdown, everything else is escaped
+    paper = build_published(scores)
     environment = jinja2.Environment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -187,17 +176,13 @@ def render_card(
         base=base,
         gaps=gaps,
         scores=Markup(render_markdown(build_scores(scores))) if scores else "",
+        prompts=sorted({score["settings"]["benchmark"]["prompt"]["name"] for score in scores}),
         paper=Markup(render_markdown(paper)) if len(paper.frame) else "",
         paper_note=Markup(paper.note),
-        other_prompts=sorted(asked - {trained}) if trained else [],
-        trained_prompt=trained,
         picture=PICTURE,
         dynamics=dynamics,
-        training=Markup(render_markdown(build_training(run, config))),
-        reward_mode=find(config, "reward.mode", "not recorded"),
-        control=find(config, "reward.control"),
-        data=find(config, "data.name", "not recorded"),
-        data_licence=find(config, "data.licence", "not recorded"),
+        run=lambda key, default="not recorded": find(run, key, default),
+        config=lambda key, default="not recorded": find(config, key, default),
         licence=kind,
         licence_link=None if licence else find(facts, "link"),
         licence_note=None if licence else find(facts, "note"),
@@ -213,51 +198,14 @@ def find_base(config: dict[str, Any]) -> str:
     return Path(str(find(config, "model.path", "not recorded"))).name
 
 
-def build_training(run: dict[str, Any], config: dict[str, Any]) -> Any:
-    """Build the table of settings, data with hashes, versions, machine, commit."""
-    import pandas as pd
-
-    missing = "not recorded"
-    rows = {label: find(config, f"openrlhf.{key}", missing) for label, key in SETTINGS.items()}
-    dirty = ", with uncommitted changes" if find(run, "git.dirty") else ""
-    seconds = find(run, "wall_seconds", 0)
-    minutes = f"{seconds / 60:.1f}" if isinstance(seconds, (int, float)) else missing
-    versions = find(run, "versions", {})
-    rows |= {
-        "steps": find(run, "total_steps", missing),
-        "reward": f"mode {find(config, 'reward.mode', missing)}, "
-        f"options {json.dumps(find(config, 'reward.options', {}))}",
-        "revision of the base model": find(config, "model.revision", "none: a local folder"),
-        "prompt template": find(config, "data.prompt.name", missing),
-        "machine": f"{find(run, 'machine.system', missing)}, {find(run, 'machine.cpus', missing)} CPUs,"
-        f" hardware={find(run, 'machine.hardware', missing)}",
-        "started, took": f"{find(run, 'started', missing)}, {minutes} minutes, exit code "
-        f"{find(run, 'exit', missing)}",
-        "commit": f"{find(run, 'git.commit', missing)}{dirty}",
-        "versions": ", ".join(f"{k} {v}" for k, v in versions.items())
-        if isinstance(versions, dict)
-        else missing,
-        "questions trained on": f"{find(run, 'data.train_rows', missing)} of "
-        f"{find(run, 'data.name', missing)}",
-    }
-    files = find(run, "data.files", {})
-    for name, digest in files.items() if isinstance(files, dict) else ():
-        rows[f"SHA-256 of {name}"] = digest
-    from eval.tables import Table
-
-    frame = pd.DataFrame({"setting": list(rows), "value": [str(value) for value in rows.values()]})
-    return Table("Training", frame, 2)
-
-
 def escape_markdown(value: Any) -> Any:
     """Write a text of the run as text: no HTML, no link, no new line, no end of a table's cell."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
+    if hasattr(value, "__html__"):
         return value
-    text = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;")
+    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="card", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Write the card. Exits with 2 and one line for each problem that the user must fix."""
     try:
@@ -270,4 +218,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "card")

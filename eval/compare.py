@@ -1,4 +1,4 @@
-"""Compare any two systems (`model.mode`) on the same questions, and judge the paper's two claims."""
+"""Compare two systems (`model.mode`) on the same questions, and judge the paper's two claims."""
 
 from collections import defaultdict
 from itertools import combinations
@@ -11,7 +11,7 @@ from eval.modes import split_mode
 from eval.samples import Samples
 from eval.statistics import compare_paired, correct_holm, judge_non_inferiority
 from eval.summary import rounded
-from eval.tables import format_interval, format_p, format_percent, format_points
+from eval.tables import format_interval, format_p, format_percent, format_points, format_value
 
 Systems = dict[str, dict[str, Samples]]
 """benchmark -> system -> samples"""
@@ -48,10 +48,12 @@ def compare_systems(
         raise UserError(f"compare={wanted} is no list of pairs [[model.mode, model.mode]]")
     if unknown := sorted({name for pair in wanted for name in pair} - known):
         raise UserError(
-            f"compare: {', '.join(unknown)} not evaluated here: there are {', '.join(sorted(known))}"
+            f"compare: {', '.join(unknown)} not evaluated here: there are "
+            f"{', '.join(sorted(known))}"
         )
     comparisons = []
     for a, b in wanted:
+        # the benchmarks of one pair are one family of tests
         found = [
             compare_two(benchmark, a, by_system[a], b, by_system[b], seed)
             for benchmark, by_system in systems.items()
@@ -72,6 +74,7 @@ def compare_two(
     x = np.array(list(first.values()))
     y = np.array([second[name] for name in first])
     result = compare_paired(x, y, [clusters[name] for name in first], seed)
+    # of several answers the first one counts for agreement
     chosen = {sample["id"]: sample["choice"] for sample in right if sample["sample"] == 0}
     same = [
         sample["choice"] is not None and sample["choice"] == chosen[sample["id"]]
@@ -122,6 +125,7 @@ def judge_claims(
                 continue
             if sorted(pair) != sorted([claims["of"], claims["over"]]):
                 continue
+            # the pair may have been compared the other way round
             value, low, high = (comparison["difference"][key] for key in ("value", "low", "high"))
             if pair[0] == claims["over"]:
                 value, low, high = -value, -high, -low
@@ -139,8 +143,8 @@ def judge_claims(
                     "benchmark": comparison["benchmark"],
                     "verdict": verdict,
                     "sentence": f"{claims['of']} {claimed} {claims['over']}{by} on "
-                    f"{comparison['benchmark']}: {verdict}. Difference {format_points(value)} points "
-                    f"(95 % CI {format_points(low)} to {format_points(high)}, n = "
+                    f"{comparison['benchmark']}: {verdict}. Difference {format_points(value)} "
+                    f"points (95 % CI {format_points(low)} to {format_points(high)}, n = "
                     f"{comparison['n']:,}){tested if kind == 'ahead' else ''}; {ending}.",
                 }
             )
@@ -184,7 +188,8 @@ def find_faults(benchmark: str, claims: Any, results: list[dict[str, Any]]) -> l
     baseline = found[claims["over"]]
     if baseline["accuracy"]["low"] <= baseline["chance"]:
         faults.append(
-            f"{claims['over']} is not above chance: {format_percent(baseline['accuracy']['value'])} % "
-            f"({format_interval(baseline['accuracy'])}), chance {format_percent(baseline['chance'])} %"
+            f"{claims['over']} is not above chance: {format_value(baseline['accuracy'])} % "
+            f"({format_interval(baseline['accuracy'])}), chance "
+            f"{format_percent(baseline['chance'])} %"
         )
     return faults

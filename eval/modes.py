@@ -1,16 +1,17 @@
-"""Ask a question and read the answer in one of the modes: think, direct, cot, loglikelihood.
+"""Ask a question and read the answer in a mode: think, direct, cot, loglikelihood.
 
-Each mode has a strict and a lenient reading; both are reported, and the better of the two is never taken.
+Each mode has a strict and a lenient reading; both are reported, never the better of the two.
 
-think          the trained format. strict: the verdict of the reward, on the whole response.
-direct         the letter alone, as the SFT baseline was trained. strict: the response as a whole states one choice.
-cot            free reasoning, then `Answer: X` on a last line. strict: that line announces and states one choice.
-loglikelihood  nothing is generated: the letter to which the model gives the highest probability after the direct
-               prompt. Always a choice, so strict and lenient agree.
+think          the trained format. strict: the reward's verdict on the whole response.
+direct         the letter alone, as the SFT baseline was trained. strict: nothing but one choice.
+cot            free reasoning, then `Answer: X` on a last line. strict: that line states one choice.
+loglikelihood  nothing is generated: the letter that is most probable after the direct prompt.
+               Always a choice, so strict and lenient agree.
 
-`think@5`, `direct@5`, `cot@5` show 5 answered questions of dev first. Lenient is in all three the choice that the
-response clearly states anywhere (eval/reading.py). What is behind the model's own first answer, a next question or
-turn that it made up, is never read; in think it also breaks the format, as in training.
+`think@5`, `direct@5`, `cot@5` show 5 answered questions of dev first. Lenient is in all three the
+choice that is clearly stated anywhere (eval/reading.py). What is behind the model's own answer, a
+next question or turn that it made up, is never read; in think it also breaks the format, as in
+training.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ PUBLISHED = ("mmlu_pro_health",)
 """Benchmarks whose own rules of reading an answer are a third column in mode cot."""
 
 COT = Instruction(
-    plain="A conversation between User and Assistant. The User asks a multiple-choice medical question. "
+    plain="A conversation between User and Assistant. "
+    "The User asks a multiple-choice medical question. "
     "The Assistant first thinks step by step, then writes on a last line of its own: "
     "Answer: the letter of the one best option.",
     chat="Answer the multiple-choice medical question below. First think step by step, "
@@ -51,7 +53,7 @@ ANNOUNCES = re.compile(
 
 
 class Judgement(NamedTuple):
-    """The reading of a response. choice, choice_lenient, choice_published: a letter or None; never a guess."""
+    """The reading of a response. choice, choice_lenient, choice_published: a letter, or None."""
 
     format_ok: bool
     reason: str
@@ -61,7 +63,7 @@ class Judgement(NamedTuple):
 
 
 def split_mode(mode: str) -> tuple[str, int]:
-    """Split `cot@5` into (`cot`, 5) and `cot` into (`cot`, 0). Raises ValueError for an unknown mode."""
+    """Split `cot@5` into (`cot`, 5), `cot` into (`cot`, 0). Raises ValueError if unknown."""
     name, at, count = mode.partition("@")
     few_shot = at and name != "loglikelihood" and re.fullmatch("[1-9][0-9]?", count)
     if name not in MODES or (at and not few_shot):
@@ -74,21 +76,24 @@ def split_mode(mode: str) -> tuple[str, int]:
 def get_stop(mode: str) -> list[str]:
     """Get the strings at which generation ends, so that no tokens are spent on a made-up next turn.
 
-    PPO trains without them. In think each begins with `</answer>`: what follows breaks the format in any case, so no
-    strict verdict changes, if the engine keeps the string in the response (vLLM's include_stop_str_in_output). A
-    server that drops it leaves an unclosed `<answer>`, which fails just so. In cot a model that repeats the question
-    under `Question:` is stopped there; MMLU-Pro's own evaluation does the same.
+    PPO trains without them. In think each begins with `</answer>`: what follows breaks the format
+    in any case, so no strict verdict changes, if the response keeps the string
+    (include_stop_str_in_output of vLLM). A server that drops it leaves an unclosed `<answer>`,
+    which fails too. In cot a model that repeats the question under `Question:` is stopped there,
+    as in MMLU-Pro's own evaluation.
     """
     return STOP[split_mode(mode)[0]]
 
 
 def draw_examples(rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw `count` rows as examples, the same for each model and machine. Raises ValueError if there are too few."""
+    """Draw `count` rows, the same for each model. Raises ValueError if there are too few."""
     if len(rows) < count:
         raise ValueError(f"{count} examples are asked for, and dev has {len(rows)} rows")
-    return sorted(rows, key=lambda row: hashlib.sha256(f"{seed}/{row['id']}".encode()).digest())[
-        :count
-    ]
+
+    def draw(row: dict[str, Any]) -> bytes:
+        return hashlib.sha256(f"{seed}/{row['id']}".encode()).digest()
+
+    return sorted(rows, key=draw)[:count]
 
 
 def render(
@@ -100,8 +105,9 @@ def render(
 ) -> str:
     """Render the prompt of a prepared row in this mode, exactly as the model sees it.
 
-    frame, template: those of the row's own prompts. examples: as many rows as the mode says. Their answers are the gold letters;
-    where the mode wants reasoning it is a neutral sentence that names the gold option, since real data has none.
+    frame, template: those of the row's own prompts. examples: as many rows as the mode says. Their
+    answers are the gold letters; where the mode wants reasoning it is one neutral sentence that
+    names the gold option, since real data has none.
     """
     name, count = split_mode(mode)
     if len(examples) != count:
@@ -113,7 +119,7 @@ def render(
     else:
         prompt = str(row["direct_prompt"])
     shown = [
-        (render(example, name, frame, template=template), answer_example(example, name))
+        (render(example, name, frame, template=template), write_answer(example, name))
         for example in examples
     ]
     return add_examples(prompt, shown, frame)
@@ -130,7 +136,7 @@ def add_examples(prompt: str, shown: list[tuple[str, str]], frame: ChatFrame | N
     return f"{prefix}{''.join(texts)}{prompt.removeprefix(prefix)}"
 
 
-def answer_example(row: dict[str, Any], name: str) -> str:
+def write_answer(row: dict[str, Any], name: str) -> str:
     """Write the answer of an example in the format of its mode."""
     letter = row["answer"]
     reasoning = f"The option that fits the question best is: {row['options'][ord(letter) - 65]}."
@@ -152,7 +158,7 @@ def judge(
 ) -> Judgement:
     """Read a response strictly and leniently. Never raises for any text of a model.
 
-    datasource: of the row; on those of PUBLISHED mode cot has choice_published, by the benchmark's own rules.
+    datasource: of the row; in mode cot those of PUBLISHED have choice_published.
     """
     name, _ = split_mode(mode)
     if name == "loglikelihood":
@@ -160,7 +166,7 @@ def judge(
     lenient = lenient_choice(response, options)
     if name == "think":
         # The whole response: what follows </answer> is text_after in training, so it is here.
-        verdict = verify(response, answer, len(options))
+        verdict = verify(response, answer, options)
         return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
     published = mmlu_pro_choice(response)[0] if has_published(mode, datasource) else None
     own = cut_runaway(response, options)
@@ -168,5 +174,5 @@ def judge(
         own = own.rstrip().rpartition("\n")[2]
         if not ANNOUNCES.match(own):  # else the last line of a list of options would be a choice
             return Judgement(False, "no_answer_line", None, lenient, published)
-    choice = read_choice(own, len(options))
+    choice = read_choice(own, options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)

@@ -46,14 +46,15 @@ def write_report(
 
 def build_tables(summary: dict[str, Any]) -> dict[str, list[Table]]:
     """Build the tables of the report by its sections, in order; those without rows are left out."""
+    results = summary["results"]
     sections = {
-        "Results": [build_results(summary), build_published(summary), build_asked(summary)],
-        "Counted in other ways": [build_subsets(summary), build_sampled(summary)],
-        "Comparisons on the same questions": [build_comparisons(summary)],
-        "By subject": build_parts(summary, "by_group"),
-        "By number of options": build_parts(summary, "by_num_options"),
-        "By tokens of the answer": [build_lengths(summary)],
-        "Lengths and what was read": [build_reasons(summary)],
+        "Results": [build_results(results), build_published(results), build_asked(results)],
+        "Counted in other ways": [build_subsets(results), build_sampled(results)],
+        "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
+        "By subject": build_parts(results, "by_group"),
+        "By number of options": build_parts(results, "by_num_options"),
+        "By tokens of the answer": [build_lengths(results)],
+        "Lengths and what was read": [build_reasons(results)],
     }
     filled = {
         title: [table for table in tables if len(table.frame)] for title, tables in sections.items()
@@ -75,7 +76,7 @@ def render_text(summary: dict[str, Any], made: str) -> str:
 def render_page(
     summary: dict[str, Any], differing: dict[str, list[dict[str, Any]]], made: str
 ) -> str:
-    """Render the page. differing: heading -> questions that one system got right, the other wrong."""
+    """Render the page. differing: heading -> questions that only one of two systems got right."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -98,7 +99,7 @@ def render_page(
 def build_plots(summary: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Build the plots by section, each as its heading and SVG."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for benchmark, results in group_results(summary).items():
+    for benchmark, results in group_results(summary["results"]).items():
         found.setdefault("Results", []).append((benchmark, plots.plot_accuracy(results)))
         pairs = [c for c in summary["comparisons"] if c["benchmark"] == benchmark]
         if pairs:
@@ -122,12 +123,13 @@ def build_plots(summary: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
 def find_differing(
     summary: dict[str, Any], systems: Systems, questions: dict[str, dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Find for each pair and direction the first questions that only one got right (first sample)."""
+    """Find for each pair and direction the first questions that only one got right."""
     differing: dict[str, list[dict[str, Any]]] = {}
     for c in summary["comparisons"]:
         by_system = systems[c["benchmark"]]
         for right, wrong in ((c["a"], c["b"]), (c["b"], c["a"])):
             others = {sample["id"]: sample for sample in by_system[wrong] if sample["sample"] == 0}
+            # all of them are counted, the first ones are shown
             found: list[dict[str, Any]] = []
             for sample in by_system[right]:
                 other = others[sample["id"]]

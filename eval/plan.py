@@ -127,6 +127,7 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
     if cfg.endpoint is not None:
         raise UserError("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
 
+    # nothing was named: the three models of the experiment, as far as they exist
     revision = cfg.model.get("revision")
     base = f"{cfg.model.path}@{revision}" if revision else str(cfg.model.path)
     makers = {
@@ -167,7 +168,7 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
     """
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
     problems, modes = [], {}
-    if isinstance(given, str):
+    if not isinstance(given, list | dict | None):
         given = [given]
     if isinstance(given, dict) and models:
         known = ", ".join(models)
@@ -176,10 +177,12 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
         chosen = given
         if not isinstance(given, list):
             chosen = (given or DEFAULT_MODES).get(model, ["think"])
-        modes[model] = list(dict.fromkeys(chosen if isinstance(chosen, list) else [chosen]))
+        modes[model] = list(
+            dict.fromkeys(map(str, chosen if isinstance(chosen, list) else [chosen]))
+        )
     for mode in dict.fromkeys(mode for chosen in modes.values() for mode in chosen):
         try:
-            split_mode(str(mode))
+            split_mode(mode)
         except ValueError as error:
             problems.append(f"modes: {error}")
     if cfg.endpoint is not None and any("loglikelihood" in chosen for chosen in modes.values()):
@@ -197,6 +200,7 @@ def describe_task(
     """Describe everything but the model that a task's answers depend on."""
     frame = benchmark.prepared.frame
     short = split_mode(mode)[0] == "direct"
+    dev = benchmark.prepared.manifest["files"].get("dev.jsonl", {}).get("sha256")
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
     if mode != "loglikelihood":
         sampling = {
@@ -207,6 +211,7 @@ def describe_task(
             "max_len": cfg.max_len,
             "stop": get_stop(mode),
         }
+    # of an endpoint only what changes answers: not the number of requests at a time
     if cfg.endpoint is None:
         engine = list_engine_options(cfg)
     else:
@@ -215,9 +220,8 @@ def describe_task(
     return {
         "benchmark": benchmark.describe(cfg.limit),
         "mode": mode,
-        "examples": [row["id"] for row in examples],
+        "examples": {"ids": [row["id"] for row in examples], "sha256": dev} if examples else None,
         "prompt_version": PROMPT_VERSION,
-        "prompt": benchmark.prepared.manifest.get("prompt"),
         "chat": frame._asdict() if frame else None,
         "seed": cfg.seed,
         "sampling": sampling,

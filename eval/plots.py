@@ -28,7 +28,7 @@ LONGEST = 48
 
 
 def plot_accuracy(results: list[dict[str, Any]]) -> str:
-    """Plot one benchmark: strict accuracy with its interval, lenient as a ring, chance as a line."""
+    """Plot a benchmark: strict accuracy with its interval, lenient as a ring, chance as a line."""
     names = [f"{result['model']}.{result['mode']}" for result in results]
     figure, axes = start(max(1.6, 0.34 * len(names) + 0.9), "accuracy (%)")
     for row, result in enumerate(results):
@@ -128,7 +128,7 @@ def draw_legend(figure: Any, names: list[str]) -> None:
 
 def shorten(text: str) -> str:
     """Shorten a label to one line of LONGEST characters."""
-    line = " ".join(text.split())
+    line = " ".join(text.split()).encode("utf-8", "replace").decode()
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 

@@ -5,9 +5,9 @@ python -m eval.power --difference 8 --questions 818      the power of one compar
 python -m eval.power --questions 1273                    the least difference that is found
 python -m eval.power --results results/laptop            with the disagreement measured there
 
-What counts is on how many questions exactly one of two models is right (`--discordant`, per cent);
-the test is the exact McNemar test. With several sampled answers to each question the part of the
-variance that is sampling noise (`--noise`, per cent) shrinks; the choice of questions does not.
+Two-sided at 5 %, for a power of 80 %. What counts is on how many questions exactly one of two
+models is right (`--discordant`, per cent); the test is the exact McNemar test. With several sampled
+answers the part of the variance that is sampling noise (`--noise`, per cent) shrinks.
 """
 
 import argparse
@@ -19,8 +19,11 @@ import numpy as np
 from scipy.optimize import bisect
 from scipy.stats import binom, norm
 
+ALPHA, POWER = 0.05, 0.8
+POINTS = (1, 2, 3, 4, 5, 6, 8, 10)
 
-def mcnemar_power(n: int, difference: float, discordant: float, alpha: float = 0.05) -> float:
+
+def mcnemar_power(n: int, difference: float, discordant: float) -> float:
     """Compute the exact power of the two-sided exact McNemar test on n questions.
 
     difference: of true accuracies; discordant: fraction that exactly one model answers; in [0, 1].
@@ -28,43 +31,36 @@ def mcnemar_power(n: int, difference: float, discordant: float, alpha: float = 0
     """
     if not abs(difference) <= discordant <= 1 or discordant <= 0:
         raise ValueError(
-            f"{100 * difference:g} points need that many discordant questions: raise "
-            f"--discordant {100 * discordant:g}"
+            f"{100 * difference:g} points are more than --discordant: raise --discordant"
         )
     spread = 8 * np.sqrt(n * discordant * (1 - discordant)) + 8
     first, last = max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread))
     m = np.arange(first, last + 1)
     # reject where the rarer side is at most this, if its tail is small enough
-    critical = binom.ppf(alpha / 2, m, 0.5)
-    critical = np.where(binom.cdf(critical, m, 0.5) <= alpha / 2, critical, critical - 1)
+    critical = binom.ppf(ALPHA / 2, m, 0.5)
+    critical = np.where(binom.cdf(critical, m, 0.5) <= ALPHA / 2, critical, critical - 1)
     fraction = (discordant + difference) / (2 * discordant)
     reject = binom.cdf(critical, m, fraction) + binom.sf(m - critical - 1, m, fraction)
     return float((binom.pmf(m, n, discordant) * reject).sum())
 
 
-def find_questions(
-    difference: float, discordant: float, power: float = 0.8, alpha: float = 0.05
-) -> int:
-    """Find the number of questions that reach the power, by halving (exact power is not monotone)."""
+def find_questions(difference: float, discordant: float) -> int:
+    """Find the number of questions that reach the power, by halving."""
     low, high = 8, 16
-    while mcnemar_power(high, difference, discordant, alpha) < power:
+    while mcnemar_power(high, difference, discordant) < POWER:
         low, high = high, 2 * high
-        if high > 10_000_000:
-            raise ValueError(f"a difference of {difference:.3g} needs over 10 million questions")
     while high - low > 1:
         middle = (low + high) // 2
-        enough = mcnemar_power(middle, difference, discordant, alpha) >= power
+        enough = mcnemar_power(middle, difference, discordant) >= POWER
         low, high = (low, middle) if enough else (middle, high)
     return high
 
 
-def find_difference(
-    questions: int, discordant: float, power: float = 0.8, alpha: float = 0.05
-) -> float | None:
-    """Find the least difference that is found with this power; None where the largest is not."""
+def find_difference(questions: int, discordant: float) -> float | None:
+    """Find the least difference that is found with the power; None where the largest is not."""
 
     def lack(difference: float) -> float:
-        return power - mcnemar_power(questions, difference, discordant, alpha)
+        return POWER - mcnemar_power(questions, difference, discordant)
 
     return None if lack(discordant) > 0 else float(bisect(lack, 0, discordant, xtol=1e-4))
 
@@ -75,16 +71,11 @@ def deviation(difference: float, discordant: float, noise: float, samples: int) 
 
 
 def sampled_power(
-    questions: int,
-    difference: float,
-    discordant: float,
-    noise: float,
-    samples: int,
-    alpha: float = 0.05,
+    n: int, difference: float, discordant: float, noise: float, samples: int
 ) -> float:
     """Compute the power of comparing means over samples, by the normal approximation."""
-    z = norm.ppf(1 - alpha / 2)
-    shift = difference * np.sqrt(questions) / deviation(difference, discordant, noise, samples)
+    z = norm.ppf(1 - ALPHA / 2)
+    shift = difference * np.sqrt(n) / deviation(difference, discordant, noise, samples)
     return float(norm.sf(z - shift) + norm.cdf(-z - shift))
 
 
@@ -99,18 +90,17 @@ def read_discordant(folder: Path) -> float:
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the command line, which is in points and per cent."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m eval.power",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "python -m eval.power", description=__doc__, formatter_class=raw
     )
-    for name, default in (("discordant", 30), ("power", 80), ("alpha", 5), ("noise", 50)):
-        parser.add_argument(f"--{name}", type=float, default=default, metavar="PERCENT")
+    parser.add_argument("--discordant", type=float, default=30.0, metavar="PERCENT")
+    parser.add_argument("--noise", type=float, default=50.0, metavar="PERCENT")
     parser.add_argument("--difference", type=float, metavar="POINTS")
     parser.add_argument("--questions", type=int, metavar="N")
     parser.add_argument("--results", type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
-    for name in ("discordant", "power", "alpha", "noise", "difference"):
+    for name in ("discordant", "noise", "difference"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) <= 100:
             parser.error(f"--{name} {getattr(args, name)} is not within 0 and 100")
     if args.questions is not None and args.questions < 1:
@@ -121,36 +111,25 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def describe(args: argparse.Namespace) -> list[str]:
     """Answer in lines. Raises ValueError where the question makes no sense."""
     discordant = read_discordant(args.results) if args.results else args.discordant / 100
-    power, alpha, noise = args.power / 100, args.alpha / 100, args.noise / 100
-    lines = [
-        f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions; level "
-        f"{args.alpha:g} %"
-    ]
-    if args.difference and args.questions:
-        found = mcnemar_power(args.questions, args.difference / 100, discordant, alpha)
-        head = f"{args.difference:g} points on {args.questions:,} questions"
-        lines.append(f"{head}: found with a power of {found:.1%}")
-        for k in (4, 16):
-            found = sampled_power(
-                args.questions, args.difference / 100, discordant, noise, k, alpha
-            )
-            lines.append(f"  with {k} sampled answers to each: {found:.1%}")
-    elif args.questions:
-        least = find_difference(args.questions, discordant, power, alpha)
+    n, noise = args.questions, args.noise / 100
+    lines = [f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions"]
+    if args.difference and n:
+        powers = [mcnemar_power(n, args.difference / 100, discordant)]
+        powers += [sampled_power(n, args.difference / 100, discordant, noise, k) for k in (4, 16)]
+        text = ", ".join(f"{power:.1%}" for power in powers)
+        lines.append(f"power of {args.difference:g} points on {n:,} questions: {text}")
+    elif n:
+        least = find_difference(n, discordant)
         text = "no difference at all" if least is None else f"{100 * least:.1f} points"
-        lines.append(f"{args.questions:,} questions show {text} with a power of {args.power:g} %")
-    else:
-        lines.append(
-            f"questions for {args.power:g} %: with 1 answer to each, 4 and 16 sampled ones"
-        )
-        z = norm.ppf(1 - alpha / 2) + norm.ppf(power)
-        for points in [args.difference] if args.difference else [1, 2, 3, 4, 5, 6, 8, 10]:
-            counts = [find_questions(points / 100, discordant, power, alpha)]
-            for k in (4, 16):
-                ratio = z * deviation(points / 100, discordant, noise, k) / (points / 100)
-                counts.append(int(np.ceil(ratio**2)))
-            lines.append(f"{points:5g} points " + " ".join(f"{count:8,}" for count in counts))
-    return lines
+        lines.append(f"{n:,} questions show {text}")
+    for points in () if n else [args.difference] if args.difference else POINTS:
+        counts = [find_questions(points / 100, discordant)]
+        for k in (4, 16):
+            z = norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)
+            ratio = z * deviation(points / 100, discordant, noise, k) / (points / 100)
+            counts.append(int(np.ceil(ratio**2)))
+        lines.append(f"{points:5g} points {' '.join(f'{count:8,}' for count in counts)} questions")
+    return [*lines, "with 1 answer to each question, with 4, and with 16 sampled ones"]
 
 
 if __name__ == "__main__":

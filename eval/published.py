@@ -23,12 +23,9 @@ def read_published() -> dict[str, Any]:
 
 
 def find_published(benchmark: str) -> dict[str, Any] | None:
-    """Find the paper's numbers for a benchmark: of the data set, or of a view or state of it."""
-    for name, found in read_published()["benchmarks"].items():
-        dataset, split = name.split("/")
-        if benchmark.startswith(dataset) and benchmark.endswith(f"/{split}"):
-            return dict(found)
-    return None
+    """Find the paper's numbers for a benchmark; also where its labels are in a later state."""
+    found = read_published()["benchmarks"].get(benchmark.replace("_2026/", "/"))
+    return None if found is None else dict(found)
 
 
 def pair_scores(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,10 +66,10 @@ def list_support(benchmarks: list[str]) -> list[str]:
     return sentences
 
 
-def build_published(summary: dict[str, Any]) -> Table:
+def build_published(results: list[dict[str, Any]]) -> Table:
     """Build the table of the paper's numbers next to ours, with SDs by the same estimator."""
     rows, prompts = [], set()
-    for pair in pair_scores(summary["results"]):
+    for pair in pair_scores(results):
         theirs, ours = pair["paper"], pair["ours"]
         row = {
             "benchmark": pair["benchmark"],
@@ -92,4 +89,5 @@ def build_published(summary: dict[str, Any]) -> Table:
     if other := prompts - {"paper"}:
         note += f"Ours were asked with another prompt template ({', '.join(sorted(other))}). "
     note += " ".join(list_support(list(dict.fromkeys(row["benchmark"] for row in rows))))
-    return Table("The paper's numbers and ours (%)", pd.DataFrame(rows), 2, note)
+    title = f"The paper's numbers ({read_published()['source']}) and ours (%)"
+    return Table(title, pd.DataFrame(rows, dtype=object), 2, note)

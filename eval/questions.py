@@ -40,7 +40,7 @@ class Benchmark:
 
 @contextmanager
 def collect_problems(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a UserError that the block raises to `problems`, and continue after it."""
+    """Add the problems of a UserError in the block to `problems`, and continue after it."""
     try:
         yield
     except UserError as error:
@@ -70,6 +70,7 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
                 raise UserError(f"{path}: another file is called {benchmark.name} already")
             found[benchmark.name] = benchmark
     benchmarks = list(found.values())
+    # the training set may have been prepared after the benchmark, so its own list counts too
     training = data_dir / str(cfg.data.name)
     if (training / MANIFEST).is_file():
         with collect_problems(problems):

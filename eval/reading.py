@@ -4,12 +4,12 @@
 
 1. cut_runaway       drop what follows where the model begins a question or turn of its own
 2. normalise         drop markup; full-width forms become ASCII
-3. mark_mentions     replace each mention of an option (`(C)`, `option C`, `C. Metformin`) by one private character
-4. judge_mentions    judge the words around each mention: is the answer announced, denied, hedged, conditional?
+3. mark_mentions     replace each mention of an option (`(C)`, `option C`) by a private character
+4. judge_mentions    judge the words around each: announced, denied, hedged, conditional?
 5. settle            take the last announced answer; where there is none, weaker statements in turn
 
-The patterns are in reading.yaml, each with a name and examples. Nothing is guessed. Each step reads bounded windows
-around mentions, so time is linear in the length.
+The patterns are in reading.yaml, each with a name and examples. Nothing is guessed. Only bounded
+windows around mentions are read, so time is linear in the length.
 """
 
 import re
@@ -20,18 +20,19 @@ from typing import Any, NamedTuple
 import yaml
 
 SURE, BARE, OUTSIDE = 0xE000, 0xE040, 0x1F
-"""Private characters: SURE + 2 is `(C)`, `option C`, `C. Metformin`; BARE + 2 a bare `C`; + OUTSIDE no option."""
+"""Private characters: SURE + 2 is `(C)`, `option C`, `C. Metformin`; BARE + 2 is a `C` alone;
+OUTSIDE instead of the 2 is a letter that no option has."""
 ANNOUNCED, CONCLUDED, OPENING, CLOSING = 4, 3, 2, 1
-"""How strongly a choice is stated: "the answer is C"; "the best step is C", "hence C"; "C. Metformin" at the start;
-a last sentence that names one option."""
+"""Strengths of a statement: "the answer is C"; "the best step is C", "hence C"; "C. Metformin" at
+the start; a last sentence that names one option."""
 LEAD, NEAR = 240, 120
 """Characters that are looked at before and after a mention."""
-LONGEST, MOST = 20_000, 1_000
-"""Characters of a stretch that are read, from its end, and turns that are looked at: beyond them is a loop."""
+LONGEST, MOST = 100_000, 1_000
+"""Characters of a stretch that are read, from its end, and turns looked at: more is a loop."""
 
 
 class Statement(NamedTuple):
-    """A place that states a choice. number: of the option, or None (two are named, or it is taken back)."""
+    """A place that states a choice. number: None if two are named or it is taken back."""
 
     level: int
     number: int | None
@@ -67,10 +68,11 @@ def begins(name: str, text: str, place: int = 0) -> bool:
 
 
 def lenient_choice(text: str, options: Sequence[str]) -> str | None:
-    """Read the choice that a response clearly states, in any format or none; None where there is none.
+    """Read the choice that a response clearly states, in any format or none; None where there is
+    none.
 
-    options: their texts ("" where one is not known). Two letters joined by and or or, a condition, a denial, a
-    question, and remarks about other options make no choice and change none.
+    options: their texts ("" where one is not known). Two letters joined by and or or, a condition,
+    a denial, a question, and remarks about other options make no choice and change none.
     """
     thought, _, rest = cut_runaway(text, options).rpartition("</think>")
     statement = read_stretch(rest, options)
@@ -97,8 +99,9 @@ def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
 def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
     """Cut `text` where the model begins a question or turn of its own after its first answer.
 
-    Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open `<think>`. Headings
-    such as `### Answer` are no questions. options: with them an option's text alone is an answer.
+    Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open
+    `<think>`. Headings such as `### Answer` are no questions. options: with them an option's text
+    alone is an answer.
     """
     places = sorted(
         (match.start(), name == "turn")
@@ -122,7 +125,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
 
 TO_ASCII = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}  # full-width forms
 TO_ASCII |= dict(zip(map(ord, "。、【】‘’\u00a0\u3000"), ".,[]''  ", strict=True))
-TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」"), "")
+TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」«»"), "")
 
 
 def normalise(text: str) -> str:
@@ -143,11 +146,12 @@ def clean_option(option: str) -> str:
 
 
 def mark_mentions(text: str, options: Sequence[str]) -> str:
-    """Replace each mention of an option in normalised `text`, its own text included, by one character."""
+    """Replace each mention of an option (and its text) in normalised `text` by one character."""
     texts = [clean_option(option) for option in options]
     text = PATTERNS["lower"].sub(lambda match: match[0][:-1] + match[1].upper(), text)
     matches = [*PATTERNS["label"].finditer(text), *PATTERNS["slot"].finditer(text)]
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for match in sorted(matches, key=re.Match.start):
         start, after = match.span()
         if start < end:
@@ -167,7 +171,9 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             if not sure and not is_mention(text, match):
                 continue
             # "The answer is C. Metformin is safe": the text begins a sentence of its own.
-            if not (between and "." in between[0] and begins("goes_on", text, skip)):
+            period = between is not None and "." in between[0]
+            announced = finds("copula", text[max(0, start - 40) : start])
+            if not (period and announced and begins("goes_on", text, skip)):
                 after = skip or after
         parts += [text[end:start], chr((SURE if sure else BARE) + number)]
         end = after
@@ -175,19 +181,20 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
 
 
 def find_option(text: str, place: int, texts: Sequence[str]) -> tuple[int, int]:
-    """Find the longest option text that begins at `place`: its number and its end; (-1, 0) if none."""
+    """Find the longest option text that begins at `place`: its number and end; (-1, 0) if none."""
     found = (-1, 0)
     for number, option in enumerate(texts):
         end = place + len(option)
-        known = len(option) > 1 or option.isdigit()
-        if known and end > found[1] and text[place:end].casefold() == option:
-            if not text[end : end + 1].isalnum():
-                found = (number, end)
+        if end <= found[1] or text[place:end].casefold() != option:
+            continue
+        known = len(option) > 1 or option.isdigit()  # a letter may be a label
+        if known and not re.match("[A-Za-z0-9]", text[end : end + 1]):
+            found = (number, end)
     return found
 
 
 def is_mention(text: str, match: re.Match[str]) -> bool:
-    """Tell a bare letter that names an option from an article, a name or a species (`C. difficile`)."""
+    """Tell a bare letter that names an option from an article or a name (`C. difficile`)."""
     before = text[max(0, match.start() - 30) : match.start()]
     after = text[match.end() : match.end() + 20]
     if finds("name", before) or begins("species", after):
@@ -198,7 +205,7 @@ def is_mention(text: str, match: re.Match[str]) -> bool:
 
 
 def judge_mentions(text: str) -> list[Statement]:
-    """Judge each mention in marked `text` by the words around it; list the statements in their order."""
+    """Judge each mention in marked `text` by the words around it; list the statements in order."""
     marks = list(MARK.finditer(text))
     betweens = MARK.split(text)  # betweens[i] is before mention i, betweens[i + 1] after it
     numbers = [ord(mark[0]) & 0x1F for mark in marks]
@@ -208,7 +215,7 @@ def judge_mentions(text: str) -> list[Statement]:
         together[i] = numbers[i - 1] != numbers[i] and is_joined(betweens[i][:NEAR], after)
 
     statements: list[Statement] = []
-    carried = 0  # "not A but C": the level of A
+    carried, case = 0, ""  # "not A but C": the level of A; the words before the last statement
     for i, mark in enumerate(marks):
         place, number, after = mark.start(), numbers[i], betweens[i + 1][:NEAR]
         lead = PATTERNS["sentence"].split(text[max(0, place - LEAD) : place])[-1]
@@ -222,12 +229,19 @@ def judge_mentions(text: str) -> list[Statement]:
             # A denial takes back its own letter only.
             if not last or last.number != number:
                 continue
-        if last and finds("echo", lead) and not betweens[i].partition("\n")[0].strip(" .)"):
-            continue
-        # "A is the right answer for pain, C is the right answer for fever"
-        twice = last and level == last.level == ANNOUNCED and number != last.number
-        twice = twice and not finds("sentence", text[last.place : place][-LEAD:])
-        twice = twice and not finds("turns", text[last.place : place][-LEAD:])
+        if last and number != last.number:
+            said, between = last.number is not None, text[max(last.place, place - LEAD) : place]
+            if said and (begins("echo", betweens[i][:LEAD]) or finds("elsewhere", lead)):
+                continue
+            # "A is the right answer for pain, C is the right answer for fever"
+            twice = level == last.level == ANNOUNCED and not (
+                finds("sentence", between) or finds("turns", between)
+            )
+            # "For pain, the answer is A. For fever, the answer is C."
+            twice = twice or (begins("case_lead", lead) and begins("case_lead", case))
+        else:
+            twice = False
+        case = lead
         clear = not (denied or twice or together[i] or together[i + 1] or number == OUTSIDE)
         statements.append(Statement(level, number if clear else None, place))
     return statements
@@ -235,10 +249,12 @@ def judge_mentions(text: str) -> list[Statement]:
 
 def is_joined(between: str, after: str) -> bool:
     """Tell two mentions stated together (`C or A`) from a later remark (`C, and A is wrong`)."""
+    if begins("paired_back", between):
+        return True
     if begins("paired", between):
         return begins("case_of", after)
     match = PATTERNS["joined"].match(between)
-    if not match or (match["by"] in "和与及,;" and match["by"] and match["gap"].strip(" ).:")):
+    if not match or (match["by"] in "和与及,;|" and match["by"] and match["gap"].strip(" ).:")):
         return False
     if "." in match["gap"] and not after.startswith((".", ")", ":")):
         return False  # "C. It beats placebo or B": the second is no label
@@ -246,7 +262,7 @@ def is_joined(between: str, after: str) -> bool:
 
 
 def find_level(lead: str, after: str) -> tuple[int, bool]:
-    """Find how strongly the words around a mention state it (0: not at all), and tell if they deny it."""
+    """Find how strongly the words around a mention state it (0: not), and if they deny it."""
     gap = MARK.split(lead)[-1]  # since the mention before, in the same sentence
     if begins("denied", after):
         return ANNOUNCED, True
@@ -259,9 +275,10 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
         if not finds("other", gap) and (finds("answer", gap) or finds("best", gap)):
             return (ANNOUNCED if finds("answer", gap) else CONCLUDED), False
     if chosen := PATTERNS["chosen"].search(gap):
-        denied = finds("denies", gap[max(0, chosen.start() - 12) :])
+        denied = finds("denies", gap[max(0, chosen.start() - 12) :].rpartition(",")[2])
         return 0 if finds("hedges", chosen["tail"]) else ANNOUNCED, denied
-    if (finds("concluded", gap) and begins("end", after)) or begins("checked", after):
+    concluded = finds("concluded", gap) and begins("end", after) and not finds("denies", gap)
+    if concluded or begins("checked", after):
         return CONCLUDED, False
     if verdict := PATTERNS["verdict"].match(after):
         return (CONCLUDED if verdict["weak"] else ANNOUNCED), False
@@ -269,7 +286,7 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
 
 
 def is_no_choice(lead: str, after: str) -> bool:
-    """Tell a statement that is not the model's own choice: a condition, a question, somebody else's."""
+    """Tell a statement that is not the model's own: a condition, a question, somebody else's."""
     lead = PATTERNS["turns"].split(lead)[-1]  # "I was going to say C, but ... so the answer is"
     return (
         begins("asked", after)
@@ -280,7 +297,7 @@ def is_no_choice(lead: str, after: str) -> bool:
 
 
 def settle(statements: list[Statement], text: str) -> Statement | None:
-    """Take the last of the strongest statements in marked `text`, unless what follows takes it back."""
+    """Take the last of the strongest statements in marked `text`, unless it is taken back later."""
     if not statements:
         return None
     level = max(statement.level for statement in statements)
@@ -294,17 +311,20 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
 
 
 def read_opening(text: str) -> Statement | None:
-    """Read marked `text` that begins with an option (`C`, `C. Metformin`), not with a list of them."""
+    """Read marked `text` that begins with an option (`C`), not with a list of them."""
     first, second = [*text.split("\n", 2), ""][:2]
-    if not MARK.match(first) or MARK.match(second) or not begins("opened", first, 1):
+    if not MARK.match(first) or begins("item", second) or not begins("opened", first, 1):
         return None
-    numbers = {ord(mark) & 0x1F for mark in MARK.findall(first[:NEAR])}
-    clear = len(numbers) == 1 and not finds("also", text)
-    return Statement(OPENING, numbers.pop() if clear else None, 0)
+    numbers = [ord(mark) & 0x1F for mark in MARK.findall(first)]
+    betweens = MARK.split(first)[1:]
+    listed = len(numbers) > 1 and numbers[:2] == [0, 1]
+    joined = len(numbers) > 1 and is_joined(betweens[0][:NEAR], betweens[1][:NEAR])
+    clear = not (listed or joined or finds("also", text) or is_no_choice("", betweens[0]))
+    return Statement(OPENING, numbers[0] if clear else None, 0)
 
 
 def split_last(text: str) -> tuple[str, str]:
-    """Split `text` before its last sentence: (what is before, the sentence); of a long one only the end."""
+    """Split `text` before its last sentence, of which at most the last 600 characters are kept."""
     text = text.rstrip()
     ends = [m.end() for m in PATTERNS["sentence"].finditer(text, max(0, len(text) - 600))]
     start = max((end for end in ends if end < len(text)), default=max(0, len(text) - 600))
@@ -312,7 +332,7 @@ def split_last(text: str) -> tuple[str, str]:
 
 
 def read_closing(text: str) -> Statement | None:
-    """Read the last sentence of marked `text` where it names one option and ends with it: `(option D).`"""
+    """Read the last sentence of marked `text` if it ends with the one option it names."""
     before, sentence = split_last(text)
     marks = list(MARK.finditer(sentence))
     if len({ord(mark[0]) & 0x1F for mark in marks}) != 1 or finds("closing_denied", sentence):
@@ -327,7 +347,7 @@ def read_closing(text: str) -> Statement | None:
 
 
 def read_text(text: str, options: Sequence[str]) -> Statement | None:
-    """Read an option's own text that ends the last sentence of marked `text`, or follows a copula."""
+    """Read an option's text that ends the last sentence of marked `text`, or follows a copula."""
     texts = [clean_option(option) for option in options]
     sentence = split_last(text)[1].casefold().strip(" .!")
     if sentence and sentence in texts:
@@ -350,9 +370,10 @@ MMLU_PRO_RULES = (re.compile(r"answer is \(?([A-J])"), re.compile(r"[aA]nswer:\s
 
 
 def mmlu_pro_choice(text: str) -> tuple[str | None, int]:
-    """Read a response by MMLU-Pro's own three rules: (letter, number of the rule); (None, 0) if none applies.
+    """Read a response by MMLU-Pro's own three rules: (letter, rule), or (None, 0) if none applies.
 
-    The third is the last lone letter from A to J, an article too. The benchmark then guesses at random; we do not.
+    The third is the last lone letter from A to J, an article too. Then the benchmark guesses at
+    random; we do not.
     """
     for rule, pattern in enumerate(MMLU_PRO_RULES, start=1):
         if match := pattern.search(text):

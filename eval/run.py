@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -29,6 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
 from eval.ask import Progress as ProgressCall
@@ -39,9 +39,8 @@ from eval.plan import Plan, Task, make_plan
 from eval.provenance import append_run, describe_call
 from eval.samples import Samples
 from eval.summary import summarise_samples
-from eval.tables import build_results, list_errors
+from eval.tables import SCORES, list_errors, select
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 SUMMARY = "summary.json"
 
 
@@ -128,10 +127,8 @@ def show_progress(plan: Plan) -> Iterator[ProgressCall]:
 def print_results(summary: dict[str, Any]) -> None:
     """Print the results, one a line, then why requests failed, then the verdict on the claims."""
     console = Console()
-    frame = build_results(summary).frame
-    # 80 columns must hold it: model and mode in one, what is rarely looked at in the report
-    frame.insert(0, "system", frame.pop("model") + "." + frame.pop("mode"))
-    frame = frame.drop(columns=["cut"])
+    # 80 columns must hold it; the report has more
+    frame = select(summary["results"], ["system", "benchmark", *SCORES, "errors"])
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, heading in enumerate(frame.columns):
@@ -154,12 +151,11 @@ def print_results(summary: dict[str, Any]) -> None:
         console.print(claim["sentence"], highlight=False, markup=False)
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="eval", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Evaluate, then print one table.
 
-    Exits with 2 and one line for each problem that the user must fix, with 1 where a model's requests
-    all failed.
+    Exits with 2 and one line for each problem that the user must fix, with 1 where all requests of
+    a model failed.
     """
     try:
         summary = evaluate(cfg)
@@ -181,4 +177,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "eval")

@@ -1,9 +1,10 @@
-"""Samples on disk: one JSON row an answer, appended as answers come, so that a killed run continues.
+"""Samples on disk: one JSON row an answer, appended as it comes, so that a killed run continues.
 
 `results/<name>/samples/<model>.<benchmark>.<mode>.jsonl` has for each sample: id, sample, seed,
 prompt_sha256, response, tokens, truncated, format_ok, reason, choice, choice_lenient, correct,
-correct_lenient, answer, num_options, group, cluster, overlap, error; where a benchmark's own rules are
-read too, choice_published and correct_published; in mode loglikelihood each letter's log-probability.
+correct_lenient, answer, num_options, group, cluster, overlap, error; where a benchmark's own rules
+are read too, choice_published, correct_published; in mode loglikelihood scores, each letter's
+log-probability.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What came back. error: why there is no response, which counts as wrong. scores: of letters."""
+    """Answer that came back. error: why there is none; it counts as wrong. scores: of letters."""
 
     response: str = ""
     tokens: int = 0
@@ -73,6 +74,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     """Build the row that is written: the answer, its reading, what statistics group and pair by."""
     row, meta, gold = request.row, request.row["meta"], request.row["answer"]
     datasource = row.get("datasource", "")
+    # an error has no reading, and is wrong
     judgement = None
     if answer.error is None:
         judgement = judge(answer.response, gold, row["options"], mode, datasource)
@@ -112,7 +114,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> Samples:
-    """Read the samples of a file, none where there is no file; cut off a last line torn by a kill."""
+    """Read a file's samples, none where there is no file; cut off a last line torn by a kill."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -123,7 +125,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def append_samples(path: Path, samples: Samples) -> None:
-    """Add rows in one write: a kill leaves all of them or, at worst, whole lines and one torn one."""
+    """Add rows in one write: a kill leaves whole lines and, at worst, one torn one."""
     text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     with path.open("ab", buffering=0) as file:
         # half an emoji (a lone surrogate) becomes its JSON escape
@@ -133,9 +135,9 @@ def append_samples(path: Path, samples: Samples) -> None:
 
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
-    """Put a finished file into the order of its requests (endpoints answer in any); return its rows.
+    """Put a finished file into the order of its requests, which endpoints do not keep.
 
-    The overlap flag is set anew: it depends on the training set, which may have been prepared again.
+    The overlap flag is set anew: the training set may have been prepared again since.
     """
     samples = read_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}

@@ -69,9 +69,10 @@ def check_settings(cfg: DictConfig) -> None:
             problems.append(f"{key}={fault['input']!r}: {fault['msg'].lower()}")
     if cfg.temperature == 0 and cfg.samples not in (None, 1):
         problems.append(
-            f"samples={cfg.samples} with temperature=0 gives the same answer each time: temperature=1"
+            f"samples={cfg.samples} with temperature=0 gives the same answer each time: "
+            "temperature=1"
         )
-    url = str(cfg.endpoint)
+    url, api = str(cfg.endpoint), OmegaConf.select(cfg, "endpoint_options.api")
     if cfg.endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):
         problems.append(f"endpoint={url} is no address such as http://127.0.0.1:8000/v1")
     elif cfg.endpoint is not None and re.search("[@?#]", url):
@@ -80,7 +81,7 @@ def check_settings(cfg: DictConfig) -> None:
             "endpoint holds a user, a password or a query, which would be written into results: "
             "give the address alone, and the key as OPENAI_API_KEY in the environment"
         )
-    if cfg.endpoint is not None and given["endpoint_options"]["api"] == "chat" and cfg.data.chat:
+    if cfg.endpoint is not None and api == "chat" and cfg.data.chat:
         problems.append(
             "endpoint_options.api=chat lets the server put its chat template around prompts that "
             "have one already (data.chat=true): endpoint_options.api=completions"

@@ -1,6 +1,6 @@
-"""Intervals and tests for accuracies, most of them from scipy and statsmodels. Pure functions on arrays.
+"""Intervals and tests for accuracies, pure functions on arrays, most from scipy and statsmodels.
 
-Questions that repeat (a cluster) are not independent: whatever is resampled is a cluster, never a row.
+Questions that repeat (a cluster) are not independent: a cluster is resampled, never a row.
 """
 
 from collections import Counter
@@ -22,11 +22,11 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson_interval(correct: float, n: float, confidence: float = CONFIDENCE) -> Interval:
-    """Compute Wilson's score interval of `correct` right answers out of `n` independent ones (n > 0)."""
+def wilson_interval(correct: float, n: float) -> Interval:
+    """Compute Wilson's score interval of `correct` right answers out of `n` independent ones."""
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(correct, n, alpha=1 - confidence, method="wilson")
+    low, high = proportion_confint(correct, n, alpha=1 - CONFIDENCE, method="wilson")
     return Interval(float(low), float(high), "wilson")
 
 
@@ -40,13 +40,9 @@ def sum_clusters(
 
 
 def bootstrap_clusters(
-    values: ArrayLike,
-    clusters: ArrayLike,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: ArrayLike, clusters: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Compute the BCa bootstrap interval of the mean of `values` [n], resampling whole clusters [n].
+    """Compute the BCa bootstrap interval of the mean of `values` [n], resampling clusters [n].
 
     For two models on the same questions pass the differences of their scores: pairs stay together.
     Where all clusters have the same mean nothing varies, and the interval is [mean, mean].
@@ -63,8 +59,8 @@ def bootstrap_clusters(
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, 4_000_000 // len(sums)),
-        confidence_level=confidence,
+        batch=max(1, 4_000_000 // len(sums)),  # 32 MB at a time
+        confidence_level=CONFIDENCE,
         method="BCa",
         rng=np.random.default_rng(seed),
     )
@@ -72,9 +68,7 @@ def bootstrap_clusters(
     return Interval(float(interval.low), float(interval.high), "cluster bootstrap")
 
 
-def accuracy_interval(
-    scores: ArrayLike, clusters: ArrayLike, confidence: float = CONFIDENCE, seed: int = 0
-) -> Interval:
+def accuracy_interval(scores: ArrayLike, clusters: ArrayLike, seed: int = 0) -> Interval:
     """Compute the interval of a mean of scores in [0, 1], one row for each sample.
 
     Wilson where every row is its own cluster, else the cluster bootstrap. Where all clusters agree,
@@ -82,11 +76,11 @@ def accuracy_interval(
     """
     sums, sizes = sum_clusters(scores, clusters)
     if np.all(sizes == 1) and np.all((sums == 0) | (sums == 1)):
-        return wilson_interval(sums.sum(), len(sums), confidence)
+        return wilson_interval(sums.sum(), len(sums))
     means = sums / sizes
     if np.ptp(means) == 0:
-        return wilson_interval(means[0] * len(means), len(means), confidence)
-    return bootstrap_clusters(scores, clusters, confidence, seed=seed)
+        return wilson_interval(means[0] * len(means), len(means))
+    return bootstrap_clusters(scores, clusters, seed=seed)
 
 
 def bootstrap_deviation(correct: ArrayLike, resamples: int = 1000, seed: int = 0) -> float:
@@ -137,7 +131,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Compute the two-sided exact p of `only_a` against `only_b` discordant pairs; 1 without any."""
+    """Compute the two-sided exact p of `only_a` against `only_b` discordant pairs."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     return min(1.0, float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue))
@@ -174,7 +168,7 @@ def correct_holm(p_values: ArrayLike) -> list[float]:
 
 
 def judge_non_inferiority(low: float, high: float, margin: float) -> str:
-    """Judge from the two-sided interval of a - b if a is not worse than b by `margin` (> 0) or more.
+    """Judge from the two-sided interval of a - b if a is not worse than b by `margin` or more.
 
     `shown`: low > -margin, which a 95 % interval makes a one-sided test at 2.5 %. `refuted`:
     high < -margin. `open`: neither, the questions are too few.
@@ -187,7 +181,7 @@ def judge_non_inferiority(low: float, high: float, margin: float) -> str:
 def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> NDArray[np.float64]:
     """Compute for each question [q] the chance that one of k answers drawn from its n is right.
 
-    1 - C(n - c, k) / C(n, k) as a product (Chen et al. 2021, arXiv 2107.03374); c: its right answers.
+    1 - C(n - c, k) / C(n, k) as a product (Chen et al. 2021, arXiv 2107.03374), c of n right.
     Raises ValueError where k > n.
     """
     c, total = np.broadcast_arrays(np.asarray(correct, float), np.asarray(n, float))

@@ -1,4 +1,4 @@
-"""Samples -> numbers, which depend on the samples alone: on no time, and on no path of this machine."""
+"""Samples -> numbers, which depend on the samples alone: on no time, on no path of this machine."""
 
 from typing import Any
 
@@ -9,6 +9,16 @@ from eval.samples import Samples
 from eval.statistics import accuracy_interval, bootstrap_deviation, majority, pass_at_k
 
 DIGITS = 6
+TYPES = {
+    "sample": int,
+    "tokens": int,
+    "num_options": int,
+    "truncated": bool,
+    "format_ok": bool,
+    "correct": bool,
+    "correct_lenient": bool,
+    "overlap": bool,
+}
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """k of pass@k, where there are that many answers."""
 
@@ -21,7 +31,8 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
     accuracy_given_format answers that do not follow the format (null where none is left);
     accuracy_published, where a benchmark has its own rules of reading, is by these.
     """
-    frame = pd.DataFrame(samples)
+    # as objects: pandas' own strings cannot hold half an emoji, which a model may write
+    frame = pd.DataFrame(samples, dtype=object).astype(TYPES)
     frame["chance"] = 1 / frame["num_options"]
     published = "correct_published" in frame
     accuracy = measure(frame, seed) or {}
@@ -81,7 +92,7 @@ def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
 
 
 def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
-    """Cut answers into quarters by their tokens; fewer where lengths coincide, None where all do."""
+    """Cut answers into quarters by tokens; fewer where lengths coincide, None where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
     edges = inner[(inner > tokens.min()) & (inner <= tokens.max())]
     if not len(edges):
@@ -104,8 +115,8 @@ def count_values(values: pd.Series) -> dict[str, int]:
 def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     """Compute avg@k, pass@k and maj@k where each question was answered several times.
 
-    pass@k has the interval of whole clusters, and next to it what guessing reaches: with few options
-    k guesses are soon right. Confidence is the share of the votes that the most frequent choice has.
+    pass@k has the interval of whole clusters, and next to it what guessing reaches: with few
+    options k guesses are soon right. Confidence is the winner's fraction of the votes.
     """
     questions = frame.groupby("id", sort=False)
     k = int(questions.size().min())
@@ -120,10 +131,11 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     table["majority"] = [
         majority(list(part["choice"]), part["answer"].iloc[0]) for _, part in questions
     ]
-    table["share"] = [
+    table["votes"] = [
         part["choice"].value_counts().max() / len(part) if part["choice"].notna().any() else 0.0
         for _, part in questions
     ]
+    # k up to the least number of answers that any question has
     passed = {}
     for size in [size for size in SIZES if size < k] + [k]:
         table["passed"] = pass_at_k(table["right"], table["asked"], size)
@@ -138,12 +150,12 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
         "pass": passed,
         "accuracy_of_each_sample": each,
         "standard_deviation": rounded(np.std(each, ddof=1)),
-        "calibration": calibrate(table["share"], table["majority"]),
+        "calibration": calibrate(table["votes"], table["majority"]),
     }
 
 
 def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> dict[str, Any]:
-    """Compare confidence with accuracy in equal bins; error: mean distance, weighted by questions."""
+    """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
     edges = np.arange(1, bins) / bins
     rows, error = [], 0.0
     for place, part in confidence.groupby(np.digitize(confidence, edges, right=True)):

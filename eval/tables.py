@@ -1,15 +1,16 @@
-"""Tables of a summary as text cells in DataFrames; terminal, Markdown and HTML show the same ones."""
+"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones."""
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-Row = dict[str, str]
+Result = dict[str, Any]
 
 
 class Table(NamedTuple):
-    """A table. left: so many columns are text, the others numbers. note: what a reader must know."""
+    """A table. left: that many columns are text, the others numbers. note: to be read with it."""
 
     title: str
     frame: pd.DataFrame
@@ -17,126 +18,179 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def name_result(result: dict[str, Any]) -> Row:
-    """Begin a row with what a result is of."""
-    return {key: str(result[key]) for key in ("model", "benchmark", "mode")}
+def format_percent(value: float) -> str:
+    """Format a rate: `27.2`."""
+    return f"{100 * value:.1f}"
 
 
-def build_results(summary: dict[str, Any]) -> Table:
-    """Build the main table: one row for each model, benchmark and mode."""
-    published = any(result.get("accuracy_published") for result in summary["results"])
-    rows = []
-    for result in summary["results"]:
-        row = name_result(result) | {
-            "n": f"{result['n']:,}",
-            "strict": format_percent(result["accuracy"]["value"]),
-            "95 % CI": format_interval(result["accuracy"]),
-            "lenient": format_percent(result["accuracy_lenient"]["value"]),
-            "format": format_percent(result["format_rate"]),
-            "given format": format_value(result["accuracy_given_format"]),
-            "cut": format_percent(result["truncated_rate"]),
-            "errors": f"{result['errors']:,}",
-        }
-        if published:
-            row["published rules"] = format_value(result["accuracy_published"])
-        rows.append(row)
-    return Table(
-        "Accuracy (%)",
-        pd.DataFrame(rows),
-        3,
-        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last choice "
-        "clearly stated. Given format: strict, of the answers that follow the format. Unread answers "
-        "and errors count as wrong; nothing is guessed."
-        + (" Published rules: how the benchmark's own script reads mode cot." if published else ""),
-    )
+def format_value(measured: Result | None) -> str:
+    """Format a measured rate, `–` where there is none."""
+    return format_percent(measured["value"]) if measured else "–"
 
 
-def build_asked(summary: dict[str, Any]) -> Table:
-    """Build the table of what was asked: state of the labels, prompt template, questions' hash."""
-    rows: list[Row] = []
-    for result in summary["results"]:
-        asked = result["settings"]["benchmark"]
-        row = {
-            "benchmark": result["benchmark"],
-            "labels": str(asked["state"] or "–"),
-            "prompt template": name_prompt(asked["prompt"]),
-            "SHA-256 of its think prompt": str(asked["prompt"]["sha256"] or "–")[:12],
-            "SHA-256 of the questions": asked["sha256"][:12],
-        }
-        rows += [row] if row not in rows else []
-    several = len({row["prompt template"] + row["SHA-256 of its think prompt"] for row in rows}) > 1
-    note = "The prompt templates differ: do not compare scores between these benchmarks."
-    return Table("What was asked", pd.DataFrame(rows), 5, note if several else "")
+def format_interval(measured: Result | None) -> str:
+    """Format an interval: `24.8–29.7`."""
+    if not measured:
+        return "–"
+    return f"{format_percent(measured['low'])}–{format_percent(measured['high'])}"
 
 
-def name_prompt(prompt: dict[str, Any]) -> str:
+def format_p(p: float) -> str:
+    """Format a p-value: `p = 0.034`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def format_points(value: float) -> str:
+    """Format points with their sign: `+8.0`, `−0.4`, `0.0`."""
+    number = round(100 * value, 1)
+    return f"{number:+.1f}".replace("-", "−") if number else "0.0"
+
+
+def name_prompt(prompt: Result) -> str:
     """Name a prompt template: by its file where the user gave one."""
     return str(prompt["file"] or prompt["name"])
 
 
-def build_subsets(summary: dict[str, Any]) -> Table:
-    """Build the table of other counts: each question once, without overlap with training rows."""
-    rows = []
-    for result in summary["results"]:
-        unique, clean = result["accuracy_unique"], result["accuracy_clean"]
-        rows.append(
-            name_result(result)
-            | {
-                "chance": format_percent(result["chance"]),
-                "all": format_percent(result["accuracy"]["value"]),
-                "different n": f"{unique['n']:,}",
-                "once each": format_percent(unique["value"]),
-                "clean n": f"{clean['n']:,}" if clean else "0",
-                "clean": format_value(clean),
-                "95 % CI": format_interval(clean) if clean else "–",
-            }
-        )
-    title = (
-        "Strict accuracy (%) with repeated questions once, and without overlap with training rows"
+def list_errors(result: Result, most: int = 3) -> list[str]:
+    """List the most frequent reasons of a result's errors, each with its number."""
+    reasons = list(result["error_reasons"].items())
+    listed = [f"{n:,} × {reason}" for reason, n in reasons[:most]]
+    return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
+
+
+def list_faults(result: Result) -> list[str]:
+    """List why answers were not right, each with its number."""
+    reasons = result["reasons"].items()
+    return [f"{n:,} {reason}" for reason, n in reasons if reason not in ("correct", "stated")]
+
+
+COLUMNS: dict[str, Callable[[Result], str]] = {
+    "model": lambda r: r["model"],
+    "system": lambda r: f"{r['model']}.{r['mode']}",
+    "benchmark": lambda r: r["benchmark"],
+    "mode": lambda r: r["mode"],
+    "labels": lambda r: str(r["settings"]["benchmark"]["state"] or "–"),
+    "prompt": lambda r: name_prompt(r["settings"]["benchmark"]["prompt"]),
+    "prompt SHA-256": lambda r: str(r["settings"]["benchmark"]["prompt"]["sha256"] or "–")[:12],
+    "questions SHA-256": lambda r: r["settings"]["benchmark"]["sha256"][:12],
+    "seed": lambda r: str(r["settings"]["seed"]),
+    "n": lambda r: f"{r['n']:,}",
+    "strict": lambda r: format_value(r["accuracy"]),
+    "95 % CI": lambda r: format_interval(r["accuracy"]),
+    "lenient": lambda r: format_value(r["accuracy_lenient"]),
+    "published rules": lambda r: format_value(r["accuracy_published"]),
+    "format": lambda r: format_percent(r["format_rate"]),
+    "given format": lambda r: format_value(r["accuracy_given_format"]),
+    "cut": lambda r: format_percent(r["truncated_rate"]),
+    "errors": lambda r: f"{r['errors']:,}",
+    "failed requests": lambda r: "; ".join(list_errors(r)) or "–",
+    "chance": lambda r: format_percent(r["chance"]),
+    "different n": lambda r: f"{r['accuracy_unique']['n']:,}",
+    "once each": lambda r: format_value(r["accuracy_unique"]),
+    "clean n": lambda r: f"{r['accuracy_clean']['n']:,}" if r["accuracy_clean"] else "0",
+    "clean": lambda r: format_value(r["accuracy_clean"]),
+    "clean 95 % CI": lambda r: format_interval(r["accuracy_clean"]),
+    "why not correct": lambda r: ", ".join(list_faults(r)) or "–",
+    "tokens: mean": lambda r: f"{r['tokens']['mean']:,.1f}",
+    "median": lambda r: f"{r['tokens']['median']:,.0f}",
+    "max": lambda r: f"{r['tokens']['max']:,}",
+}
+"""Heading -> cell of a result."""
+HEAD = ["model", "benchmark", "mode"]
+SCORES = ["n", "strict", "95 % CI", "lenient", "format", "given format"]
+
+
+def select(results: list[Result], headings: list[str]) -> pd.DataFrame:
+    """Select columns: one row for each result."""
+    rows = [[COLUMNS[heading](result) for heading in headings] for result in results]
+    return pd.DataFrame(rows, columns=headings, dtype=object)
+
+
+def build_results(results: list[Result]) -> Table:
+    """Build the main table."""
+    published = ["published rules"] if any(r["accuracy_published"] for r in results) else []
+    return Table(
+        "Accuracy (%)",
+        select(results, HEAD + SCORES + published + ["cut", "errors"]),
+        3,
+        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last "
+        "choice clearly stated. Given format: strict, of answers that follow the format. Unread "
+        "answers and errors count as wrong; nothing is guessed."
+        + (" Published rules: how the benchmark's own script reads mode cot." if published else ""),
     )
-    return Table(title, pd.DataFrame(rows), 3)
 
 
-def build_sampled(summary: dict[str, Any]) -> Table:
+def build_asked(results: list[Result]) -> Table:
+    """Build the table of what was asked: state of the labels, prompt template, questions' hash."""
+    headings = ["benchmark", "labels", "prompt", "prompt SHA-256", "questions SHA-256"]
+    frame = select(results, headings).drop_duplicates()
+    several = len(frame[["prompt", "prompt SHA-256"]].drop_duplicates()) > 1
+    note = "The prompt templates differ: do not compare scores between these benchmarks."
+    return Table("What was asked", frame, 5, note if several else "")
+
+
+def build_scores(results: list[Result], **facts: str) -> Table:
+    """Build the rows for a README or a card: each number with all that it depends on.
+
+    facts: columns that are the same in every row, such as the commit.
+    """
+    head = [*HEAD, "labels", "prompt"]
+    frame = select(results, [*head, *SCORES, "chance", "failed requests", "seed"])
+    rates = ("strict", "lenient", "format", "given format", "chance")
+    frame = frame.rename(columns={name: f"{name} (%)" for name in rates})
+    return Table("Scores", frame.assign(**facts), len(head))
+
+
+def build_subsets(results: list[Result]) -> Table:
+    """Build the table of other counts: each question once, without overlap with training rows."""
+    title = "Strict accuracy (%), repeated questions once, and without overlap with training rows"
+    other = ["chance", "strict", "different n", "once each", "clean n", "clean", "clean 95 % CI"]
+    return Table(title, select(results, HEAD + other), 3)
+
+
+def build_reasons(results: list[Result]) -> Table:
+    """Build the table of why answers were not right or failed, and how long they are."""
+    headings = [*HEAD, "why not correct", "failed requests", "tokens: mean", "median", "max"]
+    return Table("What was read, and tokens of an answer", select(results, headings), 5)
+
+
+def build_sampled(results: list[Result]) -> Table:
     """Build the table of results with several answers to each question."""
     rows = []
-    for result in summary["results"]:
+    for result in results:
         if not (sampled := result["sampled"]):
             continue
-        row = name_result(result)
+        row = {heading: COLUMNS[heading](result) for heading in HEAD}
         k = sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         for size, found in sampled["pass"].items():
-            row[f"pass@{size}"] = f"{format_percent(found['value'])} ({format_interval(found)})"
-        last = sampled["pass"][str(k)]
-        row["guessing, same k"] = format_percent(last["chance"])
+            row[f"pass@{size}"] = f"{format_value(found)} ({format_interval(found)})"
+        row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
         row[f"maj@{k}"] = format_percent(sampled[f"maj@{k}"])
         row["calibration error"] = format_percent(sampled["calibration"]["error"])
         row["sd"] = format_percent(sampled["standard_deviation"])
         rows.append(row)
     return Table(
         "Several answers to each question (%)",
-        pd.DataFrame(rows).fillna("–"),
+        pd.DataFrame(rows, dtype=object).fillna("–"),
         3,
         "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
-        "largest k. Calibration error: distance of the vote's share from how often it is right.",
+        "largest k. Calibration error: how far the winner's fraction of the votes is from how "
+        "often it is right.",
     )
 
 
-def build_comparisons(summary: dict[str, Any]) -> Table:
+def build_comparisons(comparisons: list[Result]) -> Table:
     """Build the table of every pair on every benchmark."""
     rows = []
-    for c in summary["comparisons"]:
-        difference = c["difference"]
+    for c in comparisons:
+        low, high = (format_points(c["difference"][key]) for key in ("low", "high"))
         rows.append(
-            {
-                "a": c["a"],
-                "b": c["b"],
-                "benchmark": c["benchmark"],
-                "test": c["test"],
+            {key: c[key] for key in ("a", "b", "benchmark", "test")}
+            | {
                 "n": f"{c['n']:,}",
-                "a − b": format_points(difference["value"]),
-                "95 % CI": f"{format_points(difference['low'])} to {format_points(difference['high'])}",
+                "a − b": format_points(c["difference"]["value"]),
+                "95 % CI": f"{low} to {high}",
                 "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
                 "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
                 "p": format_p(c["p"])[2:].lstrip("= "),
@@ -146,7 +200,7 @@ def build_comparisons(summary: dict[str, Any]) -> Table:
         )
     return Table(
         "Differences in points, on the same questions",
-        pd.DataFrame(rows),
+        pd.DataFrame(rows, dtype=object),
         4,
         "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
         "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
@@ -154,105 +208,42 @@ def build_comparisons(summary: dict[str, Any]) -> Table:
     )
 
 
-def build_parts(summary: dict[str, Any], key: str) -> list[Table]:
-    """Build a table for each benchmark with more than one part (`by_group`, `by_num_options`)."""
+def build_parts(results: list[Result], key: str) -> list[Table]:
+    """Build a table for each benchmark with more than one part (`by_group`, …)."""
     tables = []
-    for benchmark, results in group_results(summary).items():
-        rows: dict[str, Row] = {}
-        for result in results:
+    for benchmark, group in group_results(results).items():
+        rows: dict[str, dict[str, str]] = {}
+        for result in group:
             for part, found in result[key].items():
-                head = {
-                    "part": part,
-                    "n": f"{found['n']:,}",
-                    "chance": format_percent(found["chance"]),
-                }
-                row = rows.setdefault(part, head)
-                cell = f"{format_percent(found['value'])} ({format_interval(found)})"
-                row[f"{result['model']}.{result['mode']}"] = cell
+                head = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
+                row = rows.setdefault(part, {"part": part} | head)
+                row[COLUMNS["system"](result)] = f"{format_value(found)} ({format_interval(found)})"
         if len(rows) > 1:
-            frame = pd.DataFrame(list(rows.values())).fillna("–")
+            frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
             tables.append(Table(benchmark, frame, 1))
     return tables
 
 
-def build_lengths(summary: dict[str, Any]) -> Table:
+def build_lengths(results: list[Result]) -> Table:
     """Build the table of accuracy by the tokens of the answer; quarters are each system's own."""
-    rows = []
-    for result in summary["results"]:
-        for tokens, part in result["by_length"].items():
-            cells = {
-                "tokens": tokens,
-                "n": f"{part['n']:,}",
-                "strict": format_percent(part["value"]),
-            }
-            rows.append(name_result(result) | cells | {"95 % CI": format_interval(part)})
-    return Table("Accuracy (%) by tokens of the answer", pd.DataFrame(rows), 3)
+    rows = [
+        {heading: COLUMNS[heading](result) for heading in HEAD}
+        | {
+            "tokens": tokens,
+            "n": f"{part['n']:,}",
+            "strict": format_value(part),
+            "95 % CI": format_interval(part),
+        }
+        for result in results
+        for tokens, part in result["by_length"].items()
+    ]
+    return Table("Accuracy (%) by tokens of the answer", pd.DataFrame(rows, dtype=object), 3)
 
 
-def build_reasons(summary: dict[str, Any]) -> Table:
-    """Build the table of why answers were not right, why requests failed, and how long answers are."""
-    rows = []
-    for result in summary["results"]:
-        reasons = [
-            f"{n:,} {reason}"
-            for reason, n in result["reasons"].items()
-            if reason not in ("correct", "stated")
-        ]
-        tokens = result["tokens"]
-        rows.append(
-            name_result(result)
-            | {
-                "why not correct": ", ".join(reasons) or "–",
-                "errors": "; ".join(list_errors(result)) or "–",
-                "tokens: mean": f"{tokens['mean']:,.1f}",
-                "median": f"{tokens['median']:,.0f}",
-                "max": f"{tokens['max']:,}",
-            }
-        )
-    return Table("What was read, and tokens of an answer", pd.DataFrame(rows), 5)
-
-
-def list_errors(result: dict[str, Any], most: int = 3) -> list[str]:
-    """List the most frequent reasons of a result's errors, each with its number."""
-    reasons = list(result["error_reasons"].items())
-    listed = [f"{n:,} × {reason}" for reason, n in reasons[:most]]
-    return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
-
-
-def build_scores(results: list[dict[str, Any]], **facts: str) -> Table:
-    """Build the rows for a README or a card: each number with all that it depends on.
-
-    facts: columns that are the same in every row, such as the commit.
-    """
-    rows = []
-    for result in results:
-        asked, accuracy = result["settings"]["benchmark"], result["accuracy"]
-        rows.append(
-            {
-                "model": result["model"],
-                "mode": result["mode"],
-                "benchmark": result["benchmark"],
-                "labels": str(asked["state"] or "–"),
-                "prompt": name_prompt(asked["prompt"]),
-                "n": f"{result['n']:,}",
-                "strict accuracy (95 % CI)": f"{format_percent(accuracy['value'])} % "
-                f"({format_interval(accuracy)})",
-                "lenient": f"{format_percent(result['accuracy_lenient']['value'])} %",
-                "format": f"{format_percent(result['format_rate'])} %",
-                "given format": format_value(result["accuracy_given_format"]),
-                "errors": "; ".join(list_errors(result)) or "0",
-                "chance": f"{format_percent(result['chance'])} %",
-                "seed": str(result["settings"]["seed"]),
-                **facts,
-            }
-        )
-    return Table("Scores", pd.DataFrame(rows), 5)
-
-
-def group_results(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def group_results(results: list[Result]) -> dict[str, list[Result]]:
     """Group results by benchmark."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in summary["results"]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
         groups.setdefault(result["benchmark"], []).append(result)
     return groups
 
@@ -266,29 +257,3 @@ def render_markdown(table: Table) -> str:
         cells = [re.sub("<(?=[A-Za-z/!?])", "&lt;", " ".join(cell.split())) for cell in row]
         text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     return text
-
-
-def format_percent(value: float) -> str:
-    """Format a rate: `27.2`."""
-    return f"{100 * value:.1f}"
-
-
-def format_value(measured: dict[str, Any] | None) -> str:
-    """Format a measured rate, `–` where there is none."""
-    return format_percent(measured["value"]) if measured else "–"
-
-
-def format_interval(measured: dict[str, Any]) -> str:
-    """Format an interval: `24.8–29.7`."""
-    return f"{format_percent(measured['low'])}–{format_percent(measured['high'])}"
-
-
-def format_p(p: float) -> str:
-    """Format a p-value: `p = 0.034`, `p < 0.001`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def format_points(value: float) -> str:
-    """Format points with their sign: `+8.0`, `−0.4`, `0.0`."""
-    number = round(100 * value, 1)
-    return f"{number:+.1f}".replace("-", "−") if number else "0.0"

@@ -6,9 +6,9 @@ the events that it writes to the pipe FD, one JSON object a line:
   {"event": "loaded"}    {"event": "progress", "done": n}    {"event": "done"}
   {"event": "answers", "task": key, "answers": [{response, tokens, truncated} or {error}, …]}
 
-A job: {model, engine, max_len, tasks: [task]}; a task: {key, letters, keep_special_tokens, sampling,
-chunks: [[{text, seed, num_options}]]}. The process's end frees all memory; its output goes to
-engine.log. It writes no results: if its parent is killed, its next line breaks the pipe and ends it.
+A job: {model, engine, max_len, tasks: [task]}; a task: {key, letters, keep_special_tokens,
+sampling, chunks: [[{text, seed, num_options}]]}. The process's end frees all memory; its output
+goes to engine.log. It writes no results: if its parent is killed, its next line breaks the pipe.
 """
 
 import functools
@@ -75,7 +75,8 @@ def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
     if not finished:
         cause = find_cause(log, begin)
         raise UserError(
-            f"the engine stopped (exit status {code}) with {job['model']}: {cause}; its log is {log}"
+            f"the engine stopped (exit status {code}) with {job['model']}: {cause}; its log is "
+            f"{log}"
         )
 
 
@@ -165,6 +166,7 @@ def answer_chunk(
     letters: dict[int, dict[str, int]] = {}
     if task["letters"]:
         letters = {i: find_letters(chunk[i], tokens[i], tokenizer, known) for i in fitting}
+    # token ids, not text: vLLM would add special tokens
     outputs = llm.generate(
         [TokensPrompt(prompt_token_ids=tokens[index]) for index in fitting],
         [make_params(task, chunk[index], letters.get(index)) for index in fitting],

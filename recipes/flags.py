@@ -1,10 +1,11 @@
-"""OpenRLHF's command line as configuration: its own parser, its flags as YAML, and YAML as its argv.
+"""Turn OpenRLHF's command line into configuration and back, by the engine's own parser.
 
-The parser is the engine's: the lines that build it are taken from the installed OpenRLHF's source and run alone, so
-that flags, types, choices and defaults are always the engine's, and torch is not imported.
+The parser is the engine's: the lines that build it are taken from the installed OpenRLHF's source
+and run alone, so that flags, types, choices and defaults are always the engine's, and torch is not
+imported.
 
-`python -m recipes.flags` writes recipes/configs/openrlhf/{ppo,sft}.yaml, every flag with its default and help. A config
-has therefore each of the engine's keys, Hydra refuses any other, and only what differs from a default goes into argv.
+recipes/configs/openrlhf/{ppo,sft}.yaml have every flag with its default and help, written by
+`python -m dev.engine_flags`. Hydra refuses any other key, and only what differs goes into argv.
 """
 
 import argparse
@@ -12,18 +13,12 @@ import ast
 import contextlib
 import importlib.util
 import io
-import textwrap
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 CLI_MODULES = {"ppo": "train_ppo_ray", "sft": "train_sft"}
-CONFIG_FOLDER = Path(__file__).parent / "configs" / "openrlhf"
-# Defaults that change with the clock or stand for "not given".
-UNSTABLE_DEFAULTS = ("logger.wandb.run_name",)
 
 
 class FlagError(ValueError):
@@ -42,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 @cache
 def read_main(method: str) -> list[ast.stmt]:
-    """The statements under `if __name__ == "__main__":` of the engine's CLI module, which is not imported.
+    """Read the statements of the engine's CLI module under `__main__`, without importing it.
 
     Raises ModuleNotFoundError where OpenRLHF is not installed.
     """
@@ -51,7 +46,7 @@ def read_main(method: str) -> list[ast.stmt]:
 
 
 def find_engine() -> Path:
-    """OpenRLHF's folder. Raises ModuleNotFoundError where it is not installed."""
+    """Find OpenRLHF's folder. Raises ModuleNotFoundError where it is not installed."""
     spec = importlib.util.find_spec("openrlhf")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("openrlhf is not installed: run `make setup`")
@@ -59,7 +54,7 @@ def find_engine() -> Path:
 
 
 def build_parser(method: str) -> argparse.ArgumentParser:
-    """OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF."""
+    """Build OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF."""
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime, "parser": _Parser()}
     for statement in read_main(method)[1:]:  # the first is `parser = argparse.ArgumentParser()`
         if "parse_args" in ast.unparse(statement):
@@ -69,27 +64,20 @@ def build_parser(method: str) -> argparse.ArgumentParser:
 
 
 def validate(argv: list[str], method: str) -> str:
-    """Run the engine's own validation on argv: what stands between `parse_args()` and `train(args)` in its CLI.
+    """Run the engine's own validation on argv: the lines after `parse_args()` of its CLI.
 
-    Returns what the engine prints meanwhile: it changes settings with no more than a warning. Raises FlagError with
-    the engine's words where it refuses.
+    Returns what the engine prints meanwhile: it changes settings with no more than a warning.
+    Raises FlagError with the engine's words where it refuses.
     """
-    spec = importlib.util.spec_from_file_location(
-        "engine_config", find_engine() / "utils" / "config.py"
-    )
+    path = find_engine() / "utils" / "config.py"
+    spec = importlib.util.spec_from_file_location("engine_config", path)
     assert spec and spec.loader
     config = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(config)  # stdlib only
     args = config.hierarchize(build_parser(method).parse_args(argv))
     statements = read_main(method)
-    start = (
-        next(
-            i
-            for i, node in enumerate(statements)
-            if ast.unparse(node) == "args = hierarchize(args)"
-        )
-        + 1
-    )
+    lines = [ast.unparse(node) for node in statements]
+    start = lines.index("args = hierarchize(args)") + 1
     printed, namespace = io.StringIO(), {"args": args}
     try:
         with contextlib.redirect_stdout(printed):
@@ -102,14 +90,15 @@ def validate(argv: list[str], method: str) -> str:
 
 
 def run_statement(statement: ast.stmt, namespace: dict[str, Any]) -> None:
-    """Run one of the engine's statements as it stands."""
+    """Run one of the engine's statements as it is."""
     exec(compile(ast.Module([statement], []), "openrlhf/cli", "exec"), namespace)
 
 
 def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]:
-    """The engine's argv for a nested config: true → flag, null → nothing, list → several values.
+    """Build the engine's argv of a nested config: true → flag, null → nothing, list → values.
 
-    Values equal to the engine's default are left out. Raises FlagError for a key or a value the parser refuses.
+    Values equal to the engine's default are left out. Raises FlagError for a key or a value the
+    parser refuses.
     """
     given = flatten(config)
     argv: list[str] = []
@@ -137,7 +126,7 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"actor": {"adam": {"lr": 1}}} → {"actor.adam.lr": 1}."""
+    """Flatten: {"actor": {"adam": {"lr": 1}}} → {"actor.adam.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -148,53 +137,8 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def group_actions(parser: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
-    """The parser's actions by destination: one each, two where a store_true flag has a negative twin."""
+    """Group the parser's actions by destination: a store_true flag may have a negative twin."""
     groups: dict[str, list[argparse.Action]] = {}
     for action in parser._actions:
         groups.setdefault(action.dest, []).append(action)
     return groups
-
-
-def render_yaml(method: str) -> str:
-    """The YAML file of one method: all flags, nested, in the engine's order, with default and help."""
-    tree: dict[str, Any] = {}
-    for key, actions in group_actions(build_parser(method)).items():
-        *path, leaf = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[leaf] = actions[0]
-    head = f"# Every flag of OpenRLHF's {CLI_MODULES[method]} with its default, written by `python -m recipes.flags`.\n"
-    return head + "\n".join(_render_node(tree, "")) + "\n"
-
-
-def _render_node(node: dict[str, Any], indent: str) -> list[str]:
-    lines = []
-    for key, value in node.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}:", *_render_node(value, indent + "  ")]
-            continue
-        default = None if value.dest in UNSTABLE_DEFAULTS else value.default
-        default = list(default) if isinstance(default, tuple) else default
-        if isinstance(default, float) and abs(default) < 1e-3 and default:
-            text = f"{default:.1e}"  # YAML 1.1 reads 1e-06 as a string
-        else:
-            text = (
-                yaml.safe_dump(default, default_flow_style=True)
-                .removesuffix("\n")
-                .removesuffix("\n...")
-            )
-        help_text = " ".join((value.help or "").split())
-        notes = [help_text] if help_text else []
-        if value.choices:
-            notes.append("one of " + ", ".join(map(str, value.choices)))
-        comment = f"  # {textwrap.shorten('; '.join(notes), 90)}" if notes else ""
-        lines.append(f"{indent}{key}: {text}{comment}")
-    return lines
-
-
-if __name__ == "__main__":
-    CONFIG_FOLDER.mkdir(exist_ok=True)
-    for name in CLI_MODULES:
-        (CONFIG_FOLDER / f"{name}.yaml").write_text(render_yaml(name))
-        print(CONFIG_FOLDER / f"{name}.yaml")

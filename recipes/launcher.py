@@ -1,4 +1,4 @@
-"""Run a recipe: check it, run OpenRLHF, report; the common part of `recipes.rlvr` and `recipes.sft`."""
+"""Run a recipe: check it, run OpenRLHF, report. Common to `recipes.rlvr` and `recipes.sft`."""
 
 import os
 import shlex
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
-from recipes import process, run_folder, terminal
+from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
-from recipes.fit import count_steps
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.model import fetch_model, find_folder
-from recipes.preflight import find_problems, list_data_files, name_preparation
+from recipes.preflight import (
+    find_doubts,
+    find_problems,
+    list_data_files,
+    name_preparation,
+)
 from recipes.reward import choose_hook
 from recipes.settings import find_wrong_settings
 
@@ -31,8 +36,8 @@ INTERRUPTED = 130
 def run_recipe(cfg: DictConfig, method: str) -> None:
     """Run one recipe from its composed configuration; method: ppo or sft.
 
-    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be fixed first; nothing
-    was written then.
+    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be
+    fixed first; nothing was written then.
     """
     argv, problems = check_recipe(cfg, method)
     if not problems and not cfg.dry_run and not Path(cfg.model.path).is_dir():
@@ -53,7 +58,8 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"{run_dir} is finished: nothing to continue")
         return
     print_banner(cfg, method)
-    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays ignored
+    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays
+    # ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -68,7 +74,7 @@ def list_problems(problems: list[str]) -> list[str]:
 
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
-    """Build the engine's argv (empty where a flag is wrong), and find everything to fix before it may run."""
+    """Build the engine's argv (empty where a flag is wrong), and find everything to fix first."""
     wrong = find_wrong_settings(cfg, method)
     try:
         argv = build_argv(cfg, method)
@@ -82,7 +88,10 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
-    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere. Raises FlagError."""
+    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere.
+
+    Raises FlagError.
+    """
     flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
     parser = build_parser(method)
     model = flags["actor"] if method == "ppo" else flags["model"]
@@ -119,13 +128,11 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
 
 
 def print_banner(cfg: DictConfig, method: str) -> None:
-    """Print what is about to run, on what; without a GPU also how the paper's run is started elsewhere."""
+    """Print what is about to run and on what; without a GPU also where the paper's run starts."""
     title = "RLVR (PPO)" if method == "ppo" else "SFT"
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
-    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
-        print(
-            "warning: whoever reaches this Ray can run code in it; RAY_AUTH_MODE=token: docs/hardware.md"
-        )
+    for doubt in find_doubts(cfg, method):
+        print(f"warning: {doubt}")
     if not cfg.hardware.cuda:
         target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
         print(
@@ -135,7 +142,7 @@ def print_banner(cfg: DictConfig, method: str) -> None:
 
 
 def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
-    """Run the engine to its end in its folder, which is ours now, and report; returns the exit code.
+    """Run the engine to its end in its folder, which is locked, and report; returns the exit code.
 
     Raises UserError where the folder is no longer as preflight saw it.
     """
@@ -156,7 +163,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    total_steps = count_steps(cfg.openrlhf, method, used)
+    total_steps = fit.count_steps(cfg.openrlhf, method, used)
     record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])
@@ -167,8 +174,12 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     log = run_dir / "engine.log"
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    engine = process.start_engine(command, environment, log, lock)
-    code = supervise_engine(engine, run_dir, method, start_step, total_steps)
+    # vLLM's sockets and a local Ray's sessions go with this life of the run: not in command.txt
+    with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as scratch:
+        if not os.environ.get("RAY_ADDRESS"):
+            environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
+        engine = process.start_engine(command, environment, log, lock)
+        code = supervise_engine(engine, run_dir, method, start_step, total_steps)
     seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
@@ -199,7 +210,7 @@ def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
 def supervise_engine(
     engine: subprocess.Popen, run_dir: Path, method: str, start_step: int, total_steps: int
 ) -> int:
-    """Show the engine's steps, and leave none of its processes behind; returns its exit code, 130 on Ctrl-C.
+    """Show the engine's steps and end all its processes; returns its exit code, 130 on Ctrl-C.
 
     An engine that waits for a part that has died is stopped, with exit code 1.
     """

@@ -1,4 +1,4 @@
-"""Find what this machine has, without torch: CUDA GPUs, host memory, and the hardware preset that fits."""
+"""Find this machine's GPUs and memory, without torch, and the hardware preset that fits."""
 
 import os
 import shutil
@@ -71,7 +71,10 @@ def read_preset(name: str) -> dict:
 
 
 def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
-    """Choose the preset for these GPUs; returns its name and a line that says why. Raises UserError."""
+    """Choose the preset for these GPUs; returns its name and a line that says why.
+
+    Raises UserError.
+    """
     if not gpus:
         return "cpu", "hardware=auto: no CUDA GPU here, so cpu"
     if os.environ.get("RAY_ADDRESS"):
@@ -94,10 +97,11 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
 
 
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
-    """Return the command line that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
+    """Return the words that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
 
-    With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises UserError for
-    `data=[a,b]`, of which Hydra would make one data set with the settings of both, and where no preset fits.
+    With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
+    UserError for `data=[a,b]`, of which Hydra would make one data set with the settings of both,
+    and where no preset fits.
     """
     hardware = "auto"
     completed = []
@@ -105,11 +109,19 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
         key, _, value = word.partition("=")
         if key == "data" and value.startswith("["):
             raise UserError(
-                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as data=mix"
+                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as "
+                "data=mix"
             )
         is_sft = value == "sft" or value.startswith("sft/")
         if key == "experiment" and sft:
-            word = f"experiment=sft/{'paper' if value == 'sft' else value.removeprefix('sft/')}"
+            name = "paper" if value == "sft" else value.removeprefix("sft/")
+            if not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
+                raise UserError(
+                    f"experiment={name} has no SFT file of its own: the head of "
+                    f"recipes/configs/experiment/{name}.yaml has its command, as in "
+                    f"make sft experiment=paper model=NAME name={name}"
+                )
+            word = f"experiment=sft/{name}"
         elif key == "experiment" and is_sft:
             name = value.removeprefix("sft").removeprefix("/") or "paper"
             raise UserError(f"{word} is the SFT baseline: make sft experiment={name}")

@@ -1,6 +1,7 @@
-"""Read the model of a recipe before the engine does: its folder, shape, code, chat template; fetch it from the hub.
+"""Read the model of a recipe before the engine does, and fetch it from the hub.
 
-OpenRLHF takes no revision, so a hub model is downloaded at its pinned commit before the engine starts.
+OpenRLHF takes no revision, so a hub model is downloaded at its pinned commit before the engine
+starts.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
 class Shape(NamedTuple):
-    """Sizes that memory follows from, named as in `model.shape`; tied: head and embedding are one matrix."""
+    """Sizes that memory follows from, as in `model.shape`; tied: head and embedding are one."""
 
     layers: int
     hidden: int
@@ -38,7 +39,7 @@ class Shape(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Count all weights: linear layers, biases of q, k, v, norms, embedding, head (as Qwen2)."""
+        """Count all weights: linear, biases of q, k, v, norms, embedding, head (as Qwen2)."""
         biases = self.layers * self.head_dim * (self.heads + 2 * self.kv_heads)
         norms = (2 * self.layers + 1) * self.hidden
         matrices = 1 if self.tied else 2
@@ -46,7 +47,7 @@ class Shape(NamedTuple):
 
     @property
     def tensors(self) -> int:
-        """Count the tensors that a weight sync sends: 12 a block in Qwen2, embedding, last norm, head."""
+        """Count the tensors of a weight sync: 12 a block in Qwen2, embedding, last norm, head."""
         return 12 * self.layers + (2 if self.tied else 3)
 
     @property
@@ -78,7 +79,7 @@ def find_folder(cfg: Any) -> Path | None:
 
 
 def read_shape(cfg: Any) -> Shape | None:
-    """Read the shape from the model's config.json, else from model.shape; None where neither is there.
+    """Read the shape from the model's config.json, else from model.shape; None without either.
 
     Raises UserError for a config.json that cannot be read.
     """
@@ -114,7 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def list_code(folder: Path) -> Iterator[str]:
-    """List what in a model folder would run as code: *.py files, and `auto_map` in any JSON file."""
+    """List what would run as code in a model folder: *.py files, and `auto_map` in any JSON."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".py":
@@ -158,10 +159,11 @@ def read_stop_ids(folder: Path) -> tuple[str, list[int]]:
 def check_chat(
     folder: Path, name: str, method: str, manifest: dict[str, Any], prepare: str
 ) -> Iterator[str]:
-    """The model has the chat template of the prepared prompts, and stops where it ends a turn.
+    """Check that the model has the prepared prompts' chat template and stops where a turn ends.
 
-    The template was rendered when the data was prepared; here its manifest and the model's files are compared, so no
-    tokenizer is loaded. name: `model.path`; prepare: the command that prepares this run's data for this model.
+    The template was rendered when the data was prepared; here its manifest and the model's files
+    are compared, so no tokenizer is loaded. name: `model.path`; prepare: the command that prepares
+    this run's data for this model.
     """
     chat, source = manifest["chat"], manifest["tokenizer"]["path"]
     template = read_template(folder)
@@ -177,24 +179,25 @@ def check_chat(
     # vLLM stops at the tokenizer's EOS and at these (SamplingParams.update_from_generation_config)
     if end != eos_token and end_id not in stops:
         yield (
-            f"the chat template of {name} ends a turn in {end} (token {end_id}), at which it does not "
-            f"stop (eos_token {eos_token}; eos_token_id {stops} in {file}), so responses would run to "
-            "their longest: take an instruct model, or set eos_token_id to "
+            f"the chat template of {name} ends a turn in {end} (token {end_id}), at which it does "
+            f"not stop (eos_token {eos_token}; eos_token_id {stops} in {file}), so responses "
+            "would run to their longest: take an instruct model, or set eos_token_id to "
             f"{[*stops, end_id]} in a copy's generation_config.json"
         )
     elif end != eos_token and method == "sft":
         # sft_dataset.py:176 and :195 put the tokenizer's EOS at the end
         yield (
-            f"SFT ends each response in the tokenizer's eos_token {eos_token}, but the chat template of "
-            f"{name} ends a turn in {end}: set eos_token to {end} in a copy's tokenizer_config.json, "
-            f"and run `{prepare}` with model.path=COPY"
+            f"SFT ends each response in the tokenizer's eos_token {eos_token}, but the chat "
+            f"template of {name} ends a turn in {end}: set eos_token to {end} in a copy's "
+            f"tokenizer_config.json, and run `{prepare}` with model.path=COPY"
         )
 
 
 def fetch_model(cfg: Any) -> Path:
-    """Fetch `model.path` at `model.revision` from the hub, or find it in its cache; returns the folder.
+    """Fetch `model.path` at `model.revision` from the hub or its cache; returns the folder.
 
-    An interrupted download continues where it stopped. Raises UserError with the cause and what fixes it.
+    An interrupted download continues where it stopped. Raises UserError with the cause and what
+    fixes it.
     """
     import httpx
     from huggingface_hub import errors, snapshot_download
@@ -205,7 +208,7 @@ def fetch_model(cfg: Any) -> Path:
     advice: dict[type[Exception], str] = {
         errors.GatedRepoError: "is gated: accept its terms on its page and run `hf auth login`",
         errors.RevisionNotFoundError: "has no such commit: take one from the model's page",
-        errors.RepositoryNotFoundError: "does not exist or is private: check it, or `hf auth login`",
+        errors.RepositoryNotFoundError: "does not exist or is private: check it, `hf auth login`",
         errors.LocalEntryNotFoundError: "is not here and the hub cannot be reached; "
         "give a local copy, model.path=FOLDER",
         httpx.TransportError: "cannot be fetched: the hub cannot be reached; "

@@ -1,6 +1,7 @@
-"""Find everything that would stop or spoil a run before it starts: facts are gathered once, then only read.
+"""Find everything that would stop or spoil a run before it starts: gather facts, then check.
 
-Each problem is one line: what is wrong, the value, and the command or key that fixes it. Nothing here imports torch.
+Each problem is one line: what is wrong, the value, and the command or key that fixes it. Nothing
+here imports torch.
 """
 
 import os
@@ -46,7 +47,10 @@ class Facts(NamedTuple):
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
-    """Find all problems of a composed configuration; empty where the run may start. method: ppo or sft."""
+    """Find all problems of a composed configuration; empty where the run may start.
+
+    method: ppo or sft.
+    """
     wrong = settings.find_wrong_settings(cfg, method)
     if wrong:  # with these values the other checks would read nonsense
         return wrong
@@ -59,7 +63,6 @@ def find_problems(cfg: Any, method: str) -> list[str]:
         *engine_rules.find_broken_rules(cfg, method),
         *check_gpus(cfg, facts),
         *check_memory(cfg, facts),
-        *check_secrets(cfg),
         *check_disk(cfg, facts),
     ]
     if not cfg.hardware.cuda:
@@ -70,6 +73,28 @@ def find_problems(cfg: Any, method: str) -> list[str]:
             path = cfg.openrlhf.train.agent_func_path or cfg.openrlhf.reward.remote_url or ""
             problems += reward.check_hook(path, facts.rows, cfg.reward, cfg.seed)
     return problems
+
+
+def find_doubts(cfg: Any, method: str) -> list[str]:
+    """Find what may go wrong in a run that may start, one line each, to be printed."""
+    doubts = []
+    shape = read_shape(cfg)
+    if shape and cfg.hardware.cuda:
+        doubts += fit.check_memory(cfg, method, shape)[1]
+    if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
+        doubts.append(
+            "whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"
+        )
+    # only training rows are dropped for their length
+    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+    longest = data.manifest["splits"]["dev"]["prompt_tokens"]["max"]
+    limit = find_prompt_limit(cfg, method)
+    if longest > limit:
+        doubts.append(
+            f"dev has prompts of up to {longest} tokens, and the engine cuts them from the left to "
+            f"{limit} when it evaluates: raise openrlhf.data.max_len; `make eval` asks them whole"
+        )
+    return doubts
 
 
 def gather_facts(cfg: Any, method: str) -> Facts:
@@ -122,7 +147,7 @@ def list_data_files(data: Prepared | None) -> dict[str, str]:
 
 
 def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The model is a folder with a config, or a hub id with a pinned revision; it brings no code of its own."""
+    """Check that the model is a folder or a pinned hub id, and brings no code of its own."""
     path = facts.model
     if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
@@ -133,20 +158,20 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
             )
         elif not REVISION.fullmatch(str(cfg.model.revision)):
             yield (
-                f"model.path={cfg.model.path} is no folder here; as a hub id it needs its commit of "
-                f"40 hex digits: model.revision={cfg.model.revision}"
+                f"model.path={cfg.model.path} is no folder here; as a hub id it needs its commit "
+                f"of 40 hex digits: model.revision={cfg.model.revision}"
             )
     elif not (path / "config.json").is_file():
         yield f"{path}/config.json not found: model.path must be a Hugging Face model folder"
     elif not cfg.model.trust_remote_code and (code := list(list_code(path))):
         yield (
-            f"{path} brings code of its own ({', '.join(code[:5])}), which would be run: look at it, "
-            "then model.trust_remote_code=true"
+            f"{path} brings code of its own ({', '.join(code[:5])}), which would be run: look at "
+            "it, then model.trust_remote_code=true"
         )
 
 
 def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The prepared data is tokenised as the model does, short enough, and fills a batch."""
+    """Check that the data is tokenised as the model does, short enough, and fills a batch."""
     if facts.data is None:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
@@ -158,8 +183,8 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         and hash_file(tokenizer) != manifest["tokenizer"]["sha256"]
     ):
         yield (
-            f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the model "
-            f"is {cfg.model.path}: run `{for_model}`"
+            f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the "
+            f"model is {cfg.model.path}: run `{for_model}`"
         )
     is_chat = manifest.get("chat") is not None
     if is_chat != cfg.data.chat:
@@ -177,10 +202,10 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
         yield f"{folder} was prepared with {', '.join(other)}, not {wanted}: run `{prepare}`"
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
-    if longest > limit:
+    if longest and longest > limit:
         yield (
-            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} and "
-            "the engine would cut it from the left: raise openrlhf.data.max_len, or run "
+            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
+            "and the engine would cut it from the left: raise openrlhf.data.max_len, or run "
             f"`{prepare} openrlhf.data.max_len=…`"
         )
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
@@ -193,14 +218,14 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def find_prompt_limit(cfg: Any, method: str) -> int:
-    """Compute the tokens that a prompt may have: PPO leaves room for the response, SFT for letter and EOS."""
+    """Compute the tokens of the longest prompt: the response, or SFT's letter, needs room too."""
     if method == "sft":  # sft_dataset.py:150 drops prompts of max_len - 2 and more
         return cfg.openrlhf.data.max_len - 3
     return cfg.openrlhf.data.max_len - (cfg.openrlhf.rollout.max_new_tokens or 1)
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The GPUs that the run asks for are there: a placement group that is short waits for ever, silently."""
+    """Check that the GPUs are there: Ray would wait for them for ever, silently."""
     is_ppo = facts.method == "ppo"
     demand = engine_rules.count_gpus(cfg) if is_ppo else cfg.hardware.gpus_per_node
     if not cfg.hardware.cuda:
@@ -215,8 +240,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     if cfg.hardware.nodes > 1:  # for SFT see engine_rules.py
         if is_ppo:
             yield (
-                f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the "
-                "nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
+                f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on "
+                "the nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
             )
         return
     if demand > len(facts.gpus):
@@ -227,29 +252,30 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
     if smallest and smallest < cfg.hardware.gpu_memory_gb:
         yield (
-            f"hardware={cfg.hardware.name} counts on {cfg.hardware.gpu_memory_gb:g} GiB a GPU, this "
-            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see `make plan`"
+            f"hardware={cfg.hardware.name} counts on {cfg.hardware.gpu_memory_gb:g} GiB a GPU, "
+            f"this machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see "
+            "`make plan`"
         )
 
 
 def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The run fits, by the numbers of `make plan`."""
+    """Check that the run fits, by the numbers of `make plan`."""
     shape, method = facts.shape, facts.method
     if shape is None:
         if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
-                f"the memory that {cfg.model.path} needs is not known before it is here: hf download "
-                f"{cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
+                f"the memory that {cfg.model.path} needs is not known before it is here: hf "
+                f"download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
             )
         return
     if not cfg.hardware.cuda:
-        # fp32 copies and moments next to bf16 weights and gradients, for actor and critic; nothing is sharded
+        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
         needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
         if needed > facts.host_gb:
             yield (
-                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} GiB of "
-                f"memory without a GPU, this machine has {facts.host_gb:.0f}: experiment=laptop here, or "
-                "hardware=8x80gb on GPUs"
+                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
+                f"GiB of memory without a GPU, this machine has {facts.host_gb:.0f}: "
+                "experiment=laptop here, or hardware=8x80gb on GPUs"
             )
         return
     yield from fit.check_memory(cfg, method, shape)[0]
@@ -257,29 +283,14 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
     host = plan(cfg, shape)[1] / fit.GIB
     if host > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
         yield (
-            f"the run keeps about {host:.0f} GiB in host memory, this machine has {facts.host_gb:.0f}: "
-            "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
-        )
-
-
-def check_secrets(cfg: Any) -> Iterator[str]:
-    """Keys come from the environment: whatever is configured is written to config.yaml and command.txt."""
-    key = cfg.openrlhf.logger.wandb.key
-    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    if key not in (None, "environment"):
-        yield (
-            "openrlhf.logger.wandb.key would be written to command.txt and shown by ps: export "
-            "WANDB_API_KEY=…, and say openrlhf.logger.wandb.key=environment to turn wandb on"
-        )
-    elif key and not os.environ.get("WANDB_API_KEY") and not offline:
-        yield (
-            "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or "
-            "WANDB_MODE=offline"
+            f"the run keeps about {host:.0f} GiB in host memory, this machine has "
+            f"{facts.host_gb:.0f}: hardware.sleep=false, hardware.ds_sleep=false or "
+            "hardware.adam_offload=false"
         )
 
 
 def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
-    """The disk has room for checkpoints, models and rollouts, next to what the run has written already."""
+    """Check that the disk has room for what the run will write, less what it has written."""
     needed = estimate_disk(cfg, facts)
     written = Path(cfg.run_dir)
     if written.exists():
@@ -287,8 +298,8 @@ def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
     if needed > facts.free_bytes:
         yield (
             f"the run will write about {needed / 1e6:,.0f} MB, the disk of {cfg.run_dir} has "
-            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or set run_dir=FOLDER elsewhere, or keep "
-            "less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
+            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or set run_dir=FOLDER elsewhere, "
+            "or keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
         )
 
 

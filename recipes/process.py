@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from recipes.reward import build_reward_environment
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = ROOT / "recipes" / "engine" / "startup"
 STOP_SECONDS = 10
-# ray::PolicyModelActor, VLLM::EngineCore: processes that live as long as the run; ray::IDLE comes and goes
+# ray::PolicyModelActor, VLLM::EngineCore: processes that live as long as the run; ray::IDLE comes
+# and goes
 PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 # seconds that the engine has to end by itself, with its own message, after a part has died
 PATIENCE = 60.0
-# seconds without a step or a rollout before the engine is asked where it is, or 5 steps where that is longer
+# seconds without a step or a rollout before the engine is asked where it is, or 5 steps where that
+# is longer
 STALL_SECONDS = 600.0
 
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
@@ -41,7 +44,7 @@ ADVICE = {
     r"Free memory on device": "lower hardware.vllm_memory, or end what else is on the GPU",
     r"FloatingPointError": "a lower learning rate, or an earlier checkpoint",
     r"node timed out during startup": "the machine was too busy to start Ray in 30 s: start again",
-    r"AF_UNIX path (?:length|too long)": "export RAY_TMPDIR=/tmp",
+    r"AF_UNIX path (?:length|too long)": "export TMPDIR=/tmp",
 }
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
@@ -56,7 +59,10 @@ def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]
 
 
 def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
-    """Build what the engine's processes need besides the caller's environment. It is printed: no secret."""
+    """Build what the engine's processes need besides the caller's environment.
+
+    It is printed: no secret.
+    """
     run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
     python_path = [str(STARTUP), str(ROOT), os.environ.get("PYTHONPATH", "")]
     wandb = "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -111,14 +117,14 @@ def format_command(command: list[str], environment: dict[str, str]) -> str:
 
 
 def die_with_launcher() -> None:
-    """Ask the kernel, in the engine's process, for SIGTERM when the launcher is gone, whatever ended it."""
+    """Ask the kernel, in the engine's process, for SIGTERM when the launcher is gone."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
 
 
 def start_engine(
     command: list[str], environment: dict[str, str], log: Path, lock: int
 ) -> subprocess.Popen:
-    """Start the engine in its own session, so that Ctrl-C reaches the launcher alone; output goes to `log`.
+    """Start the engine in its own session, so that Ctrl-C reaches the launcher alone.
 
     lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
     """
@@ -139,10 +145,10 @@ def start_engine(
 def find_family(
     process: subprocess.Popen, known: Iterable[psutil.Process] = ()
 ) -> list[psutil.Process]:
-    """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's children.
+    """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's.
 
-    known: those found before. Those that still run are returned too, since the orphans of a parent that was killed
-    are no longer anybody's children.
+    known: those found before. Those that still run are returned too, since the orphans of a parent
+    that was killed are no longer anybody's children.
     """
     members = {member for member in known if member.is_running()}
     try:
@@ -154,26 +160,20 @@ def find_family(
 
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
-    """End the engine and every process it started: SIGTERM, then SIGKILL to what is left after 10 seconds.
+    """End the engine and all that it started: SIGTERM, then SIGKILL after STOP_SECONDS.
 
     family: from find_family, earlier.
     """
     running = find_family(process, family)
     for member in running:
-        _signal(member, "terminate")
+        with suppress(psutil.NoSuchProcess):
+            member.terminate()
     _, alive = psutil.wait_procs(running, timeout=STOP_SECONDS)
     for member in alive:
-        _signal(member, "kill")
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     psutil.wait_procs(alive, timeout=5)
     process.wait(timeout=5)
-
-
-def _signal(process: psutil.Process, method: str) -> None:
-    """Signal a process that may be gone already."""
-    try:
-        getattr(process, method)()
-    except psutil.NoSuchProcess:
-        return
 
 
 def advise(cause: str) -> str:
@@ -184,8 +184,8 @@ def advise(cause: str) -> str:
 def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
     """Find the line of engine.log, from byte `begin`, that says why the engine failed.
 
-    Ray repeats an exception in each process that waits for it; the cause is the exception of the first traceback
-    whose line is not Ray's own wrapping.
+    Ray repeats an exception in each process that waits for it; the cause is the exception of the
+    first traceback whose line is not Ray's own wrapping.
     """
     lines = read_tail(log, begin, tail_bytes)
     found = [line for line in lines if EXCEPTION.match(line)]
@@ -196,7 +196,7 @@ def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
 
 
 def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
-    """Read the last lines of engine.log, at most from byte `begin`, without Ray's prefixes and colours."""
+    """Read the last lines of engine.log from byte `begin`, without Ray's prefixes and colours."""
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - tail_bytes))
         text = file.read().decode(errors="replace")
@@ -209,9 +209,10 @@ def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
 class PartsWatch:
     """Notice that a part of the engine has died while the rest waits for it.
 
-    OpenRLHF sets up and runs its weight sync in collective calls. Where the other side of one is gone (a vLLM that was
-    killed, or ran out of memory while it started), the call waits for half an hour or more, and the exception that
-    says so is read by nobody. So the processes themselves are watched: those of this machine, not of a cluster.
+    OpenRLHF sets up and runs its weight sync in collective calls. Where the other side of one is
+    gone (a vLLM that was killed, or ran out of memory while it started), the call waits for half an
+    hour or more, and the exception that says so is read by nobody. So the processes themselves are
+    watched: those of this machine, not of a cluster.
     """
 
     def __init__(self) -> None:
@@ -245,7 +246,7 @@ class PartsWatch:
 
 
 class StallWatch:
-    """Notice that neither a step nor a rollout was written for longer than STALL_SECONDS or 5 steps."""
+    """Notice that neither a step nor a rollout was written for STALL_SECONDS, or 5 steps."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -255,7 +256,7 @@ class StallWatch:
         self.is_told = False
 
     def look(self) -> float:
-        """Measure the seconds without progress, where they are too many and not told yet; else 0."""
+        """Measure the seconds without progress; 0 where they are few, or reported already."""
         files = [self.run_dir / "metrics.jsonl", *(self.run_dir / "rollouts").glob("*.jsonl")]
         size = sum(file.stat().st_size for file in files if file.exists())
         now = time.monotonic()
@@ -271,7 +272,7 @@ class StallWatch:
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:
-    """Ask each Python process of the engine for its stacks, which it writes to engine.log (SIGUSR1).
+    """Ask the engine's Python processes for their stacks, which they write to engine.log.
 
     Only those that catch the signal, as our startup does: Ray's C++ daemons would die of it.
     """

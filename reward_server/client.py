@@ -1,7 +1,8 @@
 """Ask a reward server over HTTP, for the agent.
 
-OpenRLHF's own client sends a token in the URL only and logs that URL, tries five times, then gives up silently. Here
-the token travels in a header, a server that comes back in time costs only the wait, and one that does not is named.
+OpenRLHF's own client sends a token in the URL only and logs that URL, tries five times, then gives
+up silently. Here the token travels in a header, a server that comes back in time costs only the
+wait, and one that does not is named.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=180)
 
 
 class RewardClient:
-    """Ask one of several servers in turn. patience: seconds to wait for a server that does not answer."""
+    """Ask one of several servers in turn. patience: seconds to wait for one that is silent."""
 
     def __init__(self, urls: list[str], token: str, patience: float) -> None:
         self.urls = urls
@@ -31,7 +32,8 @@ class RewardClient:
     async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
         """Score one sample; returns rewards, scores (floats) and extra_logs ({str: float}).
 
-        Raises ConnectionError that names server and reason: at once for a refusal (4xx), else after `patience`.
+        Raises ConnectionError that names server and reason: at once for a refusal (4xx), else
+        after `patience`.
         """
         body = {"query": [query], "prompts": [prompt], "labels": [label]}
         deadline = time.monotonic() + self.patience
@@ -62,21 +64,21 @@ def read_token(environ: Mapping[str, str]) -> str:
     token = environ.get(TOKEN, "")
     if token != token.strip() or not all(char.isprintable() for char in token):
         raise UserError(
-            f"{TOKEN} has white space at an end or a character that cannot be printed, which no HTTP header "
-            f"carries: export {TOKEN}=$(openssl rand -hex 16)"
+            f"{TOKEN} has white space at an end or a character that cannot be printed, which no "
+            f"HTTP header carries: export {TOKEN}=$(openssl rand -hex 16)"
         )
     return token
 
 
 def read_reply(reply: Any) -> dict[str, Any]:
-    """Read the one sample of a reply, whose values are lists of one. Raises ValueError for any other form."""
+    """Read the one sample of a reply. Raises ValueError where its values are no lists of one."""
     try:
         (reward,), (score,), logs = reply["rewards"], reply["scores"], reply["extra_logs"]
+        reward, score = float(reward), float(score)
         logs = {key: float(value) for key, (value,) in logs.items()}
-        found = {"rewards": float(reward), "scores": float(score), "extra_logs": logs}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         wanted = "the reward server's reply is not rewards, scores, extra_logs"
         raise ValueError(f"{wanted}: {reply!r:.300}") from error
-    if not math.isfinite(found["rewards"]):
+    if not math.isfinite(reward):
         raise ValueError(f"the reward server's reply is not a finite reward: {reply!r:.300}")
-    return found
+    return {"rewards": reward, "scores": score, "extra_logs": logs}

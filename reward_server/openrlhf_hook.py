@@ -1,15 +1,16 @@
-"""Give OpenRLHF 0.11.2 its reward; the engine loads this one file by path. Two ways in, with the same rewards:
+"""Give OpenRLHF 0.11.2 its reward; the engine loads this one file by path. Two ways in:
 
-    --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default of `make rlvr`
+    --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default
     --reward.remote_url reward_server/openrlhf_hook.py         reward_func
 
-Only the agent sees token counts and truncation, so only it writes the rollouts. Environment, set by the launcher:
+Both give the same rewards. Only the agent sees token counts and truncation, so only it writes the
+rollouts. Environment, set by the launcher:
 
-    PYTHONPATH                 must hold the project's root: this file imports its siblings as `reward_server.…`
-    MEDRLVR_REWARD             JSON of mode, options, control, seed, see reward_server/scoring.py; default the paper's
-    MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none are written
-    MEDRLVR_REWARD_URL         the agent asks this reward server (several: comma-separated) instead of judging itself
-    MEDRLVR_REWARD_TOKEN       the server's token, where it wants one
+    PYTHONPATH                 must hold the project's root: this file imports its siblings
+    MEDRLVR_REWARD             JSON of mode, options, control, seed: reward_server/scoring.py
+    MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none
+    MEDRLVR_REWARD_URL         the agent asks this server (several: comma-separated) for rewards
+    MEDRLVR_REWARD_TOKEN       the server's token, where it needs one
     MEDRLVR_REWARD_PATIENCE    seconds to wait for a server that does not answer (default 60)
 """
 
@@ -34,8 +35,8 @@ SETTINGS = scoring.read_settings(os.environ)
 class RewardFailure(BaseException):
     """Report a fault of the data or the set-up, found by `reward_func`.
 
-    Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later); this one ends the
-    run at once, with its message.
+    Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later);
+    this one ends the run at once, with its message.
     """
 
 
@@ -45,8 +46,8 @@ def reward_func(
     """Score one sample; the engine passes lists of one, from several threads.
 
     queries: prompt and response decoded, special tokens kept. labels: JSON strings.
-    Returns {"rewards": float, "scores": float, "extra_logs": {str: float}}, see `score_response`.
-    Raises RewardFailure for a bad label, a cut prompt or lists that are not of length one; never for a response.
+    Returns rewards, scores and extra_logs, see `score_response`. Raises RewardFailure for a bad
+    label, a cut prompt or lists that are not of length one; never for a response.
     """
     try:
         (query,), (prompt,), (label,) = queries, prompts, labels
@@ -58,7 +59,7 @@ def reward_func(
 
 @cache
 def define_agent_executor() -> type:
-    """Define the class AgentExecutor on demand: `reward_func` is available without OpenRLHF, and without torch."""
+    """Define the class AgentExecutor on demand: `reward_func` needs neither OpenRLHF nor torch."""
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     from reward_server.client import RewardClient, read_token
@@ -86,9 +87,10 @@ def define_agent_executor() -> type:
             llm_engine: Any,
             images: Any = None,
         ) -> dict[str, Any]:
-            """Generate one response and score it; the engine's fields, with reward, scores and extra_logs filled in.
+            """Generate one response; fill reward, scores and extra_logs into the engine's fields.
 
-            Raises ValueError, naming the row, for a bad label; ConnectionError for a reward server that stays away.
+            Raises ValueError that names the row for a bad label, ConnectionError for a reward
+            server that stays away.
             """
             row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
@@ -120,12 +122,12 @@ def __getattr__(name: str) -> Any:
 
 
 def open_rollouts(folder: str) -> TextIO | None:
-    """Open this process' own rollouts file in `folder`, to append to; None for an empty `folder`."""
+    """Open this process' own file in `folder`, to append to; None for an empty `folder`."""
     if not folder:
         return None
     path = Path(folder) / f"{socket.gethostname()}-{os.getpid()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lone surrogate cannot be UTF-8; written as \udXXX it is valid JSON and reads back as it was.
+    # a lone surrogate cannot be UTF-8; written as \udXXX it is valid JSON and reads back
     return path.open("a", encoding="utf-8", errors="backslashreplace")
 
 
@@ -137,7 +139,7 @@ def write_rollout(
     response: str,
     temperature: float,
 ) -> None:
-    """Append one sample as one JSON line and flush it. output: the engine's, reward filled in. time: unix seconds."""
+    """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
     row = {
         "id": label.id,

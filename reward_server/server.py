@@ -1,16 +1,17 @@
 """Serve the reward over HTTP, in the wire format of OpenRLHF 0.11.2.
 
-    python -m reward_server.server                                  # http://127.0.0.1:5000/get_reward
+    python -m reward_server.server                          # http://127.0.0.1:5000/get_reward
     MEDRLVR_REWARD_TOKEN=… python -m reward_server.server --host 0.0.0.0
 
     POST /get_reward    {"query": [str], "prompts": [str], "labels": [str]}
                      -> {"rewards": [float], "scores": [float], "extra_logs": {str: [float]}}
-    GET  /healthz       200 after a right and a wrong answer got their rewards; open, for whoever waits for the start
+    GET  /healthz       200 after a right and a wrong answer got their rewards; needs no token
     GET  /metrics       Prometheus text: requests by status, verdicts by reason, latency
 
-With a token (required for any address but this machine's own), clients send `Authorization: Bearer TOKEN`; in a URL it
-would end in logs. How to judge comes from $MEDRLVR_REWARD, as for the hook. What the client got wrong is a 4xx with a
-reason, in the status line too, since that is the part which OpenRLHF's own client logs.
+With a token (required for any address but this machine's own), clients send the header
+`Authorization: Bearer TOKEN`; in a URL it would end in logs. How to judge comes from
+$MEDRLVR_REWARD, as for the hook. What the client got wrong is a 4xx with a reason, in the status
+line too, which is the part that OpenRLHF's own client logs.
 """
 
 import argparse
@@ -83,7 +84,7 @@ class RewardServer:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Check encoding and token before a handler reads the body; turn every failure into JSON."""
+        """Check encoding and token before the body is read; turn every failure into JSON."""
         try:
             if "Content-Encoding" in request.headers:
                 raise Refused(415, "a compressed body is not read: send it as it is")
@@ -151,7 +152,7 @@ class RewardServer:
 
 
 def parse_body(body: bytes) -> Batch:
-    """Read query, prompts and labels. Raises Refused: 400 for another form, 413 for too large a batch."""
+    """Read a body. Raises Refused: 400 for another form, 413 for too large a batch."""
     try:
         # json's parser, since pydantic's refuses the lone surrogates that JSON may hold
         batch = Batch.model_validate(json.loads(body.decode()))
@@ -166,14 +167,13 @@ def parse_body(body: bytes) -> Batch:
         raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
     characters = sum(map(len, batch.query))
     if lengths[0] > MAX_BATCH or characters > MAX_CHARACTERS:
-        found = f"{lengths[0]} samples of {characters} characters"
-        limit = f"{MAX_BATCH} samples, {MAX_CHARACTERS} characters"
-        raise Refused(413, f"{found}, the limit is {limit}: send smaller batches")
+        limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"
+        raise Refused(413, f"{lengths[0]} samples, {characters} characters: {limit}")
     return batch
 
 
 def open_socket(host: str, port: int, token: str) -> socket.socket:
-    """Listen on host and port (0: any free one). Raises UserError where that cannot, or should not, be done."""
+    """Listen on host and port (0: any free one). Raises UserError where it cannot or must not."""
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port} must be 0 (any free one) to 65535")
     if not is_local(host) and len(token) < 8:

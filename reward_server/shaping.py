@@ -1,12 +1,13 @@
-"""Turn a verdict into the reward of a training sample: values, penalties, length shaping, controls.
+"""Turn a verdict into the reward of a training sample: values, penalties, length, controls.
 
-The options are the recipe's keys `reward.options.*` (recipes/configs/rlvr.yaml says what each does). Penalties touch
-only responses that follow the format, and no response gets less than `format_failed`: not to follow the format is
-never the better choice.
+The options are the recipe's keys `reward.options.*`; recipes/configs/rlvr.yaml says what each does.
+Penalties touch only responses that follow the format, and no response gets less than
+`format_failed`: not to follow the format is never the better choice.
 
-A control (`reward.control`) replaces the truth by something that teaches no medicine, to find out what the true reward
-is worth: `coin` tosses a coin seeded by row and response, `format_only` takes every answer for right, `shuffled_labels`
-replaces the gold letter by another one of the row, always the same. `wrong_penalty` makes a wrong answer cost 0.5.
+A control (`reward.control`) replaces the truth by something that teaches no medicine, to find out
+what the true reward is worth: `coin` tosses a coin seeded by row and response, `format_only` takes
+every answer for right, `shuffled_labels` replaces the gold letter by another one of the row, always
+the same. `wrong_penalty` makes a wrong answer cost 0.5. Logged accuracy stays true.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from reward_server.verifier import Verdict
 
 Value = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Words = Annotated[int, Field(ge=0)]
 WRONG_PENALTY = -0.5
 
 
@@ -33,8 +35,8 @@ class RewardOptions(BaseModel):
     leak_penalty: Penalty = 0.0
     pre_think_penalty: Penalty = 0.0
     length_penalty: Penalty = 0.0
-    min_words: int = Field(0, ge=0)
-    max_words: int | None = Field(None, ge=1)
+    min_words: Words = 0
+    max_words: Words | None = None
 
     @model_validator(mode="after")
     def check_together(self) -> "RewardOptions":
@@ -49,7 +51,7 @@ class RewardOptions(BaseModel):
 
 
 def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOptions) -> float:
-    """Compute the reward of a training sample; verdict.correct chooses between `correct` and `wrong`."""
+    """Compute a training sample's reward; verdict.correct decides between the two values."""
     if not verdict.format_ok:
         return options.format_failed
     reward = options.correct if verdict.correct else options.wrong
@@ -62,7 +64,7 @@ def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOpt
 def find_controlled_truth(
     control: str, verdict: Verdict, answer: str, num_options: int, seed: int, row_id: str, text: str
 ) -> bool:
-    """Find out what a control takes for the truth of a response `text`, which follows the format."""
+    """Find out if a control takes the response `text`, which follows the format, for right."""
     if control == "coin":
         return bool(_draw(2, seed, row_id, text))
     if control == "format_only":
@@ -81,7 +83,7 @@ def _draw(below: int, *parts: object) -> int:
 
 
 def _measure_excess(words: float, options: RewardOptions) -> float:
-    """Measure how far `words` is outside the bounds: 1.0 at 0 words and at twice the upper bound."""
+    """Measure how far outside the bounds: 1.0 at 0 words and at twice the upper bound."""
     if words < options.min_words:
         return 1.0 - words / options.min_words
     if options.max_words is not None and words > options.max_words:

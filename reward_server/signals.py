@@ -1,7 +1,7 @@
 """The one table of what is logged about a response: name, unit, function, and what it shows.
 
-The hook, the server, the dynamics report and docs/reward.md read this table; a new signal is one more entry.
-Pure, stdlib only, linear time.
+The hook, the server, the dynamics report and docs/reward.md read SIGNALS; a new signal is one more
+entry. Pure, stdlib only, linear time.
 """
 
 import re
@@ -28,7 +28,7 @@ OPENING_CHARACTERS = 400  # of the thinking
 # ends of sentences, but not after the initial of a species (E. coli)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|\n")
 WORD = re.compile(r"\w+")
-EMPTY_WORDS = frozenset("a an the of to in on at for with and or by as be from".split())
+EMPTY_WORD = re.compile(r"a|an|the|of|to|in|on|at|for|with|and|or|by|as|be|from")
 NEARLY_ALL = 0.75  # of an option's words, where it has four or more
 
 # the answer is C    I choose C    best option: C    答案是C
@@ -36,7 +36,7 @@ ANNOUNCES = (
     r"(?:\b(?:answer|option|choice|choose|pick|select|go with)(?: (?:is|must be|would be))?:? ?"
     r"(?:clearly |option |letter )?|答案(?:是|为)?:? ?)"
 )
-# C is correct because …    C is the best choice here.    but not: vitamin A is best absorbed with fat
+# C is correct because …    C is the best choice.    but not: vitamin A is best absorbed with fat
 CONFIRMS = (
     r" (?:is|seems) (?:clearly |the |most )*(?:correct|right|best|answer)\b"
     r"(?= (?:answer|choice|option|one|because|since|here|as)\b|[.,;:!]|\Z)"
@@ -44,21 +44,22 @@ CONFIRMS = (
 # What makes naming an option a statement of the answer:
 STATES = re.compile(
     r"\b(?:answer|correct|right|best|likeliest|likely|probably|first[- ]line|diagnosis|next step"
-    r"|most (?:probable|appropriate|suitable|consistent|effective|fitting)"  # the most suitable drug is …
+    r"|most (?:probable|appropriate|suitable|consistent|effective|fitting)"  # the most suitable …
     r"|(?:treatment|drug|test|therapy) of choice|indicated"  # … is the drug of choice
     r"|(?:choose|pick|select|conclude|go with)"  # I choose …
-    r"|(?:the|her|his|their) (?:treatment|therapy|cause|management|drug|test) (?:here )?is"  # the cause is …
-    r"|(?:it|this|that)(?: is|'s| must be)|(?:patient|she|he|woman|man|child|boy|girl) has"  # this is …
+    r"|(?:the|her|his|their) (?:treatment|therapy|cause|management|drug|test) (?:here )?is"
+    r"|(?:it|this|that)(?: is|'s| must be)|(?:patient|she|he|woman|man|child|boy|girl) has"
     r"|(?:this|these|picture|findings|presentation) (?:suggests?|points? to|indicates?|represents?)"
     r"|should (?:be given|be treated with|receive|get|start|undergo)"  # she should receive …
     r"|(?:we|i) (?:should |would |will )?(?:give|start|order|treat))\b"  # we give …
     r"|\A(?:give|start|order|begin)\b"
 )
-# What takes it back or leaves it open, close to the name: "not measles", "measles is unlikely", "if measles"
+# What takes it back or leaves it open: "not measles", "measles is unlikely", "if measles"
 DENIES = re.compile(
-    r"\b(?:not|never|no|neither|nor|cannot|without|unlike|unlikely|less|least|rather than|instead of|except"
-    r"|exclud\w+|rul\w+ out|against|avoid\w*|contraindicated|incorrect|wrong|false|worse|harm\w*"
-    r"|could|might|may|maybe|perhaps|if|whether|consider\w*|tempting|unsafe|fails?|but|however|although)\b"
+    r"\b(?:not|never|no|neither|nor|cannot|without|unlike|unlikely|less|least|rather than"
+    r"|instead of|except|exclud\w+|rul\w+ out|against|avoid\w*|contraindicated|incorrect|wrong"
+    r"|false|worse|harm\w*|unsafe|fails?|could|might|may|maybe|perhaps|if|whether|consider\w*"
+    r"|tempting|but|however|although)\b"
     r"|n't\b|\?"
 )
 REASON_BEGINS = re.compile(r"\b(?:because|since|given|as|due to)\b")
@@ -66,11 +67,12 @@ CLAUSE_END = re.compile(r"[,;:]")
 
 
 def leak(verdict: Verdict, options: Sequence[str]) -> float:
-    """Return 1.0 where the verdict's choice is stated as the answer before or at the start of the reasoning, else 0.0.
+    """Return 1.0 where the choice is stated as the answer before or at the start of the reasoning.
 
-    Stated by its letter or by its option's text (nearly all of the words), in the text before `<think>` or in the
-    opening of the thinking: its first sentence, and at least five words. The paper's phases 4 and 5 show in it. To
-    name an option while arguing against it, or among others, states nothing.
+    Stated by its letter or by its option's text (nearly all of the words), in the text before
+    `<think>` or in the opening of the thinking: its first sentence, and at least five words. The
+    paper's phases 4 and 5 show in it. To name an option while arguing against it, or among others,
+    states nothing.
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
@@ -103,7 +105,7 @@ def _cut_opening(sentences: list[str]) -> list[str]:
 
 
 def _states_letter(sentence: str, letter: str) -> bool:
-    """Find out if a sentence states the letter: `C`, `The answer is C.`, `C is correct because …`."""
+    """Find out if a sentence states the letter: `C`, `The answer is C.`, `C is correct.`"""
     if letter not in sentence:
         return False
     # not "C-reactive", "C. difficile", "B12"
@@ -112,15 +114,13 @@ def _states_letter(sentence: str, letter: str) -> bool:
         rf"\W*(?:(?i:so|thus|therefore|hence|it is|it's|option)\W+)?{bare}\W*", sentence
     ):
         return not sentence.endswith("?")
-    found = re.search(
-        rf"(?i:{ANNOUNCES}){bare}(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{CONFIRMS})|{bare}{CONFIRMS}",
-        sentence,
-    )
+    ends = rf"(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{CONFIRMS})"
+    found = re.search(rf"(?i:{ANNOUNCES}){bare}{ends}|{bare}{CONFIRMS}", sentence)
     return found is not None and not _is_denied(sentence.casefold(), found.start(), found.end())
 
 
 def _states_text(sentence: str, wanted: list[list[str]], alone: bool) -> bool:
-    """Find out if a sentence states the first option by its text. alone: the bare text is a statement here."""
+    """Find out if a sentence states the first of the options. alone: its bare text is enough."""
     lowered = sentence.casefold()
     start, end = _find_words(lowered, wanted[0])
     if start == end or _is_denied(lowered, start, end):
@@ -135,14 +135,11 @@ def _states_text(sentence: str, wanted: list[list[str]], alone: bool) -> bool:
 
 def _list_words(text: str) -> list[str]:
     words = WORD.findall(normalise(text).casefold())
-    return [word for word in words if word not in EMPTY_WORDS]
+    return [word for word in words if not EMPTY_WORD.fullmatch(word)]
 
 
 def _find_words(lowered: str, wanted: list[str]) -> tuple[int, int]:
-    """Find where a sentence names an option: from its first to behind its last word; (0, 0) where it does not.
-
-    Nearly all of the words have to be there, in any order.
-    """
+    """Find where a sentence has nearly all words of an option, in any order; (0, 0) without."""
     needed = len(set(wanted)) * (NEARLY_ALL if len(wanted) >= 4 else 1)
     if not wanted or sum(word in lowered for word in set(wanted)) < needed:
         return 0, 0
@@ -153,7 +150,7 @@ def _find_words(lowered: str, wanted: list[str]) -> tuple[int, int]:
 
 
 def _is_denied(lowered: str, start: int, end: int) -> bool:
-    """Find out if the words around a name take it back: in its clause before it, and after it up to a reason."""
+    """Find out if a name is taken back: in its clause before it, or after it up to a reason."""
     clause = CLAUSE_END.split(lowered[:start])[-1]
     after = REASON_BEGINS.split(lowered[end:])[0]
     return DENIES.search(clause) is not None or DENIES.search(after) is not None
@@ -170,7 +167,7 @@ LAST_WORDS = 128  # a loop, once entered, lasts to the end, and each request pay
 def measure_repetition(response: str) -> float:
     """Return the fraction of the runs of four words that came before among the last 128 words.
 
-    A loop of one sentence approaches 1.0, prose stays below about 0.1; 0.0 for fewer than eight words.
+    A loop of one sentence approaches 1.0, prose stays below about 0.1; 0.0 below eight words.
     """
     words = response.rsplit(None, LAST_WORDS)[-LAST_WORDS:]
     if len(words) < 2 * RUN_WORDS:

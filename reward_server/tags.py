@@ -3,16 +3,29 @@
 import re
 
 FORMAT = ["<think>", "</think>", "<answer>", "</answer>"]
-"""The four tags, once each, in this order. Other spellings (`<Think>`, `<think >`, `<answer id=1>`) are text."""
+"""The four tags, once each, in this order. Other spellings (`<Think>`, `<think >`) are text."""
 
 TAG = re.compile(r"(</?(?:think|answer)>)")
 """Splitting by it is one linear scan; text and tags alternate, beginning and ending with text."""
 
-SPECIAL_TOKENS = tuple(
-    "<|endoftext|> <|im_end|> <|im_start|> <|end_of_text|> <|eot_id|> <|end|> <|pad|> </s> <s> <pad> <eos> <bos> "
-    "<end_of_turn> [PAD] <unk>".split()
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<|pad|>",
+    "</s>",
+    "<s>",
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<end_of_turn>",
+    "[PAD]",
+    "<unk>",
 )
-"""End-of-text and padding tokens of the usual tokenizers (Qwen, Llama, Mistral, Gemma, GPT-2), which OpenRLHF leaves in
+"""End-of-text and padding tokens of Qwen, Llama, Mistral, Gemma and GPT-2, which OpenRLHF leaves in
 the decoded response. After `</answer>` they are not text, and a body of nothing else is blank."""
 
 _UNSEEN = (
@@ -29,12 +42,15 @@ VISIBLE = re.compile(rf"[^\s{_UNSEEN}]")
 
 
 def drop_special_tokens(text: str) -> str:
-    """Replace every special token by a line break, so that what it separated does not run together."""
+    """Replace every special token by a line break: what it separated must not run together."""
     for token in SPECIAL_TOKENS:
         text = text.replace(token, "\n")
     return text
 
 
 def is_blank(body: str) -> bool:
-    """Find out if `body` shows nothing: white space, invisible characters and special tokens only."""
+    """Find out if `body` shows nothing: white space, invisible characters, special tokens only."""
+    first = VISIBLE.search(body)
+    if first is None or first[0] not in "<[":  # what begins a special token
+        return first is None
     return VISIBLE.search(drop_special_tokens(body)) is None

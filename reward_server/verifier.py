@@ -1,9 +1,11 @@
-"""Judge one response: is the format followed, and is the choice right? Pure, stdlib only, total on any text, linear time.
+"""Judge one response: is the format followed, and is the choice right?
 
-Format, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this order, only white
-space between `</think>` and `<answer>`, nothing after `</answer>` but white space and special tokens, both bodies
-non-blank. Text before `<think>` is allowed, since the paper's fifth phase reasons there and is rewarded; mode `strict`
-forbids it. Choice: reward_server/choice.py. docs/reward.md shows every case, written from the table the tests check.
+Format, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this
+order, only white space between `</think>` and `<answer>`, nothing after `</answer>` but white space
+and special tokens, both bodies non-blank. Text before `<think>` is allowed, since the paper's fifth
+phase reasons there and is rewarded; mode `strict` forbids it. Choice: reward_server/choice.py.
+
+Pure, stdlib only, total on any text, linear time. docs/reward.md shows every case.
 """
 
 from collections.abc import Sequence
@@ -33,16 +35,15 @@ REASONS = {
     "wrong": "one choice, not the right one",
     "correct": "one choice, the right one",
 }
-"""Every `Verdict.reason` with its meaning. The first ten mean that the format is not followed; of several faults the
-first in this order is reported."""
+"""Every `Verdict.reason`. The first ten: the format is not followed; the first one counts."""
 
 
 class Verdict(NamedTuple):
     """Hold what `verify` found.
 
-    reward: -1.0, 0.0 or 1.0. correct implies format_ok. choice: the stated letter, None where the format is not
-    followed or there is no single choice. reason: one of REASONS. think, pre_think: the text inside `<think>` and
-    before it, as written; None where the four tags are not there once each and in order.
+    reward: -1.0, 0.0 or 1.0. correct implies format_ok. choice: the stated letter, None where the
+    format is not followed or there is no single choice. reason: one of REASONS. think, pre_think:
+    the text inside and before `<think>`; None where the tags are not there once each and in order.
     """
 
     reward: float
@@ -58,7 +59,7 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
     """Judge `response`: the generated text without its prompt, special tokens kept or not.
 
     answer: the gold letter. options: the texts of the 2 to 26 options. mode: `paper` or `strict`.
-    Raises ValueError for bad arguments, which are faults of the data; never for any text of a model.
+    Raises ValueError for bad arguments, faults of the data; never for any text of a model.
     """
     if fault := check_arguments(answer, options, mode):
         raise ValueError(fault)

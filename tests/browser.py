@@ -1,6 +1,7 @@
 """A real browser for the tests of pages: headless Chromium, driven over its DevTools protocol."""
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -63,10 +64,11 @@ def drive(
     script: str,
     theme: str = "light",
     drawn: str = "document.readyState === 'complete'",
+    picture: Path | None = None,
 ) -> tuple[Any, list[str]]:
-    """Open the page, wait until `drawn` holds, run `script` in it; returns its value and every address asked for.
+    """Open the page, wait until `drawn` holds, run `script` in it; return its value and every address asked for.
 
-    An error in the page is an AssertionError.
+    picture: where to save what is then seen, as PNG. An error in the page is an AssertionError.
     """
 
     async def run() -> tuple[Any, list[str]]:
@@ -113,6 +115,9 @@ def drive(
                     assert time.monotonic() < deadline, "the page was never drawn"
                     await asyncio.sleep(0.05)
                 value = await evaluate(f"(async () => {{ {script} }})()")
+                if picture:
+                    shot = await call("Page.captureScreenshot", captureBeyondViewport=True)
+                    picture.write_bytes(base64.b64decode(shot["data"]))
                 await call("Page.close")
                 return value, asked
 

@@ -83,18 +83,18 @@ def test_the_card_holds_what_the_run_left(run):
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
     assert (
         "Not for clinical use" in text
-        and "| rlvr | think | bank/test | – | plain | 500 | 50.0 % (45.6–54.4) | 51.0 % | 96.0 % | 52.0 "
-        "| 0 | 25.0 % | 42 |"
+        and "| rlvr | bank/test | think | – | plain | 500 | 50.0 | 45.6–54.4 | 51.0 | 96.0 | 52.0 "
+        "| 25.0 | – | 42 |"
         in text
     )
-    assert text.count("| bank/test") == 1  # the other model's result is not this one's
+    assert text.count("| bank/test |") == 1  # the other model's result is not this one's
     assert "steps 1 to 8: phase 1, Format Failure" in text and "no monitor tripped" in text
     assert (
         "| SHA-256 of train.jsonl | e34ad35d |" in text
         and "720b5ba1bdd69dcbde4e9228c4bba7b5b175ac61, with" in text
     )
     assert (
-        "openrlhf 0.11.2" in text
+        "| openrlhf | 0.11.2 |" in text
         and "| learning rate of the actor | 0.0003 |" in text
         and "None |" not in text
     )

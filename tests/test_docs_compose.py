@@ -128,7 +128,7 @@ USERS_OWN = ("x", "auto", "mine", "NAME")  # of a group: a file that the user wr
 def test_there_is_something_to_compose():
     words = {word.split("=")[0] for words in WORDS.values() for word in words}
     assert len(COMMANDS) > 40 and len(words) > 60
-    assert {"reward.mode", "hardware.vllm_memory", "openrlhf.data.max_len"} <= words
+    assert {"reward.mode", "hardware.gpu_memory_gb", "openrlhf.data.max_len"} <= words
 
 
 @pytest.mark.parametrize(("name", "root_name", "line"), COMMANDS)

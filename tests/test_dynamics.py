@@ -1,22 +1,22 @@
-"""Features of a rollout, runs that are not whole, packed texts, the report's numbers."""
+"""Features of a rollout, runs that are not whole, what is drawn for the page, the report's numbers."""
 
 import json
-import random
+import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from dev.simulate_run import simulate_rollouts, write_run
-from eval.dynamics.analysis import bootstrap_phases, find_spans, measure_evals
+from eval.dynamics.analysis import Analysis, analyse, bootstrap_phases, find_spans, measure_evals
 from eval.dynamics.features import UNKNOWN, extract_features, find_terms, split_parts
-from eval.dynamics.page import choose_texts
-from eval.dynamics.report import list_runs, make_page
+from eval.dynamics.page import draw_evenly, render_page
+from eval.dynamics.report import list_runs
 from eval.dynamics.run_files import read_run
-from eval.dynamics.texts import build_vocabulary, encode_vocabulary, pack_texts, unpack_texts
 from reward_server.scoring import Settings, parse_label, score_response
 from reward_server.signals import measure_repetition
 
@@ -45,10 +45,21 @@ def test_features_of_a_reasoned_answer():
     features = extract_features(
         REASONED, "B", OPTIONS, frozenset({"fever", "drug", "asthma", "cough"})
     )
-    assert (features.format, features.pre_think, features.leak) == (1.0, 0.0, 0.0)
-    assert (features.think_words, features.words_think, features.words_answer) == (11, 11, 1)
-    assert features.steps == 3 and features.overlap == 0.5 and features.agrees == 1.0
-    assert features.first_statement == 8 and features.leak_position == pytest.approx(8 / 11)
+    expected = {
+        "format": 1.0,
+        "pre_think": 0.0,
+        "leak": 0.0,
+        "think_words": 11,
+        "words_think": 11,
+        "words_answer": 1,
+        "steps": 3,
+        "overlap": 0.5,
+        "agrees": 1.0,
+        "first_statement": 8,
+        "leak_position": pytest.approx(8 / 11),
+        "characters": len(REASONED) - len("<|endoftext|>"),
+    }
+    assert {key: features[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -77,12 +88,13 @@ def test_features_of_a_reasoned_answer():
             "first_statement",
             3.0,
         ),
-        ("So it goes on. " * 20, "repetition", pytest.approx(73 / 77)),
+        ("So it goes on. " * 20, "repetition", 73 / 77),
         ("", "steps", 0.0),
     ],
 )
 def test_one_feature(response, name, expected):
-    assert getattr(extract_features(response, "B", OPTIONS), name) == expected
+    found = extract_features(response, "B", OPTIONS)[name]
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 def test_what_the_hook_logs_is_what_the_report_computes():
@@ -95,7 +107,7 @@ def test_what_the_hook_logs_is_what_the_report_computes():
         logs = score_response(row["response"], parse_label(label, ""), Settings())[1]["extra_logs"]
         features = extract_features(row["response"], gold[row["id"]], OPTIONS)
         for key in set(logs) - {"accuracy"}:
-            assert getattr(features, key) == logs[key], (key, row["response"])
+            assert features[key] == logs[key], (key, row["response"])
 
 
 @given(st.text(max_size=300), st.sampled_from("ABCD"))
@@ -104,9 +116,10 @@ def test_features_are_total_and_within_bounds(text, answer):
     features = extract_features(
         f"{text} <think> {text[::-1]} </think>", answer, OPTIONS, frozenset({"fever"})
     )
-    assert all(np.isfinite(features))
-    assert 0 <= features.repetition <= 1 and features.overlap in (0.0, 1.0)
-    assert features.leak_position == UNKNOWN or 0 <= features.leak_position < 1
+    unknown = {key for key, value in features.items() if math.isnan(value)}
+    assert unknown <= {"first_statement", "leak_position", "agrees"}
+    assert 0 <= features["repetition"] <= 1 and features["overlap"] in (0.0, 1.0)
+    assert "leak_position" in unknown or 0 <= features["leak_position"] < 1
 
 
 def test_repetition_counts_runs_of_four_words():
@@ -120,36 +133,25 @@ def test_terms_are_what_few_questions_have():
     assert terms["3"] == {"sign3"}
 
 
-@given(st.lists(st.text(max_size=60), max_size=20))
-@settings(max_examples=100, deadline=None)
-def test_packed_texts_come_back(texts):
-    texts = [
-        text.encode("utf-8", "replace").decode() for text in texts
-    ]  # a lone surrogate becomes U+FFFD
-    vocabulary = build_vocabulary(["the answer is B the answer is C", *texts[:3]])
-    assert unpack_texts(pack_texts(texts, encode_vocabulary(vocabulary)), vocabulary) == texts
+def test_rollouts_are_drawn_evenly_over_steps_and_by_whole_questions():
+    ids = [f"q{number}" for number in range(40)]
+    rows = [{"id": id, "step": step, "split": "train"} for step in range(1, 11) for id in ids]
+    rows += rows[:20]  # a step twice as large, such as one with samples of a question twice
+    drawn = draw_evenly(pd.DataFrame(rows), 100)
+    assert drawn["step"].tolist() == [step for step in range(1, 11) for _ in range(10)]
+    assert drawn[drawn["step"] > 1].groupby("id").size().eq(9).all()
+    assert len(draw_evenly(pd.DataFrame(rows), 10**6)) == len(rows)
 
 
-def test_a_vocabulary_of_two_byte_words_comes_back():
-    rng = random.Random(0)
-    texts = [" ".join("".join(rng.choices("abcdefgh", k=3)) for _ in range(400)) for _ in range(20)]
-    vocabulary = build_vocabulary(texts)
-    assert len(vocabulary) > 400
-    assert unpack_texts(pack_texts(texts, encode_vocabulary(vocabulary)), vocabulary) == texts
-
-
-def test_texts_beyond_the_budget_are_left_out_evenly():
-    texts = {f"r0c{n}": b"x" * 300 for n in range(10)}
-    assert len(choose_texts(texts, 10**6)) == 10
-    kept = choose_texts(texts, 2000)
-    assert list(kept) == ["r0c1", "r0c3", "r0c5", "r0c7", "r0c9"]
-    assert choose_texts(texts, 0) == {} and choose_texts({}, 0) == {}
+def make_page(folder: Path, shown: int = 20000) -> tuple[Analysis, str]:
+    analysis = analyse(read_run(folder))
+    return analysis, render_page([analysis], ["run"], "made", shown, None)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of phases 1 and 3, 6 steps each, 16 rollouts a step."""
-    write_run(tmp_path / "run", *simulate_rollouts([1] * 6 + [3] * 6, per_step=16))
+    write_run(tmp_path / "run", *simulate_rollouts([1] * 6 + [3] * 6, per_step=16, seed=1))
     return tmp_path / "run"
 
 
@@ -183,8 +185,8 @@ def test_a_resumed_run_with_a_gap_and_no_end(run):
     assert "steps 4 have metrics and no rollouts" in said
     assert "steps 5 have neither" in said and "steps 12 have rollouts and no metrics" in said
     assert "the run has not ended; it was to have 20 steps" in said
-    analyses, page, _ = make_page([("run", run)], 30)
-    assert [row["step"] for row in analyses[0].steps] == [
+    analysis, page = make_page(run)
+    assert [row["step"] for row in analysis.steps] == [
         1,
         2,
         3,
@@ -201,9 +203,9 @@ def test_a_resumed_run_with_a_gap_and_no_end(run):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "train.jsonl"])
 def test_a_missing_file_is_said_and_the_rest_is_shown(run, name):
     (run / name).unlink()
-    analyses, page, _ = make_page([("run", run)], 30)
-    assert f"{name} is not there" in page and len(analyses[0].steps) == 12
-    assert [phase for _, _, phase in find_spans(analyses[0]) if phase] == [1, 3]
+    analysis, page = make_page(run)
+    assert f"{name} is not there" in page and len(analysis.steps) == 12
+    assert [phase for _, _, phase in find_spans(analysis) if phase] == [1, 3]
 
 
 def test_no_rollouts_at_all_is_an_error(tmp_path):
@@ -220,17 +222,19 @@ def test_confidence_is_low_where_a_step_is_undecided():
     assert shares[:3] == [1.0] * 3 and max(shares[5:]) < 0.95
 
 
-def test_dev_accuracy_has_intervals(run):
-    record = read_run(run)
+def test_dev_accuracy_has_intervals():
     rows = [
         {"id": f"bank/dev/{n}", "split": "dev", "step": 6, "correct": n < 150} for n in range(200)
     ]
-    (found,) = measure_evals(record._replace(rollouts=[*record.rollouts, *rows]))
+    (found,) = measure_evals(pd.DataFrame(rows))
     assert found["name"] == "bank/dev" and found["n"] == 200 and found["value"] == 0.75
     assert 0.68 < found["low"] < 0.75 < found["high"] < 0.81
 
 
-def test_runs_may_be_a_folder_a_list_or_groups():
+def test_runs_may_be_a_folder_a_list_or_groups(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/rlvr/a", "x/a", "x/b", "x/c"):
+        Path(name).mkdir(parents=True)
     assert list_runs("runs/rlvr/a") == [("a", Path("runs/rlvr/a"))]
     assert [group for group, _ in list_runs(["x/a", "x/b"])] == ["a", "b"]
     grouped = list_runs({"paper": ["x/a", "x/b"], "strict": "x/c"})

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from dev.simulate_run import simulate_rollouts, write_run
-from eval.dynamics.report import make_page
+from eval.dynamics.analysis import analyse
+from eval.dynamics.page import render_page
+from eval.dynamics.run_files import read_run
+from reward_server.signals import SIGNALS, Signal
 from tests import browser
 
 pytestmark = [pytest.mark.slow, browser.NEEDED]
@@ -23,17 +26,24 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if name == "paper":
             rows[5] |= {"response": HOSTILE}
         write_run(folder / name, rows, questions)
-    runs = [("paper", folder / "paper"), ("strict", folder / "strict")]
-    (folder / "one.html").write_text(make_page(runs[:1], 30)[1])
-    (folder / "two.html").write_text(make_page(runs, 30)[1])
-    return {"one": folder / "one.html", "two": folder / "two.html"}
+    names = ["paper", "strict"]
+    for page, count, shown in (("one", 1, 20000), ("two", 2, 20000), ("few", 2, 100)):
+        # the hook's table with one signal more, of which nothing else knows
+        signal = Signal("shouting", "fraction", lambda response, verdict, options: 0.25, "capitals")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("reward_server.signals.SIGNALS", (*SIGNALS, signal))
+            patch.setattr("eval.dynamics.page.SIGNALS", (*SIGNALS, signal))
+            analyses = [analyse(read_run(folder / name)) for name in names]
+            text = render_page(analyses[:count], names[:count], "made", shown, "paper")
+        (folder / f"{page}.html").write_text(text)
+    return {page: folder / f"{page}.html" for page in ("one", "two", "few")}
 
 
 HELPERS = """
 const set = async (id, value) => { document.getElementById(id).value = value; await applyFilters(); };
 const count = () => document.getElementById("count").textContent;
-const texts = () => Promise.all(hits.map(([r, i]) => readText(r, i)));
-const steps = () => hits.map(([r, i]) => report.runs[r].columns.step[i]);
+const texts = () => hits.map(([r, i]) => runs[r].response[i]);
+const steps = () => hits.map(([r, i]) => runs[r].step[i]);
 const rest = () => new Promise((done) => setTimeout(done, 300));
 """
 
@@ -59,7 +69,7 @@ def test_nothing_leaves_the_page_and_model_output_is_text(
 def test_filters(chromium: str, pages: dict[str, Path]) -> None:
     script = """const result = {all: count()};
     await set("f-from", 13); await set("f-to", 13); result.step = steps();
-    await set("f-verdict", "right"); result.right = hits.map(([r, i]) => report.runs[r].columns.flags[i] & 1);
+    await set("f-verdict", "right"); result.right = hits.map(([r, i]) => runs[r].verdict[i] === "right" ? 1 : 0);
     clearFilters(); await set("f-phase", "5"); result.phase = steps();
     await set("f-habit", "pre_think"); result.texts = await texts();
     clearFilters(); await set("f-verdict", "failed"); result.failed = hits.length;
@@ -95,9 +105,9 @@ def test_search_finds_what_a_search_of_the_files_finds(
 
 def test_a_question_is_followed_over_training(chromium: str, pages: dict[str, Path]) -> None:
     script = """await rest(); document.getElementById("follow").click(); await rest();
-    const ids = hits.map(([r, i]) => report.questions[report.runs[r].columns.question[i]]);
+    const ids = hits.map(([r, i]) => questions[runs[r].question[i]].id);
     const timeline = document.getElementById("timeline");
-    return [ids, timeline.querySelectorAll("circle").length, document.querySelector(".prompt").textContent,
+    return [ids, timeline.querySelectorAll("button").length, document.querySelector(".prompt").textContent,
       timeline.textContent]"""
     (ids, dots, prompt, said), _ = drive(chromium, pages["one"], script)
     assert len(set(ids)) == 1 and len(ids) == dots == 9
@@ -124,3 +134,51 @@ def test_the_theme_follows_the_system_and_the_button(
     found, _ = drive(chromium, pages["one"], script, theme)
     light, dark = "rgb(251, 251, 250)", "rgb(17, 20, 24)"
     assert found == ([light, dark] if theme == "light" else [dark, light])
+
+
+def test_one_cursor_reads_off_every_chart(chromium: str, pages: dict[str, Path]) -> None:
+    script = """const over = charts[2].over, box = over.getBoundingClientRect();
+    const point = (kind) => over.dispatchEvent(new MouseEvent(kind,
+      { clientX: box.left + box.width / 2, clientY: box.top + 9, bubbles: true }));
+    ["mouseenter", "mousemove"].forEach(point);
+    await rest();
+    ["mousedown", "mouseup", "click"].forEach(point);
+    const keys = charts.map((chart) => chart.root.parentNode.querySelector(".key").textContent);
+    return [keys, steps()]"""
+    (keys, steps), _ = drive(chromium, pages["one"], script)
+    assert len(keys) > 8 and all("step9" in key for key in keys)
+    assert set(steps) == {9}  # a click selects the step in the list
+
+
+def test_the_papers_curve_lies_under_accuracy_and_characters_only(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    script = """return charts.map((chart) => [chart.root.parentNode.querySelector("h3").textContent,
+      chart.series.some((one) => one.label === "the paper"), chart.data[0].at(-1)])"""
+    found, _ = drive(chromium, pages["one"], script)
+    assert {title for title, paper, _ in found if paper} == {
+        "Accuracy and format",
+        "Response length: characters",
+    }
+    assert {last for _, _, last in found} == {18}  # its last step lies on the run's
+
+
+def test_what_is_not_shown_is_said_and_drawn_evenly(chromium: str, pages: dict[str, Path]) -> None:
+    script = """await rest(); const all = count();
+    return [all, [0, 1].map((r) => runs[r].step), document.querySelector(".note").textContent]"""
+    (all_, steps, note), _ = drive(chromium, pages["few"], script)
+    assert all_ == "100 of 100 rollouts" and "764 of 864 rollouts are not in the list" in note
+    for of_run in steps:
+        counts = [of_run.count(step) for step in range(1, 19)]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_new_signal_of_the_hook_has_a_panel_and_nothing_else_to_change(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    script = """return charts.map((chart) => [chart.root.parentNode.querySelector("h3").textContent,
+      chart.series.at(-1).label, chart.data.at(-1)[0]])"""
+    found, _ = drive(chromium, pages["one"], script)
+    assert ["shouting", "capitals", 0.25] in found
+    titles = [title for title, _, _ in found]
+    assert len(titles) == len(set(titles)) and "think_words" not in titles

@@ -216,7 +216,7 @@ def test_modes_render_what_was_trained_on(make_cfg: Callable[..., DictConfig]) -
         ("direct", "Perhaps", False, None, None),
         ("cot", "Since x, y.\nAnswer: B", True, "B", "B"),
         ("cot", "Since x, y.\n\n**Answer: (B)**\n\n", True, "B", "B"),
-        ("cot", "The answer is B. Now let me go on", True, "B", "B"),
+        ("cot", "The answer is B. Now let me go on", False, None, "B"),
         ("cot", "A. one\nB. two\nC. three\nD. four", False, None, None),
         ("cot", "Answer: B\nAnswer: C or D", False, None, None),
         ("loglikelihood", "B", True, "B", "B"),

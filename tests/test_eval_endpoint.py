@@ -32,6 +32,7 @@ class Server:
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.models: list[dict[str, Any]] = [{"id": "tiny"}]
         self.url = ""
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -45,7 +46,7 @@ class Server:
         return say("B")
 
     async def list_models(self, request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "tiny"}]})
+        return web.json_response({"data": self.models})
 
 
 def say(text: str, **choice: Any) -> web.Response:

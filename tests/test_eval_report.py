@@ -311,7 +311,7 @@ def test_page_and_text_show_the_same_numbers(
 ) -> None:
     summary, _ = shown
     text = render_text(summary, "x")
-    for table in (build_results(summary), build_comparisons(summary)):
+    for table in (build_results(summary["results"]), build_comparisons(summary["comparisons"])):
         for row in table.frame.to_numpy().tolist():
             assert f"| {' | '.join(row)} |" in text
             assert "".join(f">{cell.replace('<', '&lt;')}</td>" for cell in row[:1]) in page
@@ -336,9 +336,9 @@ def test_questions_side_by_side_are_those_that_differ(
 def test_readme_rows(shown: tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]) -> None:
     table = render_markdown(build_scores(shown[0]["results"], commit="abc123", date="2026-01-01"))
     lines = table.splitlines()
-    assert len(lines) == 8 and {line.count("|") for line in lines} == {16}
+    assert len(lines) == 8 and {line.count("|") for line in lines} == {17}
     assert "| 42 | abc123 | 2026-01-01 |" in lines[2] and re.search(
-        r"\d+\.\d % \(\d+\.\d–\d+\.\d\)", lines[2]
+        r"\d+\.\d \| \d+\.\d–\d+\.\d", lines[2]
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading answers, against 200 and more labelled responses in eight styles: how often a letter is right, and is found.
+"""Reading answers, against 500 labelled responses in twelve styles: how often a letter is right, and is found.
 
 Precision: of the letters that were read, those that a careful reader takes as the answer too; 1 means that nothing was
 guessed. Recall: of the responses in which a reader finds an answer, those where the same letter was read.
@@ -70,13 +70,13 @@ def write_table(labelled: dict[str, list[dict[str, Any]]]) -> str:
 
 def test_the_set_is_what_it_says(labelled: dict[str, list[dict[str, Any]]]) -> None:
     rows = [row for rows in labelled.values() for row in rows]
-    assert len(rows) >= 200 and len(labelled) == 8
+    assert len(rows) >= 500 and len(labelled) == 12
     assert len({row["response"] for row in rows}) > 0.95 * len(rows), (
         "no style is one response over and over"
     )
     for row in rows:
         assert row["says"] is None or row["says"] in "ABCDEFGHIJ"[: len(row["options"])], row
-    assert sum(row["says"] is None for row in rows) >= 40, (
+    assert sum(row["says"] is None for row in rows) >= 120, (
         "enough responses in which there is nothing to find"
     )
 
@@ -94,8 +94,8 @@ def test_strict_readings_guess_nothing(labelled: dict[str, list[dict[str, Any]]]
 
 def test_lenient_reading(labelled: dict[str, list[dict[str, Any]]]) -> None:
     counts = count_readings([row for rows in labelled.values() for row in rows])["lenient"]
-    assert counts["right"] / counts["read"] >= 0.99
-    assert counts["right"] / counts["stated"] >= 0.75
+    assert counts["right"] / counts["read"] >= 0.995
+    assert counts["right"] / counts["stated"] >= 0.97
 
 
 def test_lenient_finds_what_strict_finds(labelled: dict[str, list[dict[str, Any]]]) -> None:

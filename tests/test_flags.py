@@ -5,16 +5,8 @@ import math
 import pytest
 import yaml
 
-from recipes.flags import (
-    CLI_MODULES,
-    CONFIG_FOLDER,
-    FlagError,
-    build_parser,
-    flatten,
-    group_actions,
-    render_yaml,
-    to_argv,
-)
+from dev.engine_flags import CONFIG_FOLDER, render_yaml
+from recipes.flags import CLI_MODULES, FlagError, build_parser, flatten, group_actions, to_argv
 
 
 @pytest.fixture(params=CLI_MODULES)
@@ -28,7 +20,7 @@ def load_flags(method: str) -> dict:
 
 def test_yaml_is_what_the_installed_engine_has(method):
     assert (CONFIG_FOLDER / f"{method}.yaml").read_text() == render_yaml(method), (
-        "run `python -m recipes.flags`"
+        "run `python -m dev.engine_flags`"
     )
 
 

@@ -243,13 +243,13 @@ def test_bad_settings_are_named_by_the_recipe_s_key(settings, problem):
 
 
 def test_all_bad_settings_are_named_at_once():
-    found = check_settings({"mode": 3, "options": {"wrong": "x", "max_words": 0}})
-    keys = ["reward.mode=3", "reward.options.wrong=x", "reward.options.max_words=0"]
+    found = check_settings({"mode": 3, "options": {"wrong": "x", "max_words": -1}})
+    keys = ["reward.mode=3", "reward.options.wrong=x", "reward.options.max_words=-1"]
     assert [problem.split(":")[0] for problem in found] == keys
 
 
 def test_settings_that_are_no_json_are_named():
-    with pytest.raises(UserError, match="MEDRLVR_REWARD='{' is not JSON"):
+    with pytest.raises(UserError, match=r"MEDRLVR_REWARD='\{' is not JSON"):
         read_settings({"MEDRLVR_REWARD": "{"})
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -86,6 +87,15 @@ def test_resume_auto_starts_then_continues_then_has_nothing_to_do(laptop, tmp_pa
     again = json.loads((tmp_path / "run" / "run.json").read_text())
     assert again["wandb_id"] == record["wandb_id"]
     assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 1
+
+
+def test_temporary_folders_go_with_the_run(laptop, tmp_path, monkeypatch):
+    code = "import os, tempfile; open(os.environ['MEDRLVR_RUN'] + '/where', 'w').write(tempfile.mkdtemp())"
+    monkeypatch.setattr(process, "build_command", lambda *_: [sys.executable, "-c", code])
+    assert start(laptop()) == 0
+    folder = Path((tmp_path / "run" / "where").read_text())
+    assert folder.parent.name.startswith("rl-") and not folder.parent.exists()
+    assert "TMPDIR" not in (tmp_path / "run" / "command.txt").read_text()
 
 
 LAUNCH = """

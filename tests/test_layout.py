@@ -21,7 +21,6 @@ ALLOWED = {
         *EVERYONE,
         "reward_server.verifier",
         "reward_server.signals",
-        "reward_server.lenient",
     ),
     "recipes": (*EVERYONE, "eval.dynamics.phases", "eval.dynamics.monitors"),
     "data_prep": (),
@@ -70,7 +69,7 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 2150,
-    "reward_server": 1000,
+    "reward_server": 1175,
     "recipes": 3150,
     "eval": 3450,
 }

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reward_server.lenient import lenient_choice
+from eval.reading import lenient_choice
 
+OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
 ROWS = yaml.safe_load(Path(__file__).with_name("lenient.yaml").read_text())["lenient"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: ascii(row["response"])[:60])
 def test_lenient_choice(row):
-    assert lenient_choice(row["response"], 4) == row["choice"], row["why"]
+    assert lenient_choice(row["response"], OPTIONS) == row["choice"], row["why"]

@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from recipes import machine, process, run_folder
 from recipes.engine.ppo import check_cluster, choose_forwarded
 from recipes.machine import Gpu, choose_hardware, complete_words, find_gpus, list_presets
-from recipes.preflight import check_secrets
+from recipes.settings import check_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,12 @@ def test_rlvr_does_not_take_an_sft_experiment():
         complete_words(["experiment=sft/paper"])
 
 
+@pytest.mark.parametrize("name", ["7B", "instruct", "nowhere"])
+def test_an_experiment_without_an_sft_file_names_the_command(name):
+    with pytest.raises(UserError, match=f"make sft experiment=paper model=NAME name={name}"):
+        complete_words([f"experiment={name}"], sft=True)
+
+
 def test_a_mixture_is_not_taken_as_a_merge_of_two_configurations():
     with pytest.raises(UserError, match=r"make prep data=\[medqa,medmcqa\]"):
         complete_words(["data=[medqa,medmcqa]"])
@@ -198,7 +204,7 @@ def test_a_run_has_one_wandb_id_and_a_new_run_another(compose_config, tmp_path):
         ("OSError: [Errno 28] No space left on device", "make room"),
         ("ValueError: row bank/train/7: label has no answer", "docs/reward.md"),
         ("ValueError: No available memory for the cache blocks.", "raise hardware.vllm_memory"),
-        ("OSError: AF_UNIX path length cannot exceed 107 bytes", "RAY_TMPDIR"),
+        ("OSError: AF_UNIX path length cannot exceed 107 bytes", "TMPDIR=/tmp"),
         ("AssertionError: something else", ""),
     ],
 )

@@ -2,32 +2,35 @@
 
 import io
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from eval.dynamics.monitors import MONITORS, check_monitors, check_run
+from eval.dynamics.monitors import HEALTHY_KL, KL_GROWTH, MONITORS, check_monitors, check_run
 from recipes import terminal
 from recipes.terminal import LiveView, count_question_words
 
 ROOT = Path(__file__).resolve().parents[1]
 CALM = {
-    **{
-        "format": 0.95,
-        "leak": 0.02,
-        "pre_think": 0.02,
-        "think_words": 12.0,
-        "pre_think_words": 0.2,
-        "truncated": 0.0,
-    },
-    **{"repetition": 0.01, "response_length": 36.0, "kl": 0.05, "vllm_kl": 2e-4, "accuracy": 0.5},
+    "format": 0.95,
+    "leak": 0.02,
+    "pre_think": 0.02,
+    "think_words": 12.0,
+    "pre_think_words": 0.2,
+    "truncated": 0.0,
+    "repetition": 0.01,
+    "response_length": 36.0,
+    "kl": 0.05,
+    "vllm_kl": 2e-4,
+    "accuracy": 0.5,
 }
 
 
-def make_steps(count: int, **changes: float) -> list[dict]:
-    """Calm steps whose reward grows, with noise; `changes` from step 70 on."""
+def make_steps(count: int, since: int = 70, **changes: float) -> list[dict]:
+    """Calm steps whose reward grows, with noise; `changes` from step `since` on."""
     steps = []
     for step in range(1, count + 1):
         noise = 0.02 * (-1) ** step
@@ -38,7 +41,7 @@ def make_steps(count: int, **changes: float) -> list[dict]:
             **CALM,
             "rollout/reward_mean": 0.008 * step + noise - 0.2,
         }
-        steps.append(row | (changes if step >= 70 else {}))
+        steps.append(row | (changes if step >= since else {}))
     return steps
 
 
@@ -70,7 +73,91 @@ def test_each_monitor_trips_on_its_own_change_alone(monitor, changes):
 
 def test_there_is_a_case_for_every_monitor():
     cases = test_each_monitor_trips_on_its_own_change_alone.pytestmark[0].args[1]
-    assert {monitor for monitor, _ in cases} == set(MONITORS)
+    assert {monitor for monitor, _ in cases} | {"no_format"} == set(MONITORS)
+
+
+def test_a_format_that_is_never_followed_is_said_loudly_from_the_third_step():
+    never = make_steps(40, since=1, format=0.001)
+    (span,) = check_run(never)
+    assert (span.first, span.last, span.alarm.monitor, span.alarm.loud) == (
+        3,
+        40,
+        "no_format",
+        True,
+    )
+    for cause in ("max_new_tokens", "prompt does not show", "data.chat=true"):
+        assert cause in span.alarm.advice
+    # it is learnt after all, or was followed once: not this monitor's
+    assert check_run(make_steps(30, since=1, format=0.02)) == []
+    (span,) = check_run([*never[:10], *make_steps(40)[10:]])
+    assert (span.alarm.monitor, span.last) == ("no_format", 10)
+
+
+def draw_kl(steps: int, scale: float, seed: int) -> list[float]:
+    """vllm_kl of a sound run: a mean over many tokens of what bf16 rounds, of either sign."""
+    rng = random.Random(seed)
+    return [scale * rng.uniform(0.6, 1.0) * rng.choice((1, 1, 1, -1)) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("scale", [1e-4, 5e-4, 1.5e-3, 2e-3])
+def test_rounding_of_a_sound_run_is_no_alarm(scale, seed):
+    rows = make_steps(120)
+    for row, value in zip(rows, draw_kl(120, scale, seed), strict=True):
+        row["vllm_kl"] = value
+    assert check_run(rows) == []
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.5e-3, 2e-3])
+@pytest.mark.parametrize("drift", [5e-4, 2e-3])
+def test_a_copy_that_gets_stale_is_seen_by_its_growth(scale, drift):
+    """drift: nats a token by which each update moves the policy away from the copy that is kept."""
+    rows = make_steps(120)
+    for number, row in enumerate(rows):
+        row["vllm_kl"] = draw_kl(1, scale, number)[0] + drift * number
+    (span,) = check_run(rows)
+    assert span.alarm.monitor == "vllm_kl" and span.last == 120
+    limit = max(HEALTHY_KL, KL_GROWTH * scale)
+    assert span.first <= 1 + 5 + limit / drift
+
+
+def test_rounding_is_what_the_first_step_measured_even_after_many_steps():
+    rows = make_steps(600)
+    for row in rows:
+        row["vllm_kl"] = 4e-3 if row["step"] > 1 else 1.5e-3
+    assert (
+        check_run(rows) == []
+    )  # 2.7 times the first step's: large for a GPU, but it does not grow
+    live = LiveView(question_words=20)
+    lines = [line for row in rows for line in live.take(row)]
+    assert not [line for line in lines if "vllm_kl" in line]
+
+
+def test_another_model_in_vllm_is_seen_at_the_first_step():
+    (span,) = check_run(make_steps(60, since=1, vllm_kl=0.3))
+    assert (span.alarm.monitor, span.first, span.alarm.loud) == ("vllm_kl", 1, True)
+
+
+def test_values_that_are_no_numbers_are_not_watched():
+    rows = make_steps(80)
+    for row in rows[::7]:
+        row |= {"kl": float("nan"), "format": None, "vllm_kl": "x", "response_length": float("inf")}
+    assert check_run(rows) == []
+
+
+def list_overrides(text: str) -> list[str]:
+    return re.findall(r"[a-z_]+(?:\.[a-z_]+)+=[^\s,;:)`]+", text)
+
+
+def test_what_a_monitor_advises_can_be_typed():
+    from hydra import compose, initialize_config_dir
+
+    advised = [text for monitor in MONITORS.values() for text in list_overrides(monitor.advice)]
+    documented = list_overrides((ROOT / "docs" / "dynamics.md").read_text())
+    assert len(advised) > 8 and "reward.options.leak_penalty=0.2" in advised
+    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
+        for override in {*advised, *documented}:
+            compose("rlvr", overrides=[override])
 
 
 def test_one_odd_step_trips_nothing():

@@ -21,7 +21,6 @@ from data_prep.overlap import (
     make_key,
     split_words,
 )
-from tests import overlap_oracle
 
 SHARED = Path(__file__).resolve().parents[2] / "shared/data"
 POLICY = OmegaConf.create({"drop": 0.8, "flag": 0.5})
@@ -204,33 +203,6 @@ def test_medqa_rows_that_overlap_with_its_training_file() -> None:
         assert split == "dev" or not any(share == 1 for _, share in seen.values()), (
             "no test row is an exact copy"
         )
-
-
-@pytest.mark.parametrize("name", ["medqa", "shape"])
-def test_pairs_are_those_of_the_former_join(name: str, tmp_path: Path) -> None:
-    """tests/overlap_oracle.py is the join by sorted 64-bit hashes that the inverted index replaced."""
-    if name == "medqa":
-        train = read_rows(SHARED / "medqa/train.jsonl")
-        rows = [*read_rows(SHARED / "medqa/dev.jsonl"), *read_rows(SHARED / "medqa/test.jsonl")]
-    else:
-        from bench.prep import write_rows
-
-        write_rows(tmp_path / "rows.jsonl", 20_000, seed=3)
-        made = [json.loads(line) for line in (tmp_path / "rows.jsonl").open(encoding="utf-8")]
-        made = [
-            make_row(str(n), row["question"], (row["opa"], row["opb"]))
-            for n, row in enumerate(made)
-        ]
-        train, rows = made[2000:], made[:2000]
-    words = [[split_words(r["question"], r["options"]) for r in part] for part in (rows, train)]
-    vocabulary: dict[str, int] = {}
-    former = [overlap_oracle.hash_grams(part, vocabulary) for part in words]
-    now = index_grams(words)
-    for one, other, within in ((0, 1, False), (1, 1, True)):
-        expected = overlap_oracle.find_pairs(former[one], former[other], 0.5, within)
-        found = find_pairs(now[one], now[other], 0.5, within)
-        assert len(found[0]) >= 8  # something to compare
-        assert [part.tolist() for part in expected] == [part.tolist() for part in found]
 
 
 def test_mmlu_pro_health_has_686_different_questions() -> None:

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import open_dict
 
 from data_prep.files import read_jsonl, write_jsonl
-from recipes.preflight import estimate_disk, find_problems, gather_facts
+from recipes.preflight import estimate_disk, find_doubts, find_problems, gather_facts
 
 
 @pytest.fixture
@@ -75,6 +75,24 @@ def test_data_of_another_tokenizer(laptop, bank, tmp_path):
 def test_prompts_longer_than_the_run_has_room_for(laptop):
     problems = find_problems(laptop("openrlhf.data.max_len=200"), "ppo")
     assert_told(problems, "has room for 72", "openrlhf.data.max_len")
+
+
+def test_long_prompts_of_dev_are_a_doubt_and_an_open_ray_is_one(
+    laptop, bank, tmp_path, monkeypatch
+):
+    """Only training rows are dropped for their length; the engine would cut those of dev."""
+    assert find_doubts(laptop(), "ppo") == []
+    copy = shutil.copytree(bank, tmp_path / "data")
+    manifest = json.loads((copy / "bank" / "manifest.json").read_text())
+    manifest["splits"]["dev"]["prompt_tokens"]["max"] = 1000
+    (copy / "bank" / "manifest.json").write_text(json.dumps(manifest))
+    cfg = laptop(f"data_dir={copy}")
+    assert_told(find_doubts(cfg, "ppo"), "up to 1000 tokens", "raise openrlhf.data.max_len")
+    assert find_problems(cfg, "ppo") == []
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert_told(find_doubts(laptop(), "ppo"), "RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert find_doubts(laptop(), "ppo") == []
 
 
 @pytest.mark.parametrize(

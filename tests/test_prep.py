@@ -233,9 +233,10 @@ def run_prep(tmp_path_factory: pytest.TempPathFactory):
             "-m",
             "data_prep.run",
             f"hydra.searchpath=[file://{configs}]",
+            "experiment=tiny",
             *overrides,
         ]
-        environment = {**os.environ, "EXPERIMENT": "tiny", **env}
+        environment = {**os.environ, **env}
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
@@ -277,7 +278,7 @@ def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(
     done = run_prep("data.source=/no/such/folder", f"data_dir={tmp_path}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "prep: /no/such/folder/train.jsonl not found" in done.stderr
+    assert "/no/such/folder/train.jsonl not found" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

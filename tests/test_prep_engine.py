@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared/data"
 TOKENIZER = ROOT / "tests/tokenizer"
 REAL = {"medqa": "medqa", "mmlu_pro_health": "mmlu_pro", "pubmedqa": "pubmedqa"}
-LONG = ("openrlhf.data.max_len=8192", "data.overlap.drop=null")  # no row is left out
+LONG = ("data.max_prompt_tokens=8000", "data.overlap.drop=null")  # no row is left out
 HOSTILE = [
     "Ends in a colon:",
     "Line\nbreaks\n\n\nand  spaces  ",
@@ -51,7 +51,7 @@ def files(
     rows = [{"question": text, "options": [text, "no", "maybe"], "answer": "A"} for text in HOSTILE]
     source = folder / "rows.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return prepare_rows(folder, "data=custom", f"data.source={source}")
+    return prepare_rows(folder, "data=custom", f"data.source={source}", "data.holdout.dev=0")
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_the_makefile_forwards_overrides_to_hydra():
 
 
 def test_every_folder_of_the_tree_in_the_readme_exists():
-    tree = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
+    tree = (ROOT / "README.md").read_text().split("## Layout")[1].split("```")[1]
     names = [line.split()[0] for line in tree.strip().splitlines()]
     assert len(names) >= 8 and all((ROOT / name).exists() for name in names)
     assert all((ROOT / doc).exists() for doc in re.findall(r"docs/\w+\.md", tree))

@@ -6,13 +6,13 @@ After the last resume the run has its planned steps, each sample once, and the p
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -142,10 +142,14 @@ def test_twenty_kills_lose_nothing_and_double_nothing(
 
 
 def fill_disk(filler: Path) -> None:
-    """Leave nothing on the file's disk."""
-    subprocess.run(
-        ["fallocate", "--length", str(shutil.disk_usage(filler.parent).free), filler], check=True
-    )
+    """Leave nothing on the file's disk, on which the run goes on writing meanwhile."""
+    with filler.open("wb") as file:
+        end = 0
+        for size in (1 << 26, 1 << 20, 1 << 12):  # down to one page of memory
+            with suppress(OSError):  # no room for one more of this size
+                while True:
+                    os.posix_fallocate(file.fileno(), end, size)
+                    end += size
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own is mounted, which needs root")

@@ -156,5 +156,6 @@ def test_a_token_reaches_the_server_and_no_file(train, read_rollouts, bank, monk
     done, folder = train("reward.hook=server", f"reward.url={server.address}/get_reward")
     assert done.returncode == 0, done.stdout + done.stderr
     assert_rewards_are_those_of_the_text(read_rollouts(folder), bank)
-    written = [folder / name for name in ("config.yaml", "command.txt", "run.json", "engine.log")]
-    assert not any("a-secret" in path.read_text() for path in written)
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert folder / "engine.log" in written
+    assert not [path for path in written if b"a-secret" in path.read_bytes()]

@@ -28,6 +28,7 @@ from reward_server.server import (
     MAX_CHARACTERS,
     RewardServer,
     is_local,
+    is_our_fault,
     main,
 )
 from reward_server.signals import SIGNALS
@@ -495,3 +496,25 @@ def test_local_addresses():
     assert [is_local(host) for host in ("0.0.0.0", "::", "10.0.0.1", "reward.example")] == [
         False
     ] * 4
+
+
+def test_a_client_s_bad_http_fills_no_log(caplog):
+    """A request line of 20 kB used to leave 30 kB of traceback."""
+
+    async def run():
+        server = TestServer(RewardServer(read_settings({})).build_app())
+        await server.start_server()
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        await server.close()
+        return line
+
+    logger = logging.getLogger("aiohttp.server")
+    logger.addFilter(is_our_fault)
+    try:
+        assert b" 400 " in asyncio.run(run())
+    finally:
+        logger.removeFilter(is_our_fault)
+    assert "Traceback" not in caplog.text and len(caplog.text) < 1000

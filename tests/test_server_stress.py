@@ -5,6 +5,7 @@ python -m pytest tests/test_server_stress.py -m slow      # about three minutes
 
 import asyncio
 import collections
+import contextlib
 import importlib.util
 import json
 import os
@@ -15,11 +16,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -373,3 +377,25 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
         return line
 
     assert b" 408 " in asyncio.run(run())
+
+
+def test_a_compressed_body_is_never_unpacked():
+    """8 GB of zeros in 8 MB, sent without a token, costs the server no time."""
+    packer = zlib.compressobj(1)
+    block = packer.compress(bytes(10_000_000)) + packer.flush(zlib.Z_FULL_FLUSH)
+    packed = block + (block[2:] * 800)  # without the head, a block may be repeated
+    process = start_server(port := find_port(), MEDRLVR_REWARD_TOKEN="sesame, open")
+    try:
+        watched = psutil.Process(process.pid)
+        before = watched.cpu_times().user
+        for path in ("get_reward", "healthz"):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/{path}", packed, {"Content-Encoding": "deflate"}
+            )
+            with contextlib.suppress(urllib.error.HTTPError, OSError):
+                urllib.request.urlopen(request, timeout=30)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).read()
+        assert watched.cpu_times().user - before < 0.5
+    finally:
+        process.terminate()
+        process.wait()

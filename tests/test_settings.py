@@ -130,12 +130,14 @@ def test_ray_cannot_start_from_such_a_folder(wrong, monkeypatch, folder):
     assert wrong("sft") == []
 
 
-def test_a_long_tmpdir_is_named_before_ray_stumbles(wrong, monkeypatch):
-    monkeypatch.setenv("TMPDIR", "/a/folder/of/many/characters/" + "x" * 20)
+def test_a_long_tmpdir_is_named_before_ray_stumbles(wrong, monkeypatch, tmp_path):
+    folder = tmp_path / ("x" * 60)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     (line,) = wrong("rlvr")
-    assert "export RAY_TMPDIR=/tmp" in line
+    assert str(folder) in line and "export TMPDIR=/tmp" in line
     assert wrong("sft") == []
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
     assert wrong("rlvr") == []
 
 

@@ -284,7 +284,7 @@ def compose_commands(text: str) -> int:
 
 
 def test_the_guides_commands_compose() -> None:
-    assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 7
+    assert compose_commands((ROOT / "docs/data.md").read_text(encoding="utf-8")) == 9
 
 
 # --- any JSON -----------------------------------------------------------------------------------------------------

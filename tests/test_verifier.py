@@ -383,7 +383,17 @@ def test_each_form_alone_is_a_choice():
         assert read_choice(body, OPTIONS).letter == letter, body
 
 
-ALLOWED_WORDS = set("the correct best final right answer option choice is".split())
+ALLOWED_WORDS = {
+    "the",
+    "correct",
+    "best",
+    "final",
+    "right",
+    "answer",
+    "option",
+    "choice",
+    "is",
+}
 
 
 def find_strange_words(body: str, letter: str) -> set[str]:

@@ -5,48 +5,111 @@
 Data set   any JSONL, CSV or Parquet file, or a folder with train, dev, test files
 Mapping    recipes/configs/data/custom.yaml: the columns of question, options and answer, and others
            to keep
-Options    one column with a list (or an object A, B, C, …), or one column an option:
-           [opa, opb, opc, opd]
-Answer     data.answer_is: a letter, the text of the gold option, or an index (data.index_base: 0, 1
-           or auto)
+Options    one column with a list, an object A, B, C, …, pairs of key and value, or text of one of
+           these; or one column an option: [opa, opb, opc, opd]
+Answer     data.answer_is: a letter (also `(c)`, `C.`), the text of the gold option, or an index
+           (data.index_base: 0, 1 or auto)
 """
 
+import ast
+import json
+import re
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from data_prep.errors import BadRow
 from data_prep.prompt import LETTERS
-from data_prep.rows import Question, get_letter, get_text, get_texts
+from data_prep.rows import Question, get_letter, get_text, get_texts, get_value
+
+# `C`, ` c `, `(C)`, `C.`, `[c]`
+LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
+PAIRS = (("key", "value"), ("label", "text"))  # names of an option's letter and of its text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """Read a record by the configured columns. Raises BadRow."""
     columns = data.columns
     question = get_text(record, columns.question)
-    if isinstance(columns.options, ListConfig):
-        # Rows with fewer options leave the last columns empty.
-        texts = [record.get(key) for key in columns.options]
-        while texts and texts[-1] in (None, ""):
-            texts.pop()
-        options = get_texts({"options": texts}, "options")
-    else:
-        options = get_texts(record, columns.options)
+    options, notes = read_options(record, columns.options)
     if data.answer_is == "index":
         answer = get_letter(record, columns.answer, data.index_base, len(options))
     elif data.answer_is == "text":
         gold = get_text(record, columns.answer).strip()
-        matches = [
-            index for index, text in enumerate(options[: len(LETTERS)]) if text.strip() == gold
-        ]
-        if len(matches) != 1:
-            raise BadRow("gold_not_among_options", f"{len(matches)} options have the text {gold!r}")
-        answer = LETTERS[matches[0]]
+        stripped = [text.strip() for text in options[: len(LETTERS)]]
+        if stripped.count(gold) != 1:
+            detail = f"{stripped.count(gold)} options have the text {gold!r:.100}"
+            raise BadRow("gold_not_among_options", detail)
+        answer = LETTERS[stripped.index(gold)]
     else:
-        answer = get_text(record, columns.answer).strip()
+        said = get_text(record, columns.answer)
+        letter = LETTER.fullmatch(said)
+        answer = letter[1].upper() if letter else said.strip()
+        if answer != said.strip():
+            notes.append("answer_letter")
     meta = {
         key: record[key]
         for key in columns.meta
         if isinstance(record.get(key), str | int | float | bool)
     }
-    return Question(row_id, question, options, answer, meta)
+    return Question(row_id, question, options, answer, meta, notes)
+
+
+def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[str]]:
+    """Read the options of a record, and the names of what had to be done. Raises BadRow."""
+    notes: list[str] = []
+    if isinstance(column, ListConfig):
+        column, value = "options", [record.get(key) for key in column]
+    else:
+        value = get_value(record, column)
+    if isinstance(value, str):
+        value = parse_literal(value, column)
+        notes.append("options_in_text")
+    value = join_pairs(value)
+    if isinstance(value, dict):
+        if list(value) != list(LETTERS[: len(value)]):
+            detail = f"{column} has the keys {list(value)!r:.100}, not A, B, C, …"
+            raise BadRow("wrong_type", detail)
+        value = list(value.values())
+    # rows with fewer options fill up the last ones
+    if isinstance(value, list):
+        given = len(value)
+        while value and (value[-1] is None or value[-1] in ("", "N/A")):
+            value = value[:-1]
+        if len(value) < given:
+            notes.append("padding_options")
+        for place, text in enumerate(value, 1):
+            if text is None or text == "N/A":
+                raise BadRow("empty_option", f"option {place} is {text!r}")
+    return get_texts({column: value}, column), notes
+
+
+def parse_literal(text: str, column: str) -> Any:
+    """Parse a list or an object that a file holds as text, of JSON or of Python. Raises BadRow."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass  # as Python prints it: single quotes
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list") from None
+
+
+def join_pairs(value: Any) -> Any:
+    """Return options given as pairs as an object: [{key, value}, …] or {key: […], value: […]}."""
+    for key, text in PAIRS:
+        if isinstance(value, dict) and set(value) == {key, text}:
+            keys, texts = value[key], value[text]
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(pair, dict) and {key, text} <= set(pair) for pair in value)
+        ):
+            keys, texts = [pair[key] for pair in value], [pair[text] for pair in value]
+        else:
+            continue
+        if isinstance(keys, list) and isinstance(texts, list) and len(keys) == len(texts):
+            joined = dict(zip(map(str, keys), texts, strict=True))
+            return joined if len(joined) == len(keys) else value
+    return value

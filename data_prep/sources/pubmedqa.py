@@ -27,7 +27,7 @@ DECISIONS = ["yes", "no", "maybe"]
 
 @cache
 def read_test_ids() -> frozenset[str]:
-    """Read the PubMed ids of the official test split."""
+    """Return the PubMed ids of the official test split."""
     return frozenset(
         Path(__file__).with_name("pubmedqa_test_ids.txt").read_text(encoding="ascii").split()
     )

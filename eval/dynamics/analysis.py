@@ -1,29 +1,21 @@
-"""From rollouts to what is shown: features of each (in two processes where there are many), means of each step, the
-phase of each step with its confidence, monitors, dev accuracy."""
+"""Turn rollouts into features, means of each step, phases with confidence, monitors, accuracy."""
 
-import math
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep.errors import UserError
-from eval.dynamics.features import UNKNOWN, Features, extract_features, find_terms
+from eval.dynamics.features import extract_features, find_terms
 from eval.dynamics.monitors import Span, check_run
 from eval.dynamics.phases import KEYS, label_steps
-from eval.dynamics.run_files import Record
-from eval.dynamics.texts import CHUNK, pack_texts
+from eval.dynamics.run_files import RunFiles
 from eval.statistics import wilson_interval
 
 RESAMPLES = 100
 QUESTION_WORDS = 100.0  # where no question is found
-MAY_LACK = ("first_statement", "leak_position", "overlap", "agrees")
-PARALLEL = 5000  # rollouts, from which two processes are worth their start
-METRICS = (
+ENGINE_METRICS = (
     "kl",
     "vllm_kl",
     "entropy_loss",
@@ -32,20 +24,25 @@ METRICS = (
     "policy_loss",
     "actor_lr",
 )
-"""What the page shows of metrics.jsonl, where it is logged."""
-
-Work = tuple[list[str], list[tuple[str, list[str], frozenset[str]]], dict[str, bytes]]
+"""What is shown of metrics.jsonl, where it is logged; everything else comes from the rollouts."""
+RENAMED = {
+    "reward": "rollout/reward_mean",
+    "correct": "accuracy",
+    "format_ok": "format_rate",
+    "response_tokens": "response_length",
+}
+"""Columns of the rollouts whose means have names of metrics.jsonl."""
 
 
 class Analysis(NamedTuple):
-    """A run, analysed. features: [rollouts, len(Features._fields)] in the record's order; chunks: their texts, packed.
+    """An analysed run.
 
-    steps: means by step, with the names of metrics.jsonl. phases, confidence: of each of them. evals: dev accuracy.
+    rollouts: one row each, with its features and its step's phase. steps: means by step, with the
+    names of metrics.jsonl. phases, confidence: one for each step. evals: accuracy by evaluation.
     """
 
-    record: Record
-    features: NDArray[np.float32]
-    chunks: list[bytes]
+    run: RunFiles
+    rollouts: pd.DataFrame
     steps: list[dict[str, Any]]
     phases: list[int]
     confidence: list[float]
@@ -54,142 +51,87 @@ class Analysis(NamedTuple):
     question_words: float
 
 
-def analyse(
-    record: Record, codes: dict[str, bytes], progress: Callable[[int], None] = lambda done: None
-) -> Analysis:
-    """Analyses a run. codes: of `encode_vocabulary`. progress: called with how many rollouts were done since."""
-    texts = {
-        key: " ".join([row["question"], *row.get("options", [])])
-        for key, row in record.questions.items()
-    }
-    words = (
-        sum(len(text.split()) for text in texts.values()) / len(texts) if texts else QUESTION_WORDS
-    )
-    features, chunks = measure_rollouts(record, find_terms(texts), codes, progress)
-    train = np.array([row["split"] == "train" for row in record.rollouts])
-    if not train.any():
-        raise UserError(
-            f"{record.folder}: no rollout of the split train, so there are no steps to report on"
-        )
-    steps_of = np.array([row["step"] for row in record.rollouts])
-    steps, samples = [int(step) for step in np.unique(steps_of[train])], []
-    order = np.flatnonzero(train)[np.argsort(steps_of[train], kind="stable")]
-    bounds = np.searchsorted(steps_of[order], steps)
-    rows = []
-    for step, index in zip(steps, np.split(order, bounds[1:]), strict=True):
-        group = [record.rollouts[i] for i in index]
-        rows.append(describe_step(step, features[index], group, record.train.get(step, {})))
-        truncated = np.array([bool(row.get("truncated")) for row in group], dtype=np.float32)
-        columns = [
-            features[index, Features._fields.index(key)] for key in KEYS if key != "truncated"
-        ]
-        samples.append(np.column_stack([*columns, truncated]))
-    phases = label_steps(rows, words)
+def analyse(run: RunFiles, advance: Callable[[int], None] = lambda count: None) -> Analysis:
+    """Analyse a run. advance: called with the number of rollouts that were measured since."""
+    texts = {key: " ".join([row.question, *row.options]) for key, row in run.questions.items()}
+    # the unit of lengths; QUESTION_WORDS also for questions of no word
+    counts = [len(text.split()) for text in texts.values()]
+    words = (sum(counts) / len(counts) if counts else 0.0) or QUESTION_WORDS
+    rollouts = measure_rollouts(run, find_terms(texts), advance)
+    train = rollouts[rollouts["split"] == "train"]
+    steps = describe_steps(train, run.train)
+
+    samples = [step[list(KEYS)].to_numpy(np.float32) for _, step in train.groupby("step")]
+    phases = label_steps(steps, words)
     confidence = bootstrap_phases(samples, phases, words)
-    evals = measure_evals(record)
-    return Analysis(
-        record, features, chunks, rows, phases, confidence, check_run(rows), evals, words
-    )
+    phase_of = {row["step"]: phase for row, phase in zip(steps, phases, strict=True)}
+    rollouts["phase"] = rollouts["step"].map(phase_of).fillna(0).astype(int)
+    evals = measure_evals(rollouts[rollouts["split"] != "train"])
+    return Analysis(run, rollouts, steps, phases, confidence, check_run(steps), evals, words)
 
 
 def measure_rollouts(
-    record: Record,
-    terms: Mapping[str, frozenset[str]],
-    codes: dict[str, bytes],
-    progress: Callable[[int], None],
-) -> tuple[NDArray[np.float32], list[bytes]]:
-    """Features of all rollouts, and their texts packed in chunks."""
-    work: list[Work] = []
-    for start in range(0, len(record.rollouts), CHUNK):
-        group = record.rollouts[start : start + CHUNK]
-        asked = []
-        for row in group:
-            question = record.questions.get(row["id"], {})
-            asked.append(
-                (
-                    question.get("answer", "A"),
-                    question.get("options", []),
-                    terms.get(row["id"], frozenset()),
-                )
-            )
-        work.append(([row["response"] for row in group], asked, codes))
-    measured, chunks = [], []
-    many = len(record.rollouts) >= PARALLEL
-    with (
-        ProcessPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2))
-        if many
-        else nullcontext() as pool
-    ):
-        for features, packed in (pool.map if pool else map)(measure_chunk, work):
-            measured.append(features)
-            chunks.append(packed)
-            progress(len(features))
-    return np.concatenate(measured), chunks
+    run: RunFiles, terms: dict[str, frozenset[str]], advance: Callable[[int], None]
+) -> pd.DataFrame:
+    """Measure every rollout: one row each, in the run's order, with its features."""
+    measured = []
+    for number, row in enumerate(run.rollouts, 1):
+        question = run.questions.get(row.id)
+        gold, options = (question.answer, question.options) if question else (None, [])
+        features = extract_features(
+            row.response, gold or "A", options, terms.get(row.id, frozenset())
+        )
+        measured.append(row.model_dump() | features)
+        if number % 500 == 0:
+            advance(500)
+    rollouts = pd.DataFrame(measured)
+    for key in ("correct", "format_ok", "truncated"):  # null counts as no
+        rollouts[key] = rollouts[key].eq(True)
+    rollouts["response_tokens"] = rollouts["response_tokens"].astype(float)
+    return rollouts
 
 
-def measure_chunk(work: Work) -> tuple[NDArray[np.float32], bytes]:
-    """Features [n, features] and packed texts of one chunk."""
-    responses, asked, codes = work
-    found = [
-        extract_features(text, *question) for text, question in zip(responses, asked, strict=True)
-    ]
-    return np.array(found, dtype=np.float32), pack_texts(responses, codes)
-
-
-def describe_step(
-    step: int, features: NDArray[np.float32], rows: list[dict[str, Any]], metrics: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A step's means: the features (of the rollouts that have them), what the rows hold, what the engine logged."""
-    described: dict[str, Any] = {"step": step, "n": len(rows)}
-    for place, name in enumerate(Features._fields):
-        values = features[:, place]
-        known = values[values != UNKNOWN] if name in MAY_LACK else values
-        if len(known):
-            described[name] = float(known.mean())
-    rewards = np.array([row["reward"] for row in rows], dtype=float)
-    described["rollout/reward_mean"] = float(rewards.mean())
-    described["reward_se"] = (
-        float(rewards.std(ddof=1) / math.sqrt(len(rows))) if len(rows) > 1 else 0.0
-    )
-    for name, key in (
-        ("accuracy", "correct"),
-        ("format_rate", "format_ok"),
-        ("truncated", "truncated"),
-    ):
-        described[name] = sum(bool(row.get(key)) for row in rows) / len(rows)
-    lengths = [row["response_tokens"] for row in rows if "response_tokens" in row]
-    if lengths:
-        described["response_length"] = sum(lengths) / len(lengths)
-    described |= {key: metrics[key] for key in METRICS if key in metrics}
-    return described
+def describe_steps(
+    train: pd.DataFrame, metrics: dict[int, dict[str, float]]
+) -> list[dict[str, Any]]:
+    """Average each step's rollouts, and add what the engine logged; drop means of nothing."""
+    groups = train.groupby("step")
+    # UNKNOWN is NaN, which a mean leaves out
+    means = groups.mean(numeric_only=True).drop(columns=["episode", "time"], errors="ignore")
+    means = means.rename(columns=RENAMED)
+    means.insert(0, "n", groups.size())
+    means["reward_se"] = groups["reward"].sem().fillna(0.0)
+    steps = []
+    for step, row in zip(means.index, means.to_dict("records"), strict=True):
+        known = {key: value for key, value in row.items() if value == value}
+        logged = metrics.get(step, {})
+        known |= {key: logged[key] for key in ENGINE_METRICS if key in logged}
+        steps.append({"step": int(step), **known, "n": int(row["n"])})
+    return steps
 
 
 def bootstrap_phases(
     samples: list[NDArray[np.float32]], phases: list[int], question_words: float
 ) -> list[float]:
-    """For each step the share of resamplings of all steps' rollouts that give it the same phase, 0.0 to 1.0.
+    """Resample all steps' rollouts; return for each step the fraction that gives it the same phase.
 
     samples: for each step [n, 6], the values under KEYS.
     """
     rng = np.random.default_rng(0)
     drawn = []
     for values in samples:
-        weights = rng.multinomial(
-            len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES
-        )
+        even = np.full(len(values), 1 / len(values))
+        weights = rng.multinomial(len(values), even, size=RESAMPLES)
         drawn.append(weights @ values / len(values))
-    means = np.stack(drawn, axis=1).tolist()  # resamples, steps, keys
     same = np.zeros(len(phases))
-    for resample in means:
-        labels = label_steps(
-            (dict(zip(KEYS, values, strict=True)) for values in resample), question_words
-        )
-        same += np.array(labels) == np.array(phases)
-    return [float(share) for share in same / RESAMPLES]
+    for resample in np.stack(drawn, axis=1).tolist():  # resamples, steps, keys
+        rows = (dict(zip(KEYS, values, strict=True)) for values in resample)
+        same += np.array(label_steps(rows, question_words)) == np.array(phases)
+    return [float(fraction) for fraction in same / RESAMPLES]
 
 
 def find_spans(one: Analysis) -> list[tuple[int, int, int]]:
-    """The run's phases in order: (first step, last step, phase), no phase (0) among them."""
+    """List the run's phases in order: (first step, last step, phase), no phase (0) among them."""
     spans: list[tuple[int, int, int]] = []
     for row, phase in zip(one.steps, one.phases, strict=True):
         first = spans.pop()[0] if spans and spans[-1][2] == phase else row["step"]
@@ -197,25 +139,13 @@ def find_spans(one: Analysis) -> list[tuple[int, int, int]]:
     return spans
 
 
-def measure_evals(record: Record) -> list[dict[str, Any]]:
-    """Accuracy of each evaluation during training with its 95 % interval (Wilson), by data set, from its rollouts."""
-    groups: dict[tuple[str, int], list[bool]] = {}
-    for row in record.rollouts:
-        if row["split"] != "train":
-            name = f"{row['id'].split('/')[0]}/{row['split']}"
-            groups.setdefault((name, row["step"]), []).append(row["correct"])
+def measure_evals(rollouts: pd.DataFrame) -> list[dict[str, Any]]:
+    """Measure the accuracy of each evaluation with its 95 % interval (Wilson), by data set."""
     evals = []
-    for (name, step), correct in sorted(groups.items()):
-        low, high, _ = wilson_interval(sum(correct), len(correct))
-        value = sum(correct) / len(correct)
-        evals.append(
-            {
-                "name": name,
-                "step": step,
-                "n": len(correct),
-                "value": value,
-                "low": low,
-                "high": high,
-            }
-        )
+    name = rollouts["id"].str.split("/").str[0] + "/" + rollouts["split"]
+    for (of, step), correct in rollouts["correct"].groupby([name, rollouts["step"]]):
+        right, n = int(correct.sum()), len(correct)
+        low, high, _ = wilson_interval(right, n)
+        row = {"name": of, "step": int(step), "n": n, "value": right / n, "low": low, "high": high}
+        evals.append(row)
     return evals

@@ -1,29 +1,36 @@
-"""Features of one rollout: pure functions of its text and its question.
+"""Measure one rollout: pure functions of its text and its question.
 
-Those that the reward hook logs too (format, leak, pre_think, think_words, pre_think_words, repetition) have its names
-and its definitions, with the paper's format check whatever the run was rewarded by, so that runs can be compared.
+What the reward hook logs (reward_server/signals.py) is measured by the same functions, with the
+paper's format check whatever the run was rewarded by, so that runs can be compared.
 """
 
+import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from reward_server.lenient import lenient_choice
-from reward_server.signals import leak, measure_repetition
+from eval.reading import lenient_choice
+from reward_server.signals import measure_signals
 from reward_server.verifier import TAG, Verdict, verify
 
+# special tokens at the end: "…</answer><|endoftext|>"
 END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
+# a sentence with its end, or a line: "So aspirin B."; not split at "0.5 mg"
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
+# a letter that is a word: "B", "(B)"; not "B12", "beta-B"
 LETTERS = {chr(code): re.compile(rf"(?<![\w-]){chr(code)}(?![\w-])") for code in range(65, 91)}
 ANY_LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
+# the letter that ends the text: "… so the answer (B)."
 LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z")
 CONCLUSION = 400  # characters at the end of the reasoning, in which its last choice is looked for
+# a word of three letters and more: "beta-blocker", "patient's"
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
-UNKNOWN = -1.0
-"""A feature that this rollout does not have, such as the agreement of thinking that names no choice."""
+UNKNOWN = math.nan
+"""A feature that a rollout does not have; means leave it out."""
 
 
 class Parts(NamedTuple):
-    """A response cut at its tags, those missing included. untagged: everything, where there is no `<think>`."""
+    """A response cut at its tags. untagged: everything, where there is no `<think>`."""
 
     before: str
     think: str
@@ -32,42 +39,18 @@ class Parts(NamedTuple):
     untagged: str
 
 
-class Features(NamedTuple):
-    """One rollout's features.
-
-    format, pre_think, leak: 0.0 or 1.0. think_words, pre_think_words: as the hook counts them, 0 where the four tags
-    are not in order. words_*: words of each part, whatever the format. first_statement: words of the response before
-    its choice is first stated, UNKNOWN where that is in the answer only or there is no choice. leak_position: the same
-    as a share of the words before the answer. steps: sentences of reasoning. repetition: 0.0 to 1.0. overlap: share of
-    the question's terms that the reasoning mentions. agrees: 1.0 where reasoning and answer name the same choice, 0.0
-    where not, UNKNOWN where either names none.
-    """
-
-    format: float
-    pre_think: float
-    leak: float
-    think_words: float
-    pre_think_words: float
-    words_before: float
-    words_think: float
-    words_answer: float
-    words_after: float
-    words_untagged: float
-    first_statement: float
-    leak_position: float
-    steps: float
-    repetition: float
-    overlap: float
-    agrees: float
+def drop_end(response: str) -> str:
+    """Drop the special tokens at the end (looked for in the last 200 characters: linear time)."""
+    end = END_OF_TEXT.search(response, max(0, len(response) - 200))
+    return response[: end.start()] if end else response
 
 
 def split_parts(response: str) -> Parts:
     """Cut a response at its first tags; the special tokens at its end are no text.
 
-    A part that is not closed goes on to the next tag. Text outside every part, after the first, is `after`.
+    A part that is not closed continues to the next tag. Text between parts is `after`.
     """
-    end = END_OF_TEXT.search(response, max(0, len(response) - 200))
-    pieces = TAG.split(response[: end.start()] if end else response)
+    pieces = TAG.split(drop_end(response))
     has_think = "<think>" in pieces
     parts = {"before": "", "think": "", "answer": "", "after": "", "untagged": ""}
     place = "before" if has_think else "untagged"
@@ -85,47 +68,45 @@ def split_parts(response: str) -> Parts:
 
 
 def extract_features(
-    response: str, answer: str, options: list[str], terms: frozenset[str] = frozenset()
-) -> Features:
-    """Every feature of a response. answer: gold letter. options: their texts. terms: see `find_terms`."""
-    num_options = max(2, len(options), ord(answer) - 64)
-    padded = [
-        *options,
-        *[""] * (num_options - len(options)),
-    ]  # of a run whose questions are not here
-    verdict = verify(response, answer, padded, "paper")
+    response: str, answer: str, options: Sequence[str], terms: frozenset[str] = frozenset()
+) -> dict[str, float]:
+    """Measure a response. answer: gold letter. options: their texts. terms: see `find_terms`.
+
+    Returns the hook's signals and, whatever the format: words_*: of each part; characters: of all;
+    first_statement: words before the choice is first stated, UNKNOWN where only the answer does;
+    leak_position: the same as a fraction of the reasoning; steps: its sentences; overlap: fraction
+    of the terms that it mentions; agrees: 1.0 where it names the answer's choice, UNKNOWN for none.
+    """
+    # of a question that was not found the options are unknown, of which there are at least two
+    options = [*options, *[""] * (max(2, ord(answer) - 64) - len(options))]
+    verdict = verify(response, answer, options)
     parts = split_parts(response)
     reasoning = "\n".join(
         part for part in (parts.before, parts.think, parts.untagged) if part.strip()
     )
-    choice = verdict.choice or (None if parts.think else lenient_choice(response, num_options))
-    stated = find_first_statement(reasoning, choice)
+    choice = verdict.choice
+    if choice is None and not parts.think:
+        choice = lenient_choice(response, options)
+    stated = find_first_statement(reasoning, choice, options)
     words = len(reasoning.split())
-    before = verdict.pre_think if verdict.format_ok else None
-    return Features(
-        format=float(verdict.format_ok),
-        pre_think=float(bool(before and before.strip())),
-        leak=leak(verdict, padded),
-        think_words=float(len((verdict.think or "").split())),
-        pre_think_words=float(len((before or "").split())),
-        words_before=float(len(parts.before.split())),
-        words_think=float(len(parts.think.split())),
-        words_answer=float(len(parts.answer.split())),
-        words_after=float(len(parts.after.split())),
-        words_untagged=float(len(parts.untagged.split())),
-        first_statement=stated,
-        leak_position=stated / words if stated >= 0 else UNKNOWN,
-        steps=float(count_steps(reasoning)),
-        repetition=measure_repetition(response),
-        overlap=measure_overlap(reasoning, terms),
-        agrees=judge_agreement(verdict, options),
-    )
+    features = measure_signals(response, verdict, options)
+    del features["accuracy"]  # by the paper's check; the run's own is in its rollouts
+    for name, part in parts._asdict().items():
+        features[f"words_{name}"] = float(len(part.split()))
+    return features | {
+        "characters": float(len(drop_end(response))),
+        "first_statement": stated,
+        "leak_position": stated / words if stated >= 0 else UNKNOWN,
+        "steps": float(count_sentences(reasoning)),
+        "overlap": measure_overlap(reasoning, terms),
+        "agrees": judge_agreement(verdict, options),
+    }
 
 
-def find_first_statement(reasoning: str, choice: str | None) -> float:
-    """Words before the sentence that first states `choice`; UNKNOWN where none does.
+def find_first_statement(reasoning: str, choice: str | None, options: Sequence[str]) -> float:
+    """Count the words before the sentence that first states `choice`; UNKNOWN where none does.
 
-    A sentence states it where `lenient_choice` reads it there, or where it ends in the letter alone ("So aspirin B.").
+    A sentence states it where `lenient_choice` reads it there, or where it ends in the letter.
     """
     if choice is None or not LETTERS[choice].search(reasoning):
         return UNKNOWN
@@ -134,23 +115,23 @@ def find_first_statement(reasoning: str, choice: str | None) -> float:
         sentence = match[0]
         if not LETTERS[choice].search(sentence):
             continue
-        if ends.search(sentence[-8:]) or lenient_choice(sentence, 26) == choice:
+        if ends.search(sentence[-8:]) or lenient_choice(sentence, options) == choice:
             return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
 
-def count_steps(reasoning: str) -> int:
-    """Steps of reasoning: sentences and lines of three words and more."""
+def count_sentences(reasoning: str) -> int:
+    """Count steps of reasoning: sentences and lines of three words and more."""
     return sum(len(match[0].split()) >= 3 for match in SENTENCE.finditer(reasoning))
 
 
-def judge_agreement(verdict: Verdict, options: list[str]) -> float:
-    """Whether the reasoning's last named choice, by letter or else by an option's text, is the answer's."""
+def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
+    """Compare the choice that the reasoning names last with the answer's."""
     if verdict.choice is None or verdict.think is None:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
     end = reasoning[-CONCLUSION:]
-    named = lenient_choice(end, 26) if ANY_LETTER.search(end) else None
+    named = lenient_choice(end, options) if ANY_LETTER.search(end) else None
     if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:
@@ -166,9 +147,9 @@ def judge_agreement(verdict: Verdict, options: list[str]) -> float:
 
 
 def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, frozenset[str]]:
-    """The terms of each question: its words that at most a share `most` of the questions (or one) has.
+    """Find each question's terms: its words that at most a fraction `most` of the questions has.
 
-    What is common to the questions (function words, "patient", "which") drops out by its frequency, not by a list.
+    Function words, "patient" and "which" drop out by their frequency, not by a list.
     questions: id -> question with options.
     """
     words = {key: frozenset(WORD.findall(text.lower())) for key, text in questions.items()}
@@ -184,7 +165,7 @@ def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, froze
 
 
 def measure_overlap(reasoning: str, terms: frozenset[str]) -> float:
-    """Share of `terms` that the reasoning mentions; UNKNOWN where there are none, 0.0 for no reasoning."""
+    """Measure the fraction of `terms` that the reasoning mentions; UNKNOWN where there are none."""
     if not terms:
         return UNKNOWN
     return len(terms & frozenset(WORD.findall(reasoning.lower()))) / len(terms)

@@ -1,7 +1,7 @@
-"""Monitors of a run: what tends to go wrong, as pure functions over its steps. docs/dynamics.md says what to do.
+"""Watch a run for what tends to go wrong: pure functions over its steps (docs/dynamics.md).
 
-The terminal asks them after each step; the report asks them over a finished run. Both hand over rows with the names of
-metrics.jsonl. A monitor whose metric is not logged stays silent.
+The terminal asks them after each step, the report over a finished run; both pass rows with the
+names of metrics.jsonl. A monitor whose metric is not logged stays silent.
 """
 
 import math
@@ -9,185 +9,229 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
+Found = tuple[float, float] | None  # the value and the limit that it reached
+
 RECENT = 5  # steps whose mean is judged: one odd step trips nothing
-FLAT = 30  # steps beside the 30 before them
-KEPT = 200  # steps that they look back at most
+FLAT = 30  # steps, compared with the 30 before them
+KEPT = 200  # steps that a monitor looks back at most, and the run's first
 PAUSE = 20  # steps without it after which a monitor that trips again begins a new span
 
-LEAK, PRE_THINK, TRUNCATED, REPETITION = 0.5, 0.3, 0.2, 0.25  # shares
+LEAK, PRE_THINK, TRUNCATED, REPETITION = 0.5, 0.3, 0.2, 0.25  # fractions
 FORMAT_LOST = 0.3  # of all responses, below the best that the run had
-KL, LENGTH_GROWTH, VLLM_KL = 0.5, 2.5, 0.001  # nats a token; times the run's median; nats a token
+NEVER = 0.005  # fraction that follows the format; paper-size base models begin at about 0.02
+FIRST_STEPS = 3  # without the format, after which that is no accident
+KL, LENGTH_GROWTH = 0.5, 2.5  # nats a token; times the run's median
 NOISE = 1.0  # standard errors that a reward must gain over FLAT steps not to be flat
-SETTLED = 0.95  # of the highest reward: flat there is done, not stuck
+SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
+
+# vllm_kl of the first step, before any update, is the rounding (bf16) of this model and machine
+HEALTHY_KL = 2.5e-3  # nats a token; sound GPU runs reach 2e-3
+KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind with every update
+MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
 
 
 class Alarm(NamedTuple):
-    """A tripped monitor. value is beyond limit; says: what was seen; advice: the first thing to do."""
+    """A tripped monitor. value is beyond limit; says: what was seen; advice: what to do first.
+
+    loud: the run learns nothing as it is, so the terminal must not let it be overlooked.
+    """
 
     monitor: str
     value: float
     limit: float
     says: str
     advice: str
+    loud: bool = False
 
 
 class Span(NamedTuple):
-    """Steps first to last (their numbers, both included) over which a monitor stayed tripped, but for pauses of up to
-    PAUSE steps; alarm: its strongest."""
+    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
 
     first: int
     last: int
     alarm: Alarm
 
 
+def read_values(rows: Sequence[Row], key: str) -> list[float]:
+    """Read the finite values of a metric."""
+    values = (row.get(key) for row in rows)
+    return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
+
+
 def mean_recent(rows: Sequence[Row], key: str, count: int = RECENT) -> float | None:
-    """Mean of the last `count` steps; None where any of them lacks the metric or there are fewer."""
-    values = [row[key] for row in rows[-count:] if key in row and math.isfinite(row[key])]
+    """Average the last `count` steps; None where any lacks the metric or there are fewer."""
+    values = read_values(rows[-count:], key)
     return sum(values) / count if len(values) == count else None
 
 
-def watch_share(
-    rows: Sequence[Row], key: str, limit: float, of_followed: bool = False
-) -> tuple[float, float] | None:
-    """A share at or above `limit`. of_followed: of the responses that follow the format, where most do."""
-    value = mean_recent(rows, key)
-    if value is not None and of_followed:
-        followed = mean_recent(rows, "format") or 0.0
-        value = value / followed if followed >= 0.5 else None
-    return (value, limit) if value is not None and value >= limit else None
+def watch_fraction(key: str, limit: float, of_followed: bool = False) -> Callable:
+    """Watch a fraction. of_followed: of the responses that follow the format, where most do."""
+
+    def watch(rows: Sequence[Row]) -> Found:
+        value = mean_recent(rows, key)
+        if value is not None and of_followed:
+            followed = mean_recent(rows, "format") or 0.0
+            value = value / followed if followed >= 0.5 else None
+        return (value, limit) if value is not None and value >= limit else None
+
+    return watch
 
 
-def watch_format(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """The format was followed, and no longer is."""
+def watch_no_format(rows: Sequence[Row]) -> Found:
+    """Watch for a format that was never followed: all rewards are -1, and nothing is learnt."""
+    values = read_values(rows, "format")
+    if len(values) < max(FIRST_STEPS, len(rows)) or max(values) >= NEVER:
+        return None
+    return max(values), NEVER
+
+
+def watch_format(rows: Sequence[Row]) -> Found:
+    """Watch for a format that was followed, and no longer is."""
     now = mean_recent(rows, "format")
     if now is None or len(rows) < 2 * RECENT:
         return None
-    best = max(
-        mean_recent(rows[:end], "format") or 0.0
-        for end in range(max(RECENT, len(rows) - 100), len(rows))
-    )
+    ends = range(max(RECENT, len(rows) - 100), len(rows))
+    best = max(mean_recent(rows[:end], "format") or 0.0 for end in ends)
     return (now, best - FORMAT_LOST) if now <= best - FORMAT_LOST else None
 
 
-def watch_kl(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """The policy is far from the model it started from."""
-    value = mean_recent(rows, "kl")
-    return (value, KL) if value is not None and value >= KL else None
-
-
-def watch_length(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Responses are several times as long as the run's median so far."""
+def watch_length(rows: Sequence[Row]) -> Found:
+    """Watch for responses several times as long as the run's median so far."""
     now = mean_recent(rows, "response_length")
-    earlier = sorted(row["response_length"] for row in rows[:-RECENT] if "response_length" in row)
+    earlier = sorted(read_values(rows[:-RECENT], "response_length"))
     if now is None or len(earlier) < 2 * RECENT:
         return None
     limit = LENGTH_GROWTH * earlier[len(earlier) // 2]
     return (now, limit) if now >= limit else None
 
 
-def watch_reward(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """The last 30 steps earned no more than the 30 before them, and there is more to be had."""
-    key = "rollout/reward_mean"
-    values = [row[key] for row in rows[-2 * FLAT :] if key in row]
+def watch_reward(rows: Sequence[Row]) -> Found:
+    """Watch for 30 steps that earned no more than the 30 before, while there is more to earn."""
+    values = read_values(rows[-2 * FLAT :], "rollout/reward_mean")
     if len(values) < 2 * FLAT:
         return None
     before, now = values[:FLAT], values[FLAT:]
     means = sum(before) / FLAT, sum(now) / FLAT
-    variance = sum(
-        sum((x - m) ** 2 for x in part) for part, m in zip((before, now), means, strict=True)
-    ) / (FLAT - 1)
-    limit = NOISE * math.sqrt(variance / FLAT)
+    squares = sum((x - means[0]) ** 2 for x in before) + sum((x - means[1]) ** 2 for x in now)
+    limit = NOISE * math.sqrt(squares / (FLAT - 1) / FLAT)
     gain = means[1] - means[0]
     return (gain, limit) if gain <= limit and means[1] < SETTLED else None
 
 
-def watch_vllm_kl(rows: Sequence[Row]) -> tuple[float, float] | None:
-    """Rollouts do not come from the weights being trained."""
-    value = mean_recent(rows, "vllm_kl")
-    return (abs(value), VLLM_KL) if value is not None and abs(value) >= VLLM_KL else None
+def watch_vllm_kl(rows: Sequence[Row]) -> Found:
+    """Watch for rollouts that do not come from the weights being trained."""
+    value, first = mean_recent(rows, "vllm_kl"), read_values(rows[:1], "vllm_kl")
+    if first and abs(first[0]) >= MOST_ROUNDING:
+        return abs(first[0]), MOST_ROUNDING
+    limit = max(HEALTHY_KL, *(KL_GROWTH * abs(noise) for noise in first), 0.0)
+    return (abs(value), limit) if value is not None and abs(value) >= limit else None
 
 
-MONITORS: dict[str, tuple[Callable[[Sequence[Row]], tuple[float, float] | None], str, str]] = {
-    "leak": (
-        lambda rows: watch_share(rows, "leak", LEAK, of_followed=True),
+class Monitor(NamedTuple):
+    """A check, what is said when it trips, and what to do; `key=value` can be typed as it is."""
+
+    watch: Callable[[Sequence[Row]], Found]
+    says: str
+    advice: str
+    loud: bool = False
+
+
+SLOWER = (
+    "stop; continue from the last checkpoint with a lower rate, such as "
+    "openrlhf.actor.adam.lr=5e-7, or hold it closer: openrlhf.algo.kl.init_coef=0.05"
+)
+MONITORS = {
+    "no_format": Monitor(
+        watch_no_format,
+        "NO RESPONSE FOLLOWS THE FORMAT since the first step ({value:.1%}): every reward is the "
+        "same, and nothing is learnt",
+        "read rollouts; the usual causes: responses are cut before </answer> "
+        "(openrlhf.rollout.max_new_tokens=1024); the prompt does not show the format to this "
+        "model; an instruct model has no chat template, or a base model has one (data.chat=true)",
+        loud=True,
+    ),
+    "leak": Monitor(
+        watch_fraction("leak", LEAK, of_followed=True),
         "{value:.0%} of the responses state the answer before they reason",
-        "read some rollouts; reward.options leak_penalty makes it cost",
+        "read some rollouts; reward.options.leak_penalty=0.2 makes it cost",
     ),
-    "pre_think": (
-        lambda rows: watch_share(rows, "pre_think", PRE_THINK, of_followed=True),
+    "pre_think": Monitor(
+        watch_fraction("pre_think", PRE_THINK, of_followed=True),
         "{value:.0%} of the responses write before <think>",
-        "reward.mode=strict forbids it, reward.options pre_think_penalty makes it cost",
+        "reward.mode=strict forbids it, reward.options.pre_think_penalty=0.2 makes it cost",
     ),
-    "truncation": (
-        lambda rows: watch_share(rows, "truncated", TRUNCATED),
+    "truncation": Monitor(
+        watch_fraction("truncated", TRUNCATED),
         "{value:.0%} of the responses are cut at openrlhf.rollout.max_new_tokens",
-        "raise openrlhf.rollout.max_new_tokens, or shape the length by reward.options",
+        "raise it, such as openrlhf.rollout.max_new_tokens=1024, or shape the length: "
+        "reward.options.length_penalty=0.2 reward.options.max_words=200",
     ),
-    "repetition": (
-        lambda rows: watch_share(rows, "repetition", REPETITION),
+    "repetition": Monitor(
+        watch_fraction("repetition", REPETITION),
         "{value:.0%} of the four-word runs repeat earlier ones",
-        "stop, and start again from the last checkpoint with a lower actor learning rate",
+        SLOWER,
     ),
-    "format_collapse": (
+    "format_collapse": Monitor(
         watch_format,
         "{value:.0%} follow the format, after {best:.0%} at its best",
-        "stop, and start again from the last checkpoint with a lower actor learning rate",
+        SLOWER,
     ),
-    "kl_runaway": (
-        watch_kl,
+    "kl_runaway": Monitor(
+        watch_fraction("kl", KL),
         "KL to the base model is {value:.2f} nats a token",
-        "raise openrlhf.algo.kl.init_coef or lower the actor's learning rate",
+        SLOWER,
     ),
-    "length_runaway": (
+    "length_runaway": Monitor(
         watch_length,
         "responses have {value:.0f} tokens, over {limit:.0f}, which is 2.5 times the run's median",
-        "look for repetition first; then shape the length by reward.options",
+        "look for repetition first; then shape the length: "
+        "reward.options.length_penalty=0.2 reward.options.max_words=200",
     ),
-    "reward_flat": (
+    "reward_flat": Monitor(
         watch_reward,
         "the reward gained {value:+.3f} over 30 steps, which is within noise ({limit:.3f})",
-        "where it is still low: a higher learning rate, more samples a prompt, easier questions first; else stop",
+        "where it is high, stop; where it is low, train on easier questions first, or sample more: "
+        "openrlhf.rollout.n_samples_per_prompt=8",
     ),
-    "vllm_kl": (
+    "vllm_kl": Monitor(
         watch_vllm_kl,
-        "rollouts and training differ by {value:.1e} nats a token",
+        "rollouts and training differ by {value:.1e} nats a token, over {limit:.1e}",
         "the weight sync is broken or stale: stop, nothing learnt from here on counts",
+        loud=True,
     ),
 }
-"""name -> (check, what is said, what to do). docs/dynamics.md has a line for each under the same name."""
+"""Every monitor by name; docs/dynamics.md has a section for each."""
+
+
+def append_step(rows: Sequence[Row], row: Row) -> list[Row]:
+    """Append a step to those that the monitors need: the run's first, and the last KEPT."""
+    return [*rows[:1], *rows[1:][-KEPT:], row]
 
 
 def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
-    """The monitors that are tripped at the last of `rows`, the run's steps so far in order."""
+    """List what is tripped at the last of `rows`: the run's first step and its last ones."""
     alarms = []
-    for name, (check, says, advice) in MONITORS.items():
-        if found := check(rows):
+    for name, monitor in MONITORS.items():
+        if found := monitor.watch(rows):
             value, limit = found
-            alarms.append(
-                Alarm(
-                    name,
-                    value,
-                    limit,
-                    says.format(value=value, limit=limit, best=limit + FORMAT_LOST),
-                    advice,
-                )
-            )
+            says = monitor.says.format(value=value, limit=limit, best=limit + FORMAT_LOST)
+            alarms.append(Alarm(name, value, limit, says, monitor.advice, monitor.loud))
     return alarms
 
 
 def check_run(rows: Sequence[Row]) -> list[Span]:
-    """Every span of steps over which a monitor was tripped in a finished run, in the order of their beginnings."""
+    """List the spans of steps over which a monitor was tripped in a run, by first step."""
     spans: list[Span] = []
     running: dict[str, Span] = {}
-    for end in range(1, len(rows) + 1):
-        step = int(rows[end - 1]["step"])
-        alarms = {alarm.monitor: alarm for alarm in check_monitors(rows[max(0, end - KEPT) : end])}
-        for name in [
-            name
-            for name, span in running.items()
-            if name not in alarms and step - span.last > PAUSE
-        ]:
-            spans.append(running.pop(name))
+    kept: list[Row] = []
+    for row in rows:
+        step = int(row["step"])
+        kept = append_step(kept, row)
+        alarms = {alarm.monitor: alarm for alarm in check_monitors(kept)}
+        # close the spans whose monitor has been silent for long enough
+        for name, span in list(running.items()):
+            if name not in alarms and step - span.last > PAUSE:
+                spans.append(running.pop(name))
         for name, alarm in alarms.items():
             old = running.get(name, Span(step, step, alarm))
             stronger = max(old.alarm, alarm, key=lambda one: abs(one.value - one.limit))

@@ -1,10 +1,10 @@
-"""The six phases of training (arXiv 2502.19655, section 4.3) as rules over a step's means. docs/dynamics.md explains.
+"""Label the six phases of training (arXiv 2502.19655, section 4.3) by rules over a step's means.
 
-The paper told them apart by eye. Here each is a rule over what the reward hook logs of a step, so the terminal can say
-the phase while the run goes on, and the report afterwards says the same. A step that no rule fits has no phase (0).
+The paper told them apart by eye. Here each is a rule over what the reward hook logs of a step, so
+the terminal and the report find the same. A step that no rule fits has no phase (0).
 
-Lengths count in questions: thinking of 1.0 has as many words as the question with its options. One rule so serves a
-one-line question and a clinical case.
+Lengths count in questions: thinking of 1.0 has as many words as the question with its options, so
+one rule serves a one-line question and a clinical case.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 NAMES = {
     0: "none",
-    1: "Format Failure",
+    1: "Format Failure (Unstructured Beginning)",  # the paper's text, and its figure
     2: "Verbose Formatter",
     3: "Concise Structurer",
     4: "Direct Answer Hacker",
@@ -22,22 +22,24 @@ NAMES = {
 KEYS = ("format", "leak", "pre_think", "think_words", "pre_think_words", "truncated")
 """What the rules read of a step: means over its rollouts, under the names of metrics.jsonl."""
 
-FOLLOWED = 0.6  # share that follows the format: from here on it is no longer failing at it
+FOLLOWED = 0.6  # fraction that follows the format: from here on it is no longer failing at it
 FULLY_FOLLOWED = 0.9
-HALF = 0.5  # share of the responses that makes a habit: what most of them do
-VERBOSE = 1.25  # questions; thinking longer than what it thinks about
-DRASTICALLY_SHORT = 0.35  # questions
+HALF = 0.5  # fraction of the responses that makes a habit: what most of them do
+STILL_HACKS = 0.75  # phase 6 "still hacks in some examples": such a fraction may, if they reason
+# figure 2, in questions of 134 words of 6.45 characters; each bound is a geometric mean
+VERBOSE = 2.3  # questions; between 3.4 (step 4, Verbose Formatter) and 1.6 (step 8, Concise)
+DRASTICALLY_SHORT = 0.5  # questions; between 0.44 (step 24, the Hacker) and 0.69 (step 28), rounded
 SOME_REASONING = 0.2  # questions; a greeting before <think> is no reasoning
 SLACK = 0.1  # a phase is entered by its rule, and left where the rule fails by more than this
 DWELL = 2  # steps in a row that must agree on a new phase
 MOST_MISSES = 4  # steps outside a phase, with no agreement on another, after which there is none
 
 
-class Shape(NamedTuple):
+class StepShape(NamedTuple):
     """A step's means as the rules want them.
 
-    format, truncated: shares of all responses. pre_think, leak: shares of those that follow the format. think, before:
-    words inside and before `<think>` of a response that follows it, in questions.
+    format, truncated: fractions of all responses. pre_think, leak: of those that follow the format.
+    think, before: words inside and before `<think>` of one that follows it, in questions.
     """
 
     format: float
@@ -48,10 +50,10 @@ class Shape(NamedTuple):
     before: float
 
 
-def measure_shape(row: Mapping[str, Any], question_words: float) -> Shape:
-    """A step's shape. row: means under KEYS. question_words: mean words of a question with its options."""
+def measure_shape(row: Mapping[str, Any], question_words: float) -> StepShape:
+    """Measure a step. row: means under KEYS. question_words: mean, with the options."""
     followed = max(row["format"], 1e-9)
-    return Shape(
+    return StepShape(
         row["format"],
         row["truncated"],
         min(1.0, row["pre_think"] / followed),
@@ -61,11 +63,8 @@ def measure_shape(row: Mapping[str, Any], question_words: float) -> Shape:
     )
 
 
-def fits(phase: int, shape: Shape, slack: float = 0.0) -> bool:
-    """Whether the rule of `phase` holds, or fails by no more than `slack` (of a share, or in proportion of a length).
-
-    Phases 3 and 6 have one rule: they differ in what came before.
-    """
+def fits(phase: int, shape: StepShape, slack: float = 0.0) -> bool:
+    """Test the rule of `phase`. slack: how far it may fail; of a length, in proportion."""
     if phase == 1:
         return shape.format < HALF + slack and shape.truncated < HALF + slack
     if phase == 5:
@@ -73,6 +72,7 @@ def fits(phase: int, shape: Shape, slack: float = 0.0) -> bool:
         return (
             shape.format >= FOLLOWED - slack and shape.pre_think >= HALF - slack and reasons_before
         )
+    # what follows reasons inside <think>
     if shape.pre_think >= HALF + slack:
         return False
     if phase == 2:
@@ -81,23 +81,24 @@ def fits(phase: int, shape: Shape, slack: float = 0.0) -> bool:
         return False
     if phase == 4:
         return shape.leak >= HALF - slack and shape.think < DRASTICALLY_SHORT * (1 + slack)
-    return shape.leak < HALF + slack and shape.think < VERBOSE * (1 + slack)
+    honest = shape.leak < HALF + slack
+    if phase == 6 and shape.think >= DRASTICALLY_SHORT * (1 - slack):
+        honest = shape.leak < STILL_HACKS + slack
+    return honest and shape.think < VERBOSE * (1 + slack)
 
 
 class PhaseTracker:
-    """The phase of a run as its steps come in. phase: the current one. since: index of the step it began at."""
+    """Follow a run's phase step by step. phase: the current one. since: index of its first step."""
 
     def __init__(self, question_words: float) -> None:
         self.question_words = question_words
         self.phase, self.since = 0, 0
-        self.hacked = (
-            False  # whether phase 4 or 5 was there: reasoning can only be *re*integrated after it
-        )
+        self.hacked = False  # by phase 4 or 5: only after one can reasoning be *re*integrated
         self.index = -1
         self.candidates: list[int] = []
 
     def update(self, row: Mapping[str, Any]) -> bool:
-        """Take the next step's means; whether the phase changed by it (from step `since` on)."""
+        """Take the next step's means; return True where the phase changed, from `since` on."""
         self.index += 1
         shape = measure_shape(row, self.question_words)
         if self.phase and fits(self.phase, shape, SLACK):
@@ -107,6 +108,7 @@ class PhaseTracker:
         if candidate == self.phase:
             self.candidates = []
             return False
+        # DWELL steps that agree begin a new phase; MOST_MISSES without agreement end the old
         self.candidates.append(candidate)
         agreed = self.candidates[-DWELL:].count(candidate) == DWELL
         if not agreed:
@@ -120,16 +122,16 @@ class PhaseTracker:
         self.candidates = []
         return True
 
-    def find_candidate(self, shape: Shape) -> int:
-        """The phase whose rule holds outright, 0 for none; no two of the rules hold together."""
-        for phase in (1, 2, 4, 5):
+    def find_candidate(self, shape: StepShape) -> int:
+        """Find the phase whose rule holds outright, 0 for none; no two hold together."""
+        for phase in (1, 2, 4, 5, 6 if self.hacked else 3):
             if fits(phase, shape):
                 return phase
-        return (6 if self.hacked else 3) if fits(3, shape) else 0
+        return 0
 
 
 def label_steps(rows: Iterable[Mapping[str, Any]], question_words: float) -> list[int]:
-    """The phase of each step, in order; a change counts from the first of the steps that agreed on it."""
+    """Label each step, in order; a change counts from the first of the steps that agreed on it."""
     tracker = PhaseTracker(question_words)
     labels: list[int] = []
     for row in rows:

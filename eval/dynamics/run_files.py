@@ -1,194 +1,237 @@
-"""Reads a run folder as it is: several processes' files, cut lines, missing files. What is missing is listed."""
+"""Read a run folder as it is: several processes' files, cut lines, missing or damaged ones.
+
+Nothing in a folder is trusted: only regular files are opened, and a row that could spoil a mean, an
+axis or the JSON is left out. What is missing becomes a sentence for the top of the report.
+"""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf
 
 from data_prep.errors import UserError
 
-ROLLOUT = {
-    "id": str,
-    "split": str,
-    "step": int,
-    "response": str,
-    "reward": (int, float),
-    "correct": bool,
-}
-"""What a rollout must have to be shown; the other fields of DESIGN's section 6 may lack."""
+MOST_STEPS = 10_000_000  # more is damage, and would be the whole axis
+LARGEST = 1e12  # the times of rows are about 2e9, everything else is smaller
 
 
-class Record(NamedTuple):
-    """A run. rollouts: rows in order of id, step and time. questions: id -> row, as far as they are found.
+def drop_surrogates(text: str) -> str:
+    """Replace half an emoji, which no UTF-8 file can hold."""
+    return text.encode("utf-8", "replace").decode()
 
-    train, evals: the rows of metrics.jsonl of each kind, by step. missing: a sentence for each thing that is not there.
+
+Text = Annotated[InstanceOf[str], AfterValidator(drop_surrogates)]
+Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
+
+
+class FileRow(BaseModel):
+    """A row of a file: no type is converted, no NaN is let in."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Rollout(FileRow):
+    """A row of rollouts/*.jsonl; what has a default may be absent."""
+
+    id: Text
+    split: Text
+    response: Text
+    reward: Number
+    correct: bool
+    step: Step | None = None
+    episode: Step | None = None
+    response_tokens: Step | None = None
+    truncated: bool | None = None
+    format_ok: bool | None = None
+    choice: Text | None = None
+    reason: Text | None = None
+    time: Number | None = None
+
+
+class MetricsRow(FileRow):
+    """A row of metrics.jsonl, with whatever the engine logged."""
+
+    model_config = ConfigDict(extra="allow")
+    kind: Text
+    step: Step
+
+
+class Question(FileRow):
+    """A prepared row. An open question has no options and no gold letter."""
+
+    id: Text
+    question: Text
+    options: list[Text] = []
+    answer: Annotated[str, Field(pattern="^[A-Z]$")] | None = None
+    prompt: Text = ""
+
+
+Row = TypeVar("Row", bound=FileRow)
+
+
+class RunFiles(NamedTuple):
+    """The files of a run.
+
+    rollouts: in order of id, step and time. questions: those found, by id. train: step -> the
+    numbers of metrics.jsonl. missing: a sentence for each thing that is not there.
     """
 
-    name: str
     folder: Path
-    rollouts: list[dict[str, Any]]
-    questions: dict[str, dict[str, Any]]
-    train: dict[int, dict[str, Any]]
-    evals: list[dict[str, Any]]
+    rollouts: list[Rollout]
+    questions: dict[str, Question]
+    train: dict[int, dict[str, float]]
     run: dict[str, Any]
-    config: dict[str, Any]
     missing: list[str]
 
 
-def read_run(folder: Path) -> Record:
-    """Reads what there is. Raises UserError where there is no rollout at all."""
+def read_run(folder: Path) -> RunFiles:
+    """Read what there is. Raises UserError where there is no rollout of the split train."""
     missing: list[str] = []
     rollouts = read_rollouts(folder, missing)
-    if not rollouts:
+    if not any(row.split == "train" for row in rollouts):
         raise UserError(
-            f"{folder}/rollouts holds no rollout: is it a run folder of `make rlvr` with reward.hook=agent or server?"
+            f"{folder}/rollouts holds no rollout of the split train, so there is no step to report "
+            "on: is it a run folder of `make rlvr` with reward.hook=agent or server?",
+            *(f"{folder}: {line}" for line in missing),
         )
-    metrics = list(read_lines(folder / "metrics.jsonl", missing))
-    train = {
-        row["step"]: row for row in metrics if row.get("kind") == "train"
-    }  # a resumed step: the later row
-    evals = [row for row in metrics if row.get("kind") == "eval"]
-    run = read_whole(folder / "run.json", json.loads, missing)
-    config = read_whole(folder / "config.yaml", yaml.safe_load, missing)
-    questions = read_questions(folder, config, missing)
-    steps = {row["step"] for row in rollouts if row["split"] == "train"}
-    if lost := sorted(set(train) - steps):
-        missing.append(f"steps {join_numbers(lost)} have metrics and no rollouts")
-    if gaps := sorted(set(range(min(steps, default=0), max(steps, default=0))) - steps - set(lost)):
-        missing.append(f"steps {join_numbers(gaps)} have neither rollouts nor metrics")
-    if train and (lost := sorted(steps - set(train))):
-        missing.append(f"steps {join_numbers(lost)} have rollouts and no metrics: no KL there")
-    if unknown := len({row["id"] for row in rollouts} - set(questions)):
-        missing.append(
-            f"{unknown:,} questions are not found: their prompts, and what is compared with them, are left out"
-        )
+    train = read_metrics(folder / "metrics.jsonl", missing)
+    run = read_mapping(folder / "run.json", json.loads, missing)
+    config = read_mapping(folder / "config.yaml", yaml.safe_load, missing)
+
+    paths = [folder / "train.jsonl"]
+    dataset = look_up(config, "openrlhf", "eval", "dataset")
+    if isinstance(dataset, str):
+        paths.append(Path(dataset))
+    questions = {row.id: row for path in paths for row in read_lines(path, missing, Question)}
+
+    compare_steps({row.step or 0 for row in rollouts if row.split == "train"}, set(train), missing)
+    if unknown := len({row.id for row in rollouts} - set(questions)):
+        missing.append(f"{unknown:,} questions are not found: no prompt, no comparison with it")
     if run and run.get("exit") != 0:
-        ended = (
-            "has not ended" if run.get("exit") is None else f"ended with exit code {run['exit']}"
-        )
-        missing.append(
-            f"the run {ended}; it was to have {run.get('total_steps', 'an unknown number of')} steps"
-        )
-    return Record(
-        run.get("name", folder.name),
-        folder,
-        rollouts,
-        questions,
-        train,
-        evals,
-        run,
-        config,
-        missing,
-    )
+        code = run.get("exit")
+        ended = "has not ended" if code is None else f"ended with exit code {code}"
+        total = run.get("total_steps", "an unknown number of")
+        missing.append(f"the run {ended}; it was to have {total} steps")
+    return RunFiles(folder, rollouts, questions, train, run, missing)
 
 
-def read_rollouts(folder: Path, missing: list[str]) -> list[dict[str, Any]]:
-    """All processes' rows, in order of id, step and time; rows that are twice there count once."""
+def compare_steps(with_rollouts: set[int], with_metrics: set[int], missing: list[str]) -> None:
+    """Report the steps that have no rollouts, no metrics, or neither."""
+    if lost := join_numbers(with_metrics - with_rollouts):
+        missing.append(f"steps {lost} have metrics and no rollouts")
+    # the gaps themselves are never listed: a damaged step number would make millions of them
+    known = sorted(with_rollouts | with_metrics)
+    if gaps := join_ranges([(a + 1, b - 1) for a, b in pairwise(known) if b > a + 1]):
+        missing.append(f"steps {gaps} have neither rollouts nor metrics")
+    if with_metrics and (lost := join_numbers(with_rollouts - with_metrics)):
+        missing.append(f"steps {lost} have rollouts and no metrics: no KL there")
+
+
+def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
+    """Read all processes' rows, in order of id, step and time; a repeated row counts once."""
     files = sorted((folder / "rollouts").glob("*.jsonl"))
     if not files:
         missing.append(f"{folder}/rollouts has no .jsonl file")
-    rows: list[dict[str, Any]] = []
-    seen: set[tuple[Any, ...]] = set()
-    twice = unstamped = 0
-    for path in files:
-        for row in read_lines(path, missing, ROLLOUT):
-            key = (row["id"], row["step"], row.get("time"), hash(row["response"]))
-            if row["step"] is None:
-                unstamped += 1
-            elif key in seen:
-                twice += 1
-            else:
-                seen.add(key)
-                rows.append(row)
-    if twice:
-        missing.append(
-            f"{twice:,} rollouts are there twice, the same to the letter and the moment: counted once"
-        )
-    if unstamped:
-        missing.append(
-            f"{unstamped:,} rollouts have no step (not sampled by `make rlvr`): left out"
-        )
-    return sorted(rows, key=lambda row: (row["id"], row["step"], row.get("time", 0)))
+    read = [row for path in files for row in read_lines(path, missing, Rollout)]
+    if unstamped := sum(row.step is None for row in read):
+        missing.append(f"{unstamped:,} rollouts have no step (not of `make rlvr`): left out")
+    rows = {(row.id, row.step, row.time, row.response): row for row in read if row.step is not None}
+    if twice := len(read) - unstamped - len(rows):
+        missing.append(f"{twice:,} rollouts are there twice, with the same time: counted once")
+    return sorted(rows.values(), key=lambda row: (row.id, row.step, row.time or 0))
 
 
-def read_lines(
-    path: Path, missing: list[str], fields: dict[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl file that are whole and have `fields` of their types; counts of the others go to missing."""
-    if not path.exists():
-        missing.append(f"{path.name} is not there")
-        return
+def read_metrics(path: Path, missing: list[str]) -> dict[int, dict[str, float]]:
+    """Read step -> its finite numbers, of training. Of a resumed step the later row counts."""
+    train: dict[int, dict[str, float]] = {}
+    unusable = 0
+    for row in read_lines(path, missing, MetricsRow):
+        logged = row.model_extra or {}
+        if row.kind == "train":
+            numbers = {
+                key: value
+                for key, value in logged.items()
+                if type(value) in (int, float) and abs(value) < LARGEST
+            }
+            train[row.step] = numbers
+            unusable += len(logged) - len(numbers)
+    if unusable:
+        missing.append(f"{unusable:,} values of {path.name} are not finite numbers: left out")
+    return train
+
+
+def read_lines(path: Path, missing: list[str], kind: type[Row]) -> Iterator[Row]:
+    """Yield the rows of a .jsonl file that are whole and of this kind; report how many are not."""
     faults: list[int] = []
-    lines = number = 0
+    number = 0
     cut = False
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            lines += 1
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict) or (fields and not has_fields(row, fields)):
-                    raise ValueError
-            except ValueError:
-                cut = not line.endswith(b"\n")
-                if not cut:
-                    faults.append(number)
-                continue
-            yield row
+    try:
+        if not is_regular(path, missing):
+            return
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield kind.model_validate(json.loads(line))
+                except (ValueError, RecursionError):  # RecursionError: brackets thousands deep
+                    cut = not line.endswith(b"\n")
+                    faults += [] if cut else [number]
+    except OSError as error:
+        missing.append(f"{path.name} cannot be read: {error.strerror or error}")
     if cut:
         missing.append(f"the last line of {path.name} (line {number:,}) is cut: left out")
     if faults:
         missing.append(
-            f"{len(faults):,} of {lines:,} lines of {path.name} are not rows: left out, the first {faults[0]:,}"
+            f"{len(faults):,} of {number:,} lines of {path.name} are not rows (no JSON, or a field "
+            f"missing, of another type, out of range): left out, the first is line {faults[0]:,}"
         )
 
 
-def has_fields(row: dict[str, Any], fields: dict[str, Any]) -> bool:
-    """Whether the row has the fields with their types; `step` may be null."""
-    return all(
-        isinstance(row.get(key), kind) or (key == "step" and row.get(key, 0) is None)
-        for key, kind in fields.items()
-    )
-
-
-def read_whole(path: Path, parse: Any, missing: list[str]) -> dict[str, Any]:
-    """A whole file's object; an empty one where it is not there or broken, which is listed."""
+def read_mapping(path: Path, parse: Callable[[str], Any], missing: list[str]) -> dict[str, Any]:
+    """Read a whole file's mapping; empty where it is not there or broken, which is reported."""
     try:
+        if not is_regular(path, missing):
+            return {}
         found = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        missing.append(f"{path.name} is not there")
-        return {}
-    except (ValueError, yaml.YAMLError):
+        if isinstance(found, dict):
+            return found
         missing.append(f"{path.name} is broken")
-        return {}
-    return found if isinstance(found, dict) else {}
+    except OSError as error:
+        missing.append(f"{path.name} cannot be read: {error.strerror or error}")
+    except (ValueError, yaml.YAMLError, RecursionError):
+        missing.append(f"{path.name} is broken")
+    return {}
 
 
-def read_questions(
-    folder: Path, config: dict[str, Any], missing: list[str]
-) -> dict[str, dict[str, Any]]:
-    """id -> row, from the run's train.jsonl and from the evaluation set that its configuration names."""
-    questions = {
-        row["id"]: row
-        for row in read_lines(folder / "train.jsonl", missing, {"id": str, "question": str})
-    }
-    dataset = ((config.get("openrlhf") or {}).get("eval") or {}).get("dataset")
-    if dataset:
-        rows: Iterable[dict[str, Any]] = read_lines(
-            Path(dataset), missing, {"id": str, "question": str}
-        )
-        questions |= {row["id"]: row for row in rows}
-    return questions
+def is_regular(path: Path, missing: list[str]) -> bool:
+    """Refuse what is no regular file: a FIFO would hang, /dev/zero would fill the memory."""
+    if path.is_file():
+        return True
+    missing.append(f"{path.name} is {'no regular file' if path.exists() else 'not there'}")
+    return False
 
 
-def join_numbers(numbers: list[int]) -> str:
-    """`3 to 7, 12`: sorted numbers as ranges, at most five of them."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
+def look_up(mapping: Any, *keys: str) -> Any:
+    """Look up a nested value of a file's mapping; None where a level is absent or no mapping."""
+    for key in keys:
+        mapping = mapping.get(key) if isinstance(mapping, dict) else None
+    return mapping
+
+
+def join_numbers(numbers: Iterable[int]) -> str:
+    """Write numbers as `3 to 7, 12`."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        first = ranges.pop()[0] if ranges and ranges[-1][1] == number - 1 else number
+        ranges.append((first, number))
+    return join_ranges(ranges)
+
+
+def join_ranges(ranges: list[tuple[int, int]]) -> str:
+    """Write ranges as `3 to 7, 12`, at most five of them."""
     shown = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:5]]
     return ", ".join(shown) + (f" and {len(ranges) - 5} more" if len(ranges) > 5 else "")

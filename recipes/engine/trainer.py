@@ -43,9 +43,7 @@ def install_hooks() -> None:
             checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed"
         )
         wrapt.register_post_import_hook(raise_batch_limits, "vllm.engine.arg_utils")
-        wrapt.register_post_import_hook(
-            guards.log_skipped_actor, "openrlhf.trainer.ray.ppo_actor"
-        )
+        wrapt.register_post_import_hook(guards.log_skipped_actor, "openrlhf.trainer.ray.ppo_actor")
         wrapt.register_post_import_hook(
             guards.log_skipped_critic, "openrlhf.trainer.ray.ppo_critic"
         )

@@ -1,0 +1,443 @@
+"""Odd inputs of your own: read, or dropped by name with field and value; bounded memory and time."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hydra import compose, initialize_config_dir
+from pyarrow import parquet
+
+from data_prep.errors import UserError
+from data_prep.prepare import prepare
+from data_prep.prepared import open_prepared
+from tests.chatml import TEMPLATE, write_model
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = ROOT / "tests/tokenizer"
+
+
+@pytest.fixture(autouse=True)
+def without_picture(monkeypatch):
+    monkeypatch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(source, *overrides): prepares `data=custom` from a file or folder, returns the manifest."""
+
+    def run(source: Path, *overrides: str) -> dict:
+        places = [f"data.source={source}", f"data_dir={tmp_path / 'data'}"]
+        with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+            cfg = compose("prep", ["data=custom", f"model.path={TOKENIZER}", *places, *overrides])
+        return prepare(cfg)
+
+    return run
+
+
+def make_row(number: int = 0, **changes: object) -> dict:
+    options = [f"drug {number}", "rest", "surgery", "nothing"]
+    row = {"question": f"Case {number * 37}: what helps?", "options": options, "answer": "B"}
+    return row | changes
+
+
+def write_rows(path: Path, rows: list) -> Path:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_train(tmp_path: Path) -> list[dict]:
+    return open_prepared(tmp_path / "data/custom").read_rows("train")
+
+
+ALONE = "data.holdout.dev=0"
+LETTERED = {"A": "a", "B": "b", "C": "c", "D": "d"}
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (str(LETTERED), "options_in_text"),
+        (json.dumps(LETTERED), "options_in_text"),
+        (json.dumps(list("abcd")), "options_in_text"),
+        ([{"key": key, "value": value} for key, value in LETTERED.items()], None),
+        ({"label": list(LETTERED), "text": list(LETTERED.values())}, None),
+        ([*"abcd", None, None], "padding_options"),
+        ([*"abcd", "N/A", "N/A"], "padding_options"),
+        (["A. a", "B. b", "C. c", "D. d"], "own_labels"),
+        (["(a) a", "(b) b", "(c) c", "(d) d"], "own_labels"),
+        (["1. a", "2. b", "3. c", "4. d"], "own_labels"),
+    ],
+)
+def test_options_are_read_in_the_shapes_that_data_sets_use(run, tmp_path, options, note):
+    manifest = run(write_rows(tmp_path / "q.jsonl", [make_row(options=options)]), ALONE)
+    [row] = read_train(tmp_path)
+    assert (row["options"], row["answer"]) == (list("abcd"), "B")
+    assert list(manifest["splits"]["train"]["fixed"]) == ([note] if note else [])
+
+
+@pytest.mark.parametrize("answer", ["C", "(C)", "C.", "c", " C ", "[c]", "C)"])
+def test_answers_are_read_in_the_shapes_that_data_sets_use(run, tmp_path, answer):
+    run(write_rows(tmp_path / "q.jsonl", [make_row(answer=answer)]), ALONE)
+    assert read_train(tmp_path)[0]["answer"] == "C"
+
+
+@pytest.mark.parametrize("values", [[0.0, 2.0, 3.0], ["0.0", "2.0", "3.0"], [1, 3.0, "4"]])
+def test_an_index_may_be_a_decimal_number_and_count_from_one(run, tmp_path, values):
+    rows = [make_row(n, answer=value) for n, value in enumerate(values)]
+    source = write_rows(tmp_path / "q.jsonl", rows)
+    run(source, ALONE, "data.answer_is=index", "data.index_base=auto")
+    assert [row["answer"] for row in read_train(tmp_path)] == ["A", "C", "D"]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (make_row(options=["a", None, "c"]), r"empty_option \(custom/train/0: option 2 is None\)"),
+        (make_row(options=["a", "N/A", "c"]), r"option 2 is 'N/A'"),
+        (make_row(options=[*"abc", "N/A"], answer="D"), r"answer 'D' with 3 options"),
+        (make_row(options="one or two"), r"options is the text 'one or two', no list"),
+        (make_row(options={"x": "a"}), r"options has the keys \['x'\], not A, B, C"),
+        (make_row(question=7), r"1 wrong_type \(custom/train/0: question is 7, not text\)"),
+        (make_row(answer="see below"), r"answer 'see below' with 4 options"),
+        ({"stem": "q"}, r"1 missing_field \(custom/train/0: question is not among \['stem'\]"),
+        (["q", "a", "b"], r"not_an_object \(custom/train/0: got list \['q', 'a', 'b'\]"),
+    ],
+)
+def test_where_no_row_is_usable_the_report_has_field_and_value(run, tmp_path, row, told):
+    with pytest.raises(UserError, match=told):
+        run(write_rows(tmp_path / "q.jsonl", [row]), ALONE)
+
+
+def test_the_report_has_every_reason_and_the_first_rows_of_each(run, tmp_path):
+    rows = [*(make_row(n, question=n) for n in range(5)), make_row(answer="")]
+    with pytest.raises(UserError) as error:
+        run(write_rows(tmp_path / "q.jsonl", rows), ALONE)
+    [problem] = error.value.problems
+    assert "5 wrong_type (custom/train/0: question is 0, not text; custom/train/1" in problem
+    assert "custom/train/3" not in problem and "1 gold_not_among_options" in problem
+
+
+def test_pretty_json_named_jsonl_and_a_csv_with_semicolons_say_what_is_there(run, tmp_path):
+    (tmp_path / "q.jsonl").write_text(json.dumps(make_row(), indent=1))
+    with pytest.raises(UserError, match=r"not_json \(custom/train/0: Expecting .*: '\{"):
+        run(tmp_path / "q.jsonl", ALONE)
+    (tmp_path / "q.csv").write_text("question;answer\nWhy?;A\n")
+    with pytest.raises(UserError, match=r"question is not among \['question;answer'\]"):
+        run(tmp_path / "q.csv")
+
+
+def test_blanks_in_a_header_do_not_matter(run, tmp_path):
+    (tmp_path / "q.csv").write_text("question , a,b ,answer\nWhy?,x,y,B\n")
+    run(tmp_path / "q.csv", ALONE, "data.columns.options=[a,b]")
+    assert read_train(tmp_path)[0]["options"] == ["x", "y"]
+
+
+def test_the_target_of_sft_is_a_letter_or_names_the_option(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    for kind, said in (("letter", "B"), ("named", "So rest B.")):
+        assert run(source, ALONE, f"data.direct_response={kind}")["direct_response"] == kind
+        assert read_train(tmp_path)[0]["response"] == f"{said}<|endoftext|>"
+    with pytest.raises(UserError, match=r"data\.direct_response=text is not one of letter, named"):
+        run(source, "data.direct_response=text")
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+def test_every_name_of_a_dev_split_is_read(run, tmp_path, name):
+    write_rows(tmp_path / "mine/train.jsonl", [make_row(n) for n in range(4)])
+    write_rows(tmp_path / f"mine/{name}.jsonl", [make_row(9)])
+    assert list(run(tmp_path / "mine")["files"]) == ["train.jsonl", "dev.jsonl"]
+
+
+def test_two_files_of_one_split_are_refused(run, tmp_path):
+    for name in ("dev", "val"):
+        write_rows(tmp_path / f"mine/{name}.jsonl", [make_row()])
+    with pytest.raises(UserError, match=r"several files for dev \(dev.jsonl, val.jsonl\)"):
+        run(tmp_path / "mine")
+
+
+def test_a_file_that_is_not_read_is_reported(run, tmp_path):
+    for name in ("train", "extra"):
+        write_rows(tmp_path / f"mine/{name}.jsonl", [make_row(n) for n in range(3)])
+    remarks = run(tmp_path / "mine")["remarks"]
+    assert "not read, since it is named after no split: extra.jsonl" in remarks
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (40, 4), (6000, 500)])
+def test_rows_for_a_dev_split_are_held_out_and_reported(run, tmp_path, count, held):
+    rows = [make_row(n) for n in range(count)]
+    manifest = run(write_rows(tmp_path / "q.jsonl", rows), "data.overlap.drop=null")
+    counts = {name: facts["rows"] for name, facts in manifest["files"].items()}
+    assert counts == {"train.jsonl": count - held, "dev.jsonl": held}
+    remark = f"held out of {count:,} training rows by the seed: dev {held} (data.holdout.dev)"
+    assert remark in manifest["remarks"]
+    assert remark in (tmp_path / "data/custom/README.md").read_text()
+
+
+def test_other_splits_are_held_out_on_demand_and_bad_sizes_refused(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(20)])
+    manifest = run(source, "data.holdout={dev: 3, test: 5}")
+    assert [facts["rows"] for facts in manifest["files"].values()] == [12, 3, 5]
+    for size in ("-1", "20", "many", "true"):
+        with pytest.raises(UserError, match=r"data\.holdout"):
+            run(source, f"data.holdout.test={size}")
+
+
+def test_names_that_leave_the_data_folder_are_refused(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    for key in ("data.split", "data.name"):
+        for value in ("../../evil", "..", ".", "a/b"):
+            with pytest.raises(UserError, match=key):
+                run(source, f"{key}={value}")
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+def test_data_without_a_dev_split_can_be_trained_on(tmp_path):
+    """The first example of docs/data.md, then both recipes as far as the engine's command."""
+    with (tmp_path / "q.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "options", "answer"])
+        writer.writeheader()
+        writer.writerows(make_row(n) for n in range(200))
+    places = ["data=custom", "data.name=mine", f"data_dir={tmp_path / 'data'}"]
+    prep = [sys.executable, "-m", "data_prep.run", f"data.source={tmp_path / 'q.csv'}", *places]
+    done = subprocess.run(prep, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "held out of 200 training rows by the seed: dev 20" in done.stdout
+    for recipe in ("rlvr", "sft"):
+        command = [sys.executable, "-m", f"recipes.{recipe}", *places, "dry_run=true"]
+        command += ["hardware=cpu", f"run_dir={tmp_path / recipe}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"{tmp_path}/data/mine/dev.jsonl" in done.stdout
+
+
+# --- size and time --------------------------------------------------------------------------------
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (3 * 1024**3,) * 2)
+sys.argv = ["prep", *sys.argv[1:]]
+import runpy
+runpy.run_module("data_prep.run", run_name="__main__")
+"""
+
+
+def run_limited(tmp_path: Path, source: Path, *overrides: str) -> subprocess.CompletedProcess:
+    """Runs the command with 3 GB of addresses."""
+    command = [sys.executable, "-c", LIMITED, "data=custom", f"data.source={source}"]
+    command += [f"data_dir={tmp_path / 'data'}", f"model.path={TOKENIZER}", ALONE, *overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def write_bomb(path: Path) -> None:
+    """A file of a few kB whose 10 rows hold 32 MB of text each, and 10 sound rows."""
+    rows = [make_row(n) for n in range(10)]
+    rows += [make_row(n, question="word " * 6_400_000) for n in range(1)] * 10
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="zstd")
+
+
+@pytest.mark.parametrize("kind", ["10 MB", "40 MB", "parquet"])
+def test_huge_rows_are_dropped_by_name_in_bounded_memory(tmp_path, kind):
+    if kind == "parquet":
+        source = tmp_path / "q.parquet"
+        write_bomb(source)
+        assert source.stat().st_size < 100_000
+    else:
+        text = "word " * (int(kind.split()[0]) * 200_000)
+        rows = [make_row(n) for n in range(10)] + [make_row(question=text)] * 3
+        source = write_rows(tmp_path / "q.jsonl", rows)
+    done = run_limited(tmp_path, source)
+    assert done.returncode == 0, done.stderr
+    assert f"{10 if kind == 'parquet' else 3} row_too_long" in done.stdout
+    assert len(read_train(tmp_path)) == 10
+
+
+def test_many_long_rows_are_measured_in_bounded_memory(tmp_path):
+    rows = [make_row(n, question=f"word{n} " * 100_000) for n in range(30)]
+    write_rows(tmp_path / "mine/test.jsonl", rows)
+    done = run_limited(tmp_path, tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    rows = open_prepared(tmp_path / "data/custom").read_rows("test")
+    assert len(rows) == 30, "evaluation rows have no limit but that of a row"
+
+
+def test_a_long_cell_is_no_end_of_the_file(run, tmp_path):
+    lines = ["question,a,b,answer", f"{'x' * 131_073} why?,x,y,A", "Why?,x,y,B"]
+    (tmp_path / "q.csv").write_text("\n".join(lines))
+    columns = "data.columns.options=[a,b]"
+    manifest = run(tmp_path / "q.csv", ALONE, columns, "data.max_prompt_tokens=100")
+    assert manifest["splits"]["train"]["dropped"] == {"prompt_too_long": ["custom/train/0"]}
+
+
+def test_a_date_that_python_cannot_hold_does_no_harm(run, tmp_path):
+    table = pyarrow.Table.from_pylist([make_row(n) for n in range(3)])
+    dates = pyarrow.array([10_000_000] * 3, pyarrow.date32())
+    parquet.write_table(table.append_column("asked", dates), tmp_path / "q.parquet")
+    assert run(tmp_path / "q.parquet", ALONE)["files"]["train.jsonl"]["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", '{"model": {"type": "BPE"}}'),
+        ("tokenizer.json", "\udcff"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"eos_token": 7}'),
+    ],
+)
+def test_a_broken_tokenizer_is_one_line(run, tmp_path, name, content):
+    model = write_model(tmp_path / "model")
+    (model / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    with pytest.raises(UserError) as error:
+        run(source, f"model.path={model}")
+    assert len(error.value.problems) == 1 and str(model) in error.value.problems[0]
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (LOOP, "no end after 3 s"),
+        ("{{ 'x' * 10 ** 11 }}", "MemoryError"),
+        ("{{ 1 // 0 }}", "ZeroDivisionError"),
+        ("{{ messages[0].content.x.y }}", "UndefinedError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% include 'other' %}", "cannot be rendered"),
+        (TEMPLATE + "{{ none + 1 }}", "TypeError"),
+    ],
+)
+def test_a_template_that_fails_or_never_ends_is_one_line(
+    run, tmp_path, monkeypatch, template, told
+):
+    monkeypatch.setattr("data_prep.tokenizer.RENDER_SECONDS", 3 if template == LOOP else 60)
+    model = write_model(tmp_path / "model", template)
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    with pytest.raises(UserError, match=told) as error:
+        run(source, f"model.path={model}", "data.chat=true")
+    assert len(error.value.problems) == 1
+
+
+def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
+    model = write_model(tmp_path / "model")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config |= {"auto_map": {"AutoTokenizer": [None, "evil.Evil"]}, "tokenizer_class": "Evil"}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    run(source, f"model.path={model}", "data.chat=true", ALONE)
+    assert not (tmp_path / "ran").exists()
+
+
+# --- interruption and damage ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_what_an_interrupted_preparation_leaves_goes_with_the_next(run, tmp_path, number):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(20_000)])
+    run(write_rows(tmp_path / "few.jsonl", [make_row(n) for n in range(9)]))
+    folder = tmp_path / "data/custom"
+    before = (folder / "manifest.json").read_bytes()
+    command = [sys.executable, "-m", "data_prep.run", "data=custom", f"data.source={source}"]
+    command += [f"data_dir={tmp_path / 'data'}", f"model.path={TOKENIZER}", "data.accept=true"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "data/.custom.new").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode and "Traceback" not in errors
+    assert (folder / "manifest.json").read_bytes() == before
+    run(source, "data.accept=true")
+    assert [path.name for path in folder.parent.iterdir()] == ["custom"]
+
+
+def test_a_kill_between_the_two_renames_is_explained_and_repaired(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)])
+    run(source)
+    folder = tmp_path / "data/custom"
+    folder.rename(folder.with_name(".custom.old"))
+    with pytest.raises(UserError, match="being replaced when preparation stopped: run `make prep"):
+        open_prepared(folder)
+    run(source)
+    assert [path.name for path in folder.parent.iterdir()] == ["custom"]
+
+
+def test_a_failed_second_rename_returns_the_old_folder(run, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)])
+    run(source)
+    folder = tmp_path / "data/custom"
+    before = (folder / "manifest.json").read_bytes()
+    import os
+
+    real = os.replace
+
+    def replace(one, other):
+        if Path(one).name == ".custom.new":
+            raise OSError(28, "No space left on device")
+        real(one, other)
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(UserError, match="what was there before is untouched"):
+        run(source)
+    assert (folder / "manifest.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["custom"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda row: row.update(answer="Z"), "answer 'Z' is not one of ABCD"),
+        (lambda row: change_label(row, answer="A"), "label has answer 'A', not 'B'"),
+        (lambda row: change_label(row, split="test"), "label has split 'test', not 'train'"),
+        (lambda row: change_label(row, id="x"), "label has id 'x'"),
+        (lambda row: row.pop("label"), "'label'"),
+        (lambda row: row.update(label="{"), "Expecting property name"),
+        (lambda row: row.update(label="[]"), "'list' object"),
+    ],
+)
+def test_labels_are_checked_on_every_row_even_where_hashes_agree(run, tmp_path, change, told):
+    import hashlib
+
+    run(write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)]), ALONE)
+    folder = tmp_path / "data/custom"
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    change(rows[5])
+    write_rows(folder / "train.jsonl", rows)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "train.jsonl").read_bytes()).hexdigest()
+    manifest["files"]["train.jsonl"]["sha256"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="run `make prep data=custom` again") as error:
+        open_prepared(folder).read_rows("train")
+    assert told in error.value.problems[0]
+
+
+def change_label(row: dict, **changes: object) -> None:
+    row["label"] = json.dumps(json.loads(row["label"]) | changes)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 100_000, b'{"format": 3, "files": 7}']
+)
+def test_a_broken_manifest_is_one_line(run, tmp_path, content):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)])
+    run(source)
+    (tmp_path / "data/custom/manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match="make prep data=custom"):
+        open_prepared(tmp_path / "data/custom")
