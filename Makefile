@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep plan smoke rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16

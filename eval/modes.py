@@ -118,6 +118,8 @@ def render(
         prompt = render_instruction(COT, row["question"], row["options"], frame, template)
     else:
         prompt = str(row["direct_prompt"])
+    if not examples:
+        return prompt
     shown = [
         (render(example, name, frame, template=template), write_answer(example, name))
         for example in examples

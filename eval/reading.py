@@ -171,9 +171,10 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             if not sure and not is_mention(text, match):
                 continue
             # "The answer is C. Metformin is safe": the text begins a sentence of its own.
-            period = between is not None and "." in between[0]
+            parted = between[0] if between else ""
             announced = finds("copula", text[max(0, start - 40) : start])
-            if not (period and announced and begins("goes_on", text, skip)):
+            apart = "\n" in parted or ("." in parted and announced)
+            if not (apart and begins("goes_on", text, skip)):
                 after = skip or after
         parts += [text[end:start], chr((SURE if sure else BARE) + number)]
         end = after
@@ -229,18 +230,17 @@ def judge_mentions(text: str) -> list[Statement]:
             # A denial takes back its own letter only.
             if not last or last.number != number:
                 continue
+        twice = False
         if last and number != last.number:
-            said, between = last.number is not None, text[max(last.place, place - LEAD) : place]
-            if said and (begins("echo", betweens[i][:LEAD]) or finds("elsewhere", lead)):
+            between = text[max(last.place, place - LEAD) : place]
+            # "For pain, the answer is A. For fever, the answer is C."
+            twice = finds("elsewhere", lead) and finds("elsewhere", case)
+            again = begins("echo", betweens[i][:LEAD]) or finds("elsewhere", lead)
+            if last.number is not None and again and not twice:
                 continue
             # "A is the right answer for pain, C is the right answer for fever"
-            twice = level == last.level == ANNOUNCED and not (
-                finds("sentence", between) or finds("turns", between)
-            )
-            # "For pain, the answer is A. For fever, the answer is C."
-            twice = twice or (begins("case_lead", lead) and begins("case_lead", case))
-        else:
-            twice = False
+            if level == last.level == ANNOUNCED:
+                twice = twice or not (finds("sentence", between) or finds("turns", between))
         case = lead
         clear = not (denied or twice or together[i] or together[i + 1] or number == OUTSIDE)
         statements.append(Statement(level, number if clear else None, place))
@@ -266,11 +266,13 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
     gap = MARK.split(lead)[-1]  # since the mention before, in the same sentence
     if begins("denied", after):
         return ANNOUNCED, True
+    if finds("excepted", gap) and begins("end", after):
+        return CONCLUDED, False
     if copula := PATTERNS["copula"].search(gap):
-        before = gap[: copula.start()]
-        if finds("denies", before[-12:] + copula[0]):
+        modal = PATTERNS["modal"].search(gap[: copula.start()])
+        if finds("denies", (modal[0] if modal else "") + copula[0]):
             return ANNOUNCED, True
-        if finds("modal", before) or finds("hedges", copula["tail"]):
+        if modal or finds("hedges", copula["tail"]):
             return 0, False
         if not finds("other", gap) and (finds("answer", gap) or finds("best", gap)):
             return (ANNOUNCED if finds("answer", gap) else CONCLUDED), False
@@ -305,7 +307,8 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
     if finds("retracted", text[last.place + 1 :]):
         later = [statement for statement in statements if statement.place > last.place]
         return later[-1] if later else read_closing(text) or last._replace(number=None)
-    if finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
+    twice = level == CONCLUDED and finds("checked_twice", text)
+    if twice or finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
         return last._replace(number=None)
     return last
 
@@ -339,7 +342,8 @@ def read_closing(text: str) -> Statement | None:
         return None
     last = marks[-1]
     gap, after = sentence[: last.start()], sentence[last.end() :]
-    listed = not gap and MARK.match(before.rpartition("\n")[2])  # the last of a list of options
+    # The last of a list of options, or of numbered answers
+    listed = not gap and (MARK.match(before.rpartition("\n")[2]) or finds("numbered", before))
     leads = any(finds(name, gap) for name in ("leads", "copula", "concluded"))
     if listed or not (leads or ord(last[0]) < BARE) or not begins("end", after):
         return None
@@ -360,7 +364,8 @@ def read_text(text: str, options: Sequence[str]) -> Statement | None:
     before, _, after = sentence.rpartition(longest)
     whole = not (before[-1:].isalnum() or after[:1].isalnum())
     alone = sum(option in text.casefold() for option in texts if len(option) > 5) == len(named)
-    stated = not after or finds("copula", before) or (not before and alone)
+    follows = begins("slot_end", after) and finds("copula", before)
+    stated = not after or follows or (not before and alone and begins("verb", after))
     if not whole or not stated or finds("closing_denied", sentence):
         return None
     return Statement(CLOSING, texts.index(longest), 0)

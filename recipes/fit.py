@@ -223,7 +223,8 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
         return [], []
     size = cfg.hardware.gpu_memory_gb
     needs, _ = plan_ppo(cfg, shape) if method == "ppo" else plan_sft(cfg, shape)
-    refused, doubtful = [], []
+    refused: list[str] = []
+    doubtful: list[str] = []
     for need in needs:
         if need.bytes <= MARGIN * size * GIB:
             continue

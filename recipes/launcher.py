@@ -27,7 +27,7 @@ from recipes.preflight import (
     name_preparation,
 )
 from recipes.reward import choose_hook
-from recipes.settings import find_wrong_settings
+from recipes.values import find_wrong_settings
 
 FULL = 1_000_000  # bytes that are free on a disk that is called full
 INTERRUPTED = 130

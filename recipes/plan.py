@@ -79,7 +79,7 @@ def read_machine(cfg: Any) -> Machine:
         return machine
     try:
         measured = json.loads(Path(cfg.plan.measured).read_text(encoding="utf-8"))["constants"]
-        return machine._replace(**{name: float(value) for name, value in measured.items()})
+        return Machine(**machine._asdict() | {name: float(x) for name, x in measured.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"plan.measured={cfg.plan.measured} is no smoke.json ({error!r:.100}): run `make smoke`"

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
-from recipes import engine_rules, fit, machine, reward, run_folder, settings
+from recipes import engine_rules, fit, machine, reward, run_folder, values
 from recipes.engine import cpu
 from recipes.model import (
     HUB_ID,
@@ -51,7 +51,7 @@ def find_problems(cfg: Any, method: str) -> list[str]:
 
     method: ppo or sft.
     """
-    wrong = settings.find_wrong_settings(cfg, method)
+    wrong = values.find_wrong_settings(cfg, method)
     if wrong:  # with these values the other checks would read nonsense
         return wrong
     facts = gather_facts(cfg, method)
@@ -191,7 +191,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         plain = "" if cfg.data.chat else " data.chat=false"
         yield (
             f"{folder} holds {'chat' if is_chat else 'plain'} prompts, but data.chat="
-            f"{settings.show(cfg.data.chat)}: run `{prepare}{plain}`"
+            f"{values.show(cfg.data.chat)}: run `{prepare}{plain}`"
         )
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)

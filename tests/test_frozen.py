@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from recipes import engine_rules, launcher, model, preflight, process, reward, run_folder, settings
+from recipes import engine_rules, launcher, model, preflight, process, reward, run_folder, values
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recipes", "reward_server", "data_prep", "eval")
 NAMES = ("build_", "check_", "find_", "read_", "list_", "count_", "estimate_", "describe_")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MODULES = (settings, run_folder, model, engine_rules, process, reward, preflight, launcher)
+MODULES = (values, run_folder, model, engine_rules, process, reward, preflight, launcher)
 
 
 def list_functions(module) -> list:

@@ -133,6 +133,14 @@ def test_rounding_is_what_the_first_step_measured_even_after_many_steps():
     assert not [line for line in lines if "vllm_kl" in line]
 
 
+def test_a_slow_drift_is_measured_from_the_runs_first_step():
+    rows = make_steps(600)
+    for row in rows:
+        row["vllm_kl"] = 1e-4 + 2e-5 * row["step"]
+    (span,) = check_run(rows)  # 200 steps before the last it was 8e-3 already
+    assert span.alarm.monitor == "vllm_kl" and (span.first < 130 and span.last == 600)
+
+
 def test_another_model_in_vllm_is_seen_at_the_first_step():
     (span,) = check_run(make_steps(60, since=1, vllm_kl=0.3))
     assert (span.alarm.monitor, span.first, span.alarm.loud) == ("vllm_kl", 1, True)

@@ -184,9 +184,27 @@ def test_choice(text: str, letter: str | None) -> None:
         assert lenient_choice(text, [""] * 10) == letter, "letters need no texts"
 
 
+def test_many_more_by_letter() -> None:
+    table = yaml.safe_load((ROOT / "tests" / "reading.yaml").read_text(encoding="utf-8"))
+    assert sum(map(len, table.values())) >= 450
+    for letter, texts in table.items():
+        for text in texts:
+            assert (lenient_choice(text, DRUGS) or "none") == letter, text
+
+
 @pytest.mark.parametrize("text", TWO_LETTERS + NOTHING, ids=ascii)
 def test_no_choice(text: str) -> None:
     assert lenient_choice(text, DRUGS) is None
+
+
+def test_names_and_pronouns_are_no_letters() -> None:
+    ten = [f"option {number}" for number in range(10)]
+    assert lenient_choice("I must be right here.", ten) is None
+    assert lenient_choice("The answer is I, I must say.", ten) == "I"
+    vitamins = ["Vitamin A", "Vitamin C", "Vitamin D"]
+    assert lenient_choice("Vitamin C is the best choice.", vitamins) != "C"
+    assert lenient_choice("The answer is vitamin C.", vitamins) == "B"
+    assert lenient_choice("B. Vitamin C", vitamins) == "B"
 
 
 def test_cut_keeps_what_is_before() -> None:

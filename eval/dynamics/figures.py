@@ -68,9 +68,8 @@ def draw_figure(analyses: list[Analysis], labels: list[str]) -> bytes:
                     )
             if axis.get_legend_handles_labels()[1]:
                 axis.legend(ncols=3, loc="best")
-        first = min(one.steps[0]["step"] for one in analyses)
-        last = max(one.steps[-1]["step"] for one in analyses)
-        axes[-1].set(xlabel="step", xlim=(first - 0.5, last + 0.5))
+        drawn = [row["step"] for one in analyses for row in [*one.steps, *one.evals]]
+        axes[-1].set(xlabel="step", xlim=(min(drawn) - 0.5, max(drawn) + 0.5))
         figure.savefig(png, format="png", dpi=180, metadata={"Software": None})
     return png.getvalue()
 

@@ -53,7 +53,7 @@ def render_page(
     ids = sorted({key for rollouts in drawn for key in rollouts["id"]})
     known = {key: row for one in analyses for key, row in one.run.questions.items()}
     runs = [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)]
-    steps = sorted({step for run in runs for step in run["steps"]})
+    steps = sorted({row["step"] for one in analyses for row in [*one.steps, *one.evals]})
     curve = read_curve(steps) if overlay == "paper" else None
     report = {
         "runs": runs,

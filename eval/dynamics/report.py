@@ -15,10 +15,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from eval.dynamics.analysis import Analysis, analyse, find_spans
@@ -27,8 +27,6 @@ from eval.dynamics.page import name_runs, render_page
 from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import look_up, read_run
 from eval.provenance import read_commit
-
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 
 
 def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
@@ -169,16 +167,10 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
     print(f"report.html, dynamics.png, dynamics.json, rollouts.parquet in {out}/")
 
 
-@hydra.main(config_path=str(CONFIGS), config_name="report", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """Make the report. Exit with 2 and one line for each problem where the user must act."""
-    try:
-        print_summary(*make_report(cfg))
-    except UserError as error:
-        for problem in error.problems:
-            print(f"report: {problem}", file=sys.stderr)
-        sys.exit(2)
+    """Make the report, then print its summary."""
+    print_summary(*make_report(cfg))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main, "report")

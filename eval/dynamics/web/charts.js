@@ -34,7 +34,7 @@ function smooth(values) {
 // low?, high?, dots?, dash?}. bands: [[first step, last step, phase], ...] to draw behind.
 function drawChart(place, spec, bands, range, pick) {
   const format = FORMATS[spec.format], tables = [], fills = [], whiskers = [];
-  const series = [{ label: "step", value: (u, step) => step ?? "" }];
+  const series = [{ label: "\u00a0", value: (u, step) => (step == null ? "" : `step ${step}`) }];
   const add = (steps, values, options) => {
     tables.push([steps, values]);
     return series.push({ spanGaps: true, points: { show: false }, width: 0, ...options }) - 1;
@@ -82,7 +82,8 @@ function drawChart(place, spec, bands, range, pick) {
     ],
     legend: { mount: (u, table) => legend.append(table),
       markers: { width: 0, fill: (u, i) => `var(--${u.series[i].marker})` } },
-    cursor: { sync: { key: "steps" }, drag: { x: false }, y: false },
+    cursor: { sync: { key: "steps" }, y: false, // no drag, so no click ends one
+      drag: { x: false, click: () => {} } },
     hooks: {
       drawClear: [(u) => bands.forEach(([first, last, phase]) => {
         const left = u.valToPos(first - 0.5, "x", true), right = u.valToPos(last + 0.5, "x", true);

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from recipes import settings
+from recipes import values
 from recipes.preflight import find_problems
-from recipes.settings import find_wrong_settings
+from recipes.values import find_wrong_settings
 
 
 @pytest.fixture
@@ -145,6 +145,6 @@ def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     (line,) = wrong("rlvr", f"run_dir={tmp_path}/file/run")
     assert "cannot be written" in line
-    monkeypatch.setattr(settings.os, "access", lambda *_: False)
+    monkeypatch.setattr(values.os, "access", lambda *_: False)
     (line,) = wrong("sft")
     assert "cannot be written; set run_dir=FOLDER" in line
