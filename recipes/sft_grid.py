@@ -58,8 +58,9 @@ def run_grid(cfg: DictConfig) -> None:
         scores[rate] = score_epochs(cfg, f"{run_dir.name}-dev", models[rate])
 
     rate, epoch = choose(scores, select)
+    n = data.manifest["files"]["dev.jsonl"]["rows"]
     record = {
-        "title": f"{cfg.name}: accuracy on {cfg.data.name}/dev (%), mode direct",
+        "title": f"{cfg.name}: accuracy on {cfg.data.name}/dev (%), n = {n:,}, mode direct",
         "select": select,
         "kept": {"rate": rate, "epoch": epoch, "accuracy": scores[rate][epoch - 1]},
         "scores": scores,
@@ -148,7 +149,7 @@ def draw_grid(path: Path, record: dict[str, Any]) -> None:
     axes.plot(kept["epoch"], 100 * kept["accuracy"], "ko", ms=13, mfc="none", label="kept")
     axes.set(xlabel="epoch", ylabel="accuracy (%)", title=record["title"], xticks=epochs)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path)
 
 
