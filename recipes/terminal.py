@@ -58,9 +58,8 @@ class LiveView:
         for alarm in check_monitors(self.rows):
             if row["step"] - self.tripped.get(alarm.monitor, -PAUSE) > PAUSE:
                 colour = "bold red" if alarm.loud else "yellow"
-                lines.append(
-                    f"[{colour}]   warning: {alarm.says}. {alarm.advice} ({DOCS}#{alarm.monitor})[/]"
-                )
+                advice = f"{alarm.advice} ({DOCS}#{alarm.monitor})"
+                lines.append(f"[{colour}]   warning: {alarm.says}. {advice}[/]")
             self.tripped[alarm.monitor] = row["step"]
         return lines
 
