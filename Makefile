@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan smoke rlvr sft eval report card serve test e2e lint bench lock laptop-model real-model clean
+.PHONY: help setup prep plan smoke rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model real-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 
 sft: setup $(BANK) ## train the SFT baseline
 	@$(PY) -m recipes.sft $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
+sft-grid: setup $(BANK) ## SFT baseline over learning rates and epochs, the best on dev is kept
+	@$(PY) -m recipes.sft_grid $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(CHOICE)
