@@ -21,6 +21,7 @@ from data_prep.records import Records, read_records
 from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
     STEP,
+    TRAIN,
     Progress,
     Split,
     check_ids,
@@ -32,7 +33,6 @@ from data_prep.splits import (
 from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-TRAIN = "train"
 
 
 def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None) -> dict[str, Any]:

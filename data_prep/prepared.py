@@ -178,25 +178,3 @@ def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is no JSON object: run `{prepare}` again")
     return manifest
-
-
-def read_evaluation_sets(
-    data_dir: Path, names: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
-    """Read all rows that are not of train, of the data sets that are prepared. Raises UserError.
-
-    Returns rows, what the manifests say of each file, and the names that are not prepared.
-    """
-    rows: list[dict[str, Any]] = []
-    files: dict[str, Any] = {}
-    absent: list[str] = []
-    for name in names:
-        if not (data_dir / name / MANIFEST).is_file():
-            absent.append(name)
-            continue
-        prepared = open_prepared(data_dir / name)
-        for split in prepared.splits:
-            if split != "train":
-                rows.extend(prepared.read_rows(split))
-                files[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
-    return rows, files, absent

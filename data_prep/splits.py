@@ -23,6 +23,7 @@ from data_prep.rows import Question
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, rows done, rows in all)."""
 
+TRAIN = "train"
 STEP = 1000  # rows between two reports of progress
 EXAMPLES = 3  # first rows of a reason whose field and value are kept for the report
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
