@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_json
 from eval.endpoint import ask_endpoint
 from eval.modes import split_mode
-from eval.plan import Plan, Task, list_engine_options
+from eval.tasks import Plan, Task, list_engine_options
 from eval.samples import (
     Answer,
     Request,

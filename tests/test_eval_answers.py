@@ -17,7 +17,7 @@ from data_prep.rows import Question, build_row
 from eval import ask
 from eval.ask import answer_tasks, cut_chunks
 from eval.modes import judge, render
-from eval.plan import make_plan
+from eval.tasks import make_plan
 from eval.run import evaluate
 from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
 from eval.summary import summarise_samples

@@ -16,7 +16,7 @@ from data_prep.errors import UserError
 from eval import endpoint
 from eval.card import make_card
 from eval.page import render_page
-from eval.plan import make_plan
+from eval.tasks import make_plan
 from eval.plots import plot_accuracy, plot_parts
 from eval.run import evaluate, main, print_results
 from eval.samples import Request, build_sample, read_samples
