@@ -39,6 +39,7 @@ def list_charts(
             for key, (name, colour) in part["lines"].items():
                 for line in average_groups(analyses, groups, key):
                     lines.append(line | {"name": name, "colour": colour} if single else line)
+            for key in part["lines"]:
                 lines += paper.get(key, [])
             charts.append(part | {"lines": lines})
     return [chart for chart in charts if chart["lines"]]
