@@ -217,8 +217,8 @@ def draw_chart(axis: Any, chart: Chart, phases: list[dict[str, Any]]) -> None:
         if "area" in line:
             axis.fill_between(steps, low, high, alpha=0.88, lw=0, **style)
         elif "dots" in line:
-            ends = [values - low, high - values]
-            axis.errorbar(steps, values, yerr=ends, fmt="o-", ms=3.5, lw=1, **style)
+            bars = [values - low, high - values]
+            axis.errorbar(steps, values, yerr=bars, fmt="o-", ms=3.5, lw=1, **style)
         else:
             axis.plot(steps, values, lw=0.6, alpha=0.35, color=style["color"])
             axis.plot(steps, drawn, lw=1.6, **style)
