@@ -144,6 +144,8 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
 
 def show_quoting(word: str) -> str:
     """Say how a value is written that Hydra cannot read: `=`, `(`, `#`, `,`, quotes, é."""
+    if not word.isprintable():
+        return f"{word!r}: a value has no line breaks and no other control characters"
     key, _, value = word.partition("=")
     # only backslashes before a quote are read as escapes
     escaped = re.sub(

@@ -90,9 +90,11 @@ def find_scores(path: Path, model: Path, gaps: list[str]) -> list[dict[str, Any]
     for result in listed:
         try:
             if Path(result["path"]).resolve() == model.resolve():
-                build_scores([result])
+                render_markdown(build_scores([result]))
+                render_markdown(build_published([result]))
+                round(result["accuracy"]["value"], 4)
                 scores.append(result)
-        except (KeyError, TypeError, ValueError, OSError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError):
             gaps.append(f"a result in {path.name} cannot be read: run `make eval` again")
     return scores
 
@@ -181,12 +183,18 @@ def render_card(
         paper_note=Markup(paper.note),
         picture=PICTURE,
         dynamics=dynamics,
+        items=lambda key: list_items(find(run, key)),
         run=lambda key, default="not recorded": find(run, key, default),
         config=lambda key, default="not recorded": find(config, key, default),
         licence=kind,
         licence_link=None if licence else find(facts, "link"),
         licence_note=None if licence else find(facts, "note"),
     )
+
+
+def list_items(values: Any) -> list[tuple[str, Any]]:
+    """List the entries of a mapping; none of anything else."""
+    return list(values.items()) if isinstance(values, dict) else []
 
 
 def find_base(config: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The questions that are asked: rows of prepared files, limited, marked, with examples from dev."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
     data_dir, words = Path(cfg.data_dir), name_settings(cfg)
     names = list(cfg.benchmarks or [f"{cfg.data.name}/test"])
     ood = (cfg.out_of_distribution or {}).get(cfg.data.name) if cfg.benchmarks is None else None
-    if ood and (data_dir / f"{ood}.jsonl").is_file():
+    if ood and os.path.isfile(data_dir / f"{ood}.jsonl"):
         names.append(ood)
     elif ood:
         command = f"make prep data={ood.partition('/')[0]}{words}"
@@ -65,6 +66,14 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
     for name in dict.fromkeys(map(str, names)):
         path = Path(name) if name.endswith(".jsonl") else data_dir / f"{name}.jsonl"
         with collect_problems(problems):
+            try:
+                path.stat()
+            except FileNotFoundError:
+                pass  # reading it says what prepares it
+            except (OSError, ValueError) as error:  # a name that no file can have
+                raise UserError(
+                    f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}"
+                ) from error
             benchmark = read_benchmark(path.absolute(), cfg, words)
             if benchmark.name in found and found[benchmark.name].sha256 != benchmark.sha256:
                 raise UserError(f"{path}: another file is called {benchmark.name} already")
@@ -72,7 +81,7 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
     benchmarks = list(found.values())
     # the training set may have been prepared after the benchmark, so its own list counts too
     training = data_dir / str(cfg.data.name)
-    if (training / MANIFEST).is_file():
+    if os.path.isfile(training / MANIFEST):
         with collect_problems(problems):
             overlap = open_prepared(training).manifest.get("overlap") or {}
             mark_overlap(benchmarks, overlap.get("evaluation_rows", {}))

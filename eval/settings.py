@@ -53,20 +53,42 @@ class Settings(BaseModel, strict=True):
     endpoint_options: EndpointOptions
     claims: Claims | None
     vllm: dict[str, Any] | None
+    models: dict[str, str] | None
+    benchmarks: list[str] | None
+    out_of_distribution: dict[str, str] | None
+    modes: str | list[str] | dict[str, str | list[str]] | None
+    compare: list[list[str]] | None
+    endpoint: str | None
     overwrite: bool
     retry_errors: bool
 
 
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse settings with which nothing can be evaluated. Raises UserError."""
+def list_faults(cfg: DictConfig) -> list[Any]:
+    """List pydantic's errors of the settings."""
     given: Any = OmegaConf.to_container(cfg, resolve=True)
-    problems = []
     try:
         Settings.model_validate({key: given[key] for key in Settings.model_fields})
     except ValidationError as error:
-        for fault in error.errors():
-            key = ".".join(map(str, fault["loc"]))
-            problems.append(f"{key}={fault['input']!r}: {fault['msg'].lower()}")
+        return error.errors()
+    return []
+
+
+def describe_fault(fault: Any) -> str:
+    """Describe an error: the setting, its value, what it may be."""
+    key = ".".join(map(str, fault["loc"]))
+    return f"{key}={fault['input']!r:.200}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def check_types(cfg: DictConfig) -> None:
+    """Refuse values of a wrong type, with which nothing else can be checked. Raises UserError."""
+    wrong = [fault for fault in list_faults(cfg) if fault["type"].endswith(("_type", "_number"))]
+    if wrong:
+        raise UserError(*map(describe_fault, wrong))
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings with which nothing can be evaluated. Raises UserError."""
+    problems = [describe_fault(fault) for fault in list_faults(cfg)]
     if cfg.temperature == 0 and cfg.samples not in (None, 1):
         problems.append(
             f"samples={cfg.samples} with temperature=0 gives the same answer each time: "

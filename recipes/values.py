@@ -85,8 +85,13 @@ def check_names(cfg: Any) -> Iterator[str]:
             )
     for key in ("run_dir", "data_dir", "model.path"):
         value = str(OmegaConf.select(cfg, key))
-        if "\0" in value or any(len(part.encode()) > 255 for part in value.split("/")):
-            yield f"{key}={value[:60]!r}… is no path: a part may have 255 bytes, and none is NUL"
+        # NUL, line breaks and half characters are not printable
+        long = any(len(part.encode("utf-8", "replace")) > 255 for part in value.split("/"))
+        if long or not value.isprintable():
+            yield (
+                f"{key}={value[:60]!r} is no path: each part has 255 bytes at most, each character "
+                "can be printed"
+            )
 
 
 def check_places(cfg: Any, method: str) -> Iterator[str]:
@@ -157,7 +162,7 @@ def check_secrets(cfg: Any) -> Iterator[str]:
 
 
 def show(value: Any) -> str:
-    """Write a value as a user types it."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    """Write a value as a user types it, on one line."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value) if str(value).isprintable() else repr(value)

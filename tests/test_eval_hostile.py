@@ -1,3 +1,4 @@
+# ruff: noqa: F811
 """Whatever an endpoint, a data set or a user hands to evaluation: an answer, an error row, or one clear line."""
 
 import gzip
@@ -15,12 +16,12 @@ from data_prep.errors import UserError
 from eval import endpoint
 from eval.card import make_card
 from eval.page import render_page
-from eval.plan import make_plan
 from eval.plots import plot_accuracy, plot_parts
 from eval.run import evaluate, main, print_results
 from eval.samples import Request, build_sample, read_samples
 from eval.settings import check_settings
 from eval.summary import summarise_samples
+from eval.tasks import make_plan
 from tests.test_card import run as run_folder  # noqa: F401
 from tests.test_eval_endpoint import SAMPLING, Server, ask, cfg, say, server, write_toy_data  # noqa: F401
 from tests.test_eval_report import HOSTILE, list_results, make_samples
@@ -209,7 +210,7 @@ def test_a_refused_request_is_shown_with_its_reason(
     assert "10 × http_400: max_tokens is \\| not supported" in table
     monkeypatch.setattr("eval.run.evaluate", lambda cfg: summary)
     with pytest.raises(SystemExit) as ended:
-        main.__wrapped__(make_cfg())  # type: ignore[attr-defined]
+        main(make_cfg())
     assert ended.value.code == 1
 
 
@@ -365,14 +366,14 @@ BREAKS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_card_of_a_damaged_folder_says_what_is_missing(run_folder: Path, name: str) -> None:  # noqa: F811
+def test_a_card_of_a_damaged_folder_says_what_is_missing(run_folder: Path, name: str) -> None:
     BREAKS[name](run_folder)
     settings = {"run": str(run_folder), "evaluation": str(run_folder.parent / "evaluation")}
     text = make_card(OmegaConf.create({**settings, "licence": None})).read_text()
     assert "Missing in this card" in text or "not recorded" in text, text
 
 
-def test_a_card_holds_hostile_names_as_text(run_folder: Path) -> None:  # noqa: F811
+def test_a_card_holds_hostile_names_as_text(run_folder: Path) -> None:
     path = run_folder / "config.yaml"
     config = OmegaConf.load(path)
     config.name = "x\n# y [a](javascript:alert) <script>alert(1)</script> | z"
@@ -396,3 +397,86 @@ def test_samples_of_errors_are_rows_too(
     assert sample["reason"] == "error" and not sample["correct"]
     assert read_samples(tmp_path / "none") == []
     check_settings(make_cfg())
+
+
+ODD: list[Any] = [
+    None, True, -1, 0, 1.5, 10**400, float("nan"), float("inf"), "", "x" * 3000, HOSTILE, "half \ud83d", "a\x00b",
+    "$x$ | y\n", [], [1], {}, {"a": {"b": []}}, "../../x", "{{ 7 * 7 }}", "${oc.env:HOME}",
+]  # fmt: skip
+
+
+def mutate(value: Any, rng: random.Random) -> Any:
+    """The same nested value with one of its parts, at any depth, left out or replaced by an odd one."""
+    if rng.random() < 0.25 or not isinstance(value, dict | list) or not value:
+        return rng.choice(ODD)
+    if isinstance(value, dict):
+        key = rng.choice(list(value))
+        changed = {name: part for name, part in value.items() if name != key}
+        return changed if rng.random() < 0.2 else {**changed, key: mutate(value[key], rng)}
+    place = rng.randrange(len(value))
+    return [*value[:place], mutate(value[place], rng), *value[place + 1 :]]
+
+
+@pytest.mark.slow
+def test_thousands_of_odd_answers_end_in_rows(cfg: DictConfig, server: Server) -> None:
+    rng = random.Random(1)
+    message = {"content": "C", "reasoning_content": None, "role": "assistant"}
+    choice = {"text": "C", "finish_reason": "stop", "message": message}
+    whole = {"choices": [choice], "usage": {"completion_tokens": 3}, "id": "x"}
+
+    async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.Response:
+        if rng.random() < 0.1:
+            return BODIES[rng.choice(list(BODIES))]()
+        return raw(json.dumps(mutate(whole, rng)).encode(), rng.choice([200] * 9 + [400, 418, 500]))
+
+    server.handler = answer
+    cfg.endpoint_options.retries = 0
+    answers = ask(cfg, 3000)
+    row = {"id": "a", "answer": "C", "options": ["x"] * 4, "meta": {}, "datasource": "d"}
+    samples = [build_sample(Request(row, i, 1, "p"), a, "think") for i, a in enumerate(answers)]
+    assert 100 < sum(sample["error"] is not None for sample in samples) < 2900
+    assert summarise_samples(json.loads(json.dumps(samples)))["n"] == 3000
+
+
+@pytest.mark.slow
+def test_thousands_of_odd_settings_are_taken_or_refused(
+    make_cfg: Callable[..., DictConfig],
+) -> None:
+    rng = random.Random(2)
+    keys = [
+        "samples", "temperature", "top_p", "max_new_tokens", "max_len", "limit", "seed", "chunk", "name", "modes",
+        "models", "benchmarks", "claims", "vllm", "endpoint", "endpoint_options", "results_dir", "data_dir",
+        "claims.margin", "claims.level", "endpoint_options.extra", "endpoint_options.retries", "out_of_distribution",
+    ]  # fmt: skip
+    refused = 0
+    for _ in range(2000):
+        cfg, key, value = make_cfg(), rng.choice(keys), rng.choice(ODD)
+        if isinstance(value, str) and "${" in value:
+            continue
+        cfg.endpoint = None
+        try:
+            OmegaConf.update(cfg, key, value, force_add=True)
+        except Exception:  # OmegaConf's own refusal
+            continue
+        try:
+            make_plan(cfg)
+        except UserError:
+            refused += 1
+    assert refused > 1000
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_folders_give_a_card(run_folder: Path) -> None:
+    rng = random.Random(3)
+    summary = run_folder.parent / "evaluation" / "summary.json"
+    paths = [run_folder / "run.json", run_folder / "report" / "dynamics.json", summary]
+    sound = {path: json.loads(path.read_text()) for path in paths}
+    config = OmegaConf.to_container(OmegaConf.load(run_folder / "config.yaml"))
+    settings = {"run": str(run_folder), "evaluation": str(summary.parent), "licence": None}
+    for _ in range(2000):
+        for path, value in sound.items():
+            path.write_text(json.dumps(mutate(value, rng) if rng.random() < 0.5 else value))
+        damaged = mutate(config, rng)
+        (run_folder / "config.yaml").write_text(json.dumps(damaged))
+        text = make_card(OmegaConf.create(settings)).read_text()
+        assert "<script" not in text.split("\n---\n", 1)[1]

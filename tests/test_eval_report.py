@@ -13,7 +13,7 @@ from eval.compare import compare_systems, judge_claims
 from eval.page import find_differing, render_page, render_text
 from eval.plots import plot_accuracy
 from eval.summary import summarise_samples
-from eval.tables import build_comparisons, build_scores, build_results, render_markdown
+from eval.tables import build_comparisons, build_results, build_scores, render_markdown
 from tests import browser
 
 CLAIMS = {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from data_prep.errors import UserError
+from data_prep.options import shuffle_options
 from data_prep.prepare import prepare
 from data_prep.prepared import open_prepared
+from data_prep.records import read_records
+from data_prep.sources import custom
+from data_prep.splits import parse_records
 from tests.chatml import TEMPLATE, write_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -441,3 +446,69 @@ def test_a_broken_manifest_is_one_line(run, tmp_path, content):
     (tmp_path / "data/custom/manifest.json").write_bytes(content)
     with pytest.raises(UserError, match="make prep data=custom"):
         open_prepared(tmp_path / "data/custom")
+
+
+# --- hostile files --------------------------------------------------------------------------------
+
+PIECES = [b"{", b"}", b"[", b"]", b'"', b"\\", b",", b":", b"\n", b"\r", b"\x00", b"\xff", b"null"]
+PIECES += [
+    b"NaN",
+    b"1e999",
+    b"9" * 50,
+    b"\\ud800",
+    b"[" * 3000,
+    b"A. ",
+    b"N/A",
+    b"(",
+    b";",
+    b"\xef\xbb\xbf",
+]
+
+
+def mutate(content: bytes, draw: random.Random) -> bytes:
+    """Cut, repeat, overwrite and insert at random places."""
+    changed = bytearray(content)
+    for _ in range(draw.randint(1, 8)):
+        start = draw.randrange(len(changed) + 1)
+        end = min(len(changed), start + draw.randrange(20))
+        new = draw.choice(
+            [b"", draw.choice(PIECES), draw.randbytes(4), bytes(changed[start:end]) * 2]
+        )
+        changed[start:end] = new
+    return bytes(changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_hostile_files_are_rows_drops_or_one_line(tmp_path, kind):
+    """2,000 damaged files of each kind: read, or UserError; nothing else, and nothing written."""
+    shapes = [make_row(0), make_row(1, options=LETTERED), make_row(2, options=str(LETTERED))]
+    shapes += [make_row(3, answer="(c)"), make_row(4, options=["A. a", "B. b", None])]
+    sound = tmp_path / f"sound.{kind}"
+    if kind == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([make_row(n) for n in range(9)]), sound)
+    elif kind == "csv":
+        with sound.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["question", "options", "answer"])
+            writer.writeheader()
+            writer.writerows(shapes)
+    else:
+        text = json.dumps(shapes) if kind == "json" else "\n".join(map(json.dumps, shapes))
+        sound.write_text(text)
+    source = tmp_path / f"q.{kind}"
+    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
+        cfg = compose("prep", ["data=custom", f"data.source={source}"])
+    draw, kept, refused = random.Random(kind), 0, 0
+    for _ in range(2000):
+        source.write_bytes(mutate(sound.read_bytes(), draw))
+        try:
+            records = read_records(cfg)
+            for name, rows in records.splits.items():
+                split, _ = parse_records(name, rows, custom.parse_row, cfg.data, lambda *_: None)
+                kept += split.describe()["kept"]
+                for question in split.questions:
+                    shuffle_options(question, 1)
+        except UserError:
+            refused += 1
+    assert kept > 50 and (refused > 10 or kind == "jsonl")  # a bad line of JSONL is a dropped row
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"q.{kind}", f"sound.{kind}"]

@@ -1,9 +1,13 @@
 """Values, names and places with which no run can start or learn are refused, all of them at once."""
 
+import random
 import sys
 
 import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from data_prep.command import explain_overrides
 from recipes import values
 from recipes.preflight import find_problems
 from recipes.values import find_wrong_settings
@@ -114,8 +118,6 @@ def test_a_good_name_is_taken(compose_config, tmp_path, name):
 @pytest.mark.parametrize("key", ["run_dir", "data_dir", "model.path"])
 @pytest.mark.parametrize("value", ["x" * 300, "a\0b"])
 def test_a_path_that_is_none(compose_config, tmp_path, key, value):
-    from omegaconf import OmegaConf
-
     cfg = compose_config("rlvr", f"run_dir={tmp_path}/run")
     OmegaConf.update(cfg, key, value)
     (line,) = find_wrong_settings(cfg, "ppo")
@@ -148,3 +150,34 @@ def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
     monkeypatch.setattr(values.os, "access", lambda *_: False)
     (line,) = wrong("sft")
     assert "cannot be written; set run_dir=FOLDER" in line
+
+
+HOSTILE = list("ab/..\\ ;|&$(){}[]<>`'\"#=,:*?~!%^\n\t\0é\u202e\ud800😀-+@0") + [
+    "$(id)",
+    "../",
+    "${x}",
+    "null",
+]
+
+
+@pytest.mark.slow
+def test_2000_hostile_names_and_paths_are_lines_and_nothing_else(compose_config, tmp_path, bank):
+    """No exception, no line break, nothing outside the run's folder: whatever stands in a name, a path or a word."""
+    draw = random.Random(20)
+    before = sorted(tmp_path.rglob("*"))
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run", f"data_dir={bank}")
+    for _ in range(2000):
+        text = "".join(draw.choices(HOSTILE, k=draw.choice([1, 2, 5, 30, 400])))
+        key = draw.choice(["name", "data.name", "run_dir", "data_dir", "model.path", "reward.mode"])
+        changed = cfg.copy()
+        try:
+            OmegaConf.update(changed, key, text)
+            problems = find_problems(changed, "ppo")
+        except OmegaConfBaseException:  # ${…} is its own, and one line at the door
+            continue
+        assert all("\n" not in line for line in problems), problems
+        # composing takes 0.3 s, so only one in twenty
+        if draw.random() < 0.05:
+            lines = explain_overrides("rlvr", [f"{key}={text}"])
+            assert all("\n" not in line for line in lines), lines
+    assert sorted(tmp_path.rglob("*")) == before

@@ -19,7 +19,7 @@ from eval.endpoint import find_fingerprints
 from eval.modes import get_stop, split_mode
 from eval.questions import Benchmark, collect_problems, read_benchmarks, read_examples
 from eval.samples import Request, list_requests
-from eval.settings import NAME, check_settings
+from eval.settings import NAME, check_settings, check_types
 
 DEFAULT_MODES = {"base": ["direct", "cot", "think"], "sft": ["direct"], "rlvr": ["think"]}
 """The rows of the paper's table, and the base model in the trained format. Other models: think."""
@@ -59,6 +59,7 @@ def make_plan(cfg: DictConfig) -> Plan:
     models: dict[str, str] = {}
     benchmarks: list[Benchmark] = []
     modes: dict[str, list[str]] = {}
+    check_types(cfg)
     with collect_problems(problems):
         check_settings(cfg)
     with collect_problems(problems):
@@ -87,8 +88,15 @@ def make_plan(cfg: DictConfig) -> Plan:
                 settings = describe_task(cfg, benchmark, mode, shown)
                 settings["model"] = identities[model]
                 samples = settings["sampling"].get("samples", 1)
+                prepared = benchmark.prepared
                 requests = list_requests(
-                    benchmark.rows, mode, samples, cfg.seed, benchmark.prepared.frame, shown
+                    benchmark.rows,
+                    mode,
+                    samples,
+                    cfg.seed,
+                    prepared.frame,
+                    shown,
+                    prepared.template,
                 )
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -100,8 +108,6 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
     A model that was named must exist; of the default ones a missing one is noted and left out.
     """
     problems = []
-    if cfg.models and not OmegaConf.is_dict(cfg.models):
-        raise UserError(f"models={cfg.models} must name each model: models={{NAME:FOLDER}}")
     if cfg.models:
         models = {str(name): str(path) for name, path in cfg.models.items()}
         for name, path in models.items():
@@ -145,7 +151,7 @@ def find_fault(path: str) -> str | None:
     folder = Path(path)
     if HUB_ID.fullmatch(path):
         return None
-    if "\0" in path or len(path) > 4000 or not folder.is_dir():
+    if not os.path.isdir(path):  # False also for a name that no folder can have
         return "is no folder"
     if not (folder / "config.json").is_file():
         return "has no config.json"
@@ -161,7 +167,7 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
     """
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
     problems, modes = [], {}
-    if not isinstance(given, list | dict | None):
+    if isinstance(given, str):
         given = [given]
     if isinstance(given, dict) and models:
         known = ", ".join(models)
