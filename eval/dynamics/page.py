@@ -108,7 +108,8 @@ def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, list[Any]]
     columns["question"] = rollouts["id"].map(place).tolist()
     columns["train"] = (rollouts["split"] == "train").tolist()
     columns["reason"] = rollouts["reason"].fillna("").tolist()
-    columns["pieces"] = rollouts["response"].map(label_pieces).tolist()
+    pieces = rollouts["response"].map(label_pieces)
+    columns["pieces"] = [[piece for piece in of_one if piece[1]] for of_one in pieces]
     return columns
 
 

@@ -41,7 +41,7 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     page = render_page(analyses, groups, describe_making(analyses), cfg.shown, cfg.overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
     files = {
-        "report.html": page.encode(),
+        "report.html": page.encode("utf-8", "backslashreplace"),  # half an emoji in run.json
         "dynamics.png": draw_figure(analyses, groups),
         # every rollout with its features and its step's phase, for further analysis
         "rollouts.parquet": pd.concat(tables, ignore_index=True).to_parquet(index=False),
