@@ -43,8 +43,9 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     origin, remarks = records.origin, records.remarks
     if data.index_base == "auto":
-        origin["index_base"] = find_base(data, records)
-        data = OmegaConf.merge(data, {"index_base": origin["index_base"]["base"]})
+        contents = (content for split in records.splits.values() for _, content in split)
+        base = find_index_base(contents, data.columns.answer, data.columns.options)
+        origin["index_base"], data = base, OmegaConf.merge(data, {"index_base": base})
 
     # parse
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
@@ -166,18 +167,6 @@ def check_settings(cfg: DictConfig) -> list[str]:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
     return problems
-
-
-def find_base(data: DictConfig, records: Records) -> dict[str, Any]:
-    """Find if the configured answer column counts from 0 or 1, over all splits together."""
-    columns = data.columns.options
-
-    def count_options(record: dict[str, Any]) -> int:
-        value = record.get(columns) if isinstance(columns, str) else columns
-        return len(value) if value is not None and not isinstance(value, str) else 0
-
-    contents = (content for split in records.splits.values() for _, content in split)
-    return find_index_base(contents, data.columns.answer, count_options, data.columns.explanation)
 
 
 def shuffle_split(split: Split, seed: int) -> dict[str, Any]:

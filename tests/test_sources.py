@@ -350,9 +350,9 @@ def read_split(name: str, folder: str, split: str, *overrides: str) -> tuple:
     cfg = compose_data(name, f"data.source={SHARED / folder}", *overrides)
     records = read_records(cfg).splits[split]
     if cfg.data.index_base == "auto":
-        cfg.data.index_base = find_index_base(
-            (c for _, c in records), "cop", lambda record: 4, "exp"
-        )["base"]
+        columns = cfg.data.columns
+        contents = (content for _, content in records)
+        cfg.data.index_base = find_index_base(contents, columns.answer, columns.options)
     parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
     return parse_records(split, records, parse_row, cfg.data, lambda *_: None)[0], cfg, records
 
@@ -388,7 +388,7 @@ def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
     )
     assert len(split.warned["duplicate_distractor"]) == 17
     as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
-    assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0
+    assert find_index_base(as_on_hub, "cop", cfg.data.columns.options) == 0
 
 
 def test_pubmedqa_has_500_rows_each() -> None:
