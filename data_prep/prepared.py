@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import LETTERS, ChatFrame
+from data_prep.prompt import LETTERS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -91,6 +91,11 @@ class Prepared:
         """Chat markup round the prompts; None for plain ones."""
         chat = self.manifest.get("chat")
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
+
+    @property
+    def template(self) -> Template:
+        """Template that lays out a question in every mode; plain before templates had names."""
+        return TEMPLATES[self.manifest.get("prompt", {}).get("name", "plain")]
 
     def find_file(self, split: str) -> Path:
         """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""

@@ -20,12 +20,7 @@ from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.model import fetch_model, find_folder
-from recipes.preflight import (
-    find_doubts,
-    find_problems,
-    list_data_files,
-    name_preparation,
-)
+from recipes.preflight import find_doubts, find_problems, list_data_files, name_preparation
 from recipes.reward import choose_hook
 from recipes.values import find_wrong_settings
 
@@ -44,15 +39,16 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
         fetch_model(cfg)
         argv, problems = check_recipe(cfg, method)  # again, now that there are files to look at
+    listed = [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
     if cfg.dry_run and argv:
         command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
         environment = process.build_environment(cfg, 0, wandb_id="new")
         print(process.format_command(command, environment))
         if problems:
-            print(*list_problems(problems), sep="\n", file=sys.stderr)
+            print(*listed, sep="\n", file=sys.stderr)
         return
     if problems:
-        raise UserError(*list_problems(problems))
+        raise UserError(*listed)
     run_dir = Path(cfg.run_dir)
     if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
         print(f"{run_dir} is finished: nothing to continue")
@@ -68,11 +64,6 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         sys.exit(run_locked(cfg, method, argv, lock))
 
 
-def list_problems(problems: list[str]) -> list[str]:
-    """List the problems under a line that counts them."""
-    return [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
-
-
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     """Build the engine's argv (empty where a flag is wrong), and find everything to fix first."""
     wrong = find_wrong_settings(cfg, method)
@@ -83,7 +74,7 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     except (OSError, ValueError):
         if not wrong:
             raise
-        argv = []  # a path that is none, which is among the wrong settings
+        return [], wrong  # a path that is none is among them
     return argv, find_problems(cfg, method)
 
 
@@ -97,29 +88,26 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
     model = flags["actor"] if method == "ppo" else flags["model"]
     data, ckpt, train = flags["data"], flags["ckpt"], flags["train"]
     # of a hub id the snapshot: the engine knows no revisions
-    folder = find_folder(cfg)
-    if folder:
-        model["model_name_or_path"] = str(folder.resolve())
-    if run_folder.decide_resume(
-        cfg
-    ):  # without a checkpoint the run starts again from its beginning
+    if folder := find_folder(cfg):
+        model["model_name_or_path"] = str(folder)
+    # without a checkpoint the run starts again from its beginning
+    if run_folder.decide_resume(cfg):
         found = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints")
         ckpt["load_enable"] = found is not None
+    places = [(flags["eval"], "dataset"), (ckpt, "path"), (ckpt, "output_dir")]
+    places += [(flags["logger"], "tensorboard_dir")]
+    if folder:
+        places += [(model, "model_name_or_path")]
     if method == "ppo":
-        agent, url = choose_hook(
-            cfg.reward.hook, train["agent_func_path"], flags["reward"]["remote_url"]
-        )
-        train["agent_func_path"] = str(Path(agent).resolve()) if agent else None
-        flags["reward"]["remote_url"] = url
+        places += [(data, "prompt_dataset"), (train, "agent_func_path")]
+        hooks = train["agent_func_path"], flags["reward"]["remote_url"]
+        hooks = choose_hook(cfg.reward.hook, *hooks)
+        train["agent_func_path"], flags["reward"]["remote_url"] = hooks
         # train.jsonl is trimmed already, and the engine would cut the evaluation set too
         data["max_samples"] = parser.get_default("data.max_samples")
-    for group, key in (
-        (data, "prompt_dataset" if method == "ppo" else "dataset"),
-        (flags["eval"], "dataset"),
-        (ckpt, "path"),
-        (ckpt, "output_dir"),
-        (flags["logger"], "tensorboard_dir"),
-    ):
+    else:
+        places += [(data, "dataset")]
+    for group, key in places:
         if group[key] is not None:
             group[key] = str(Path(group[key]).resolve())
     argv = to_argv(flags, parser)
@@ -163,8 +151,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    total_steps = fit.count_steps(cfg.openrlhf, method, used)
-    record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
+    steps = fit.count_steps(cfg.openrlhf, method, used)
+    record |= {"arguments": sys.argv[1:], "total_steps": steps}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])
     write_text(run_dir / "config.yaml", run_folder.render_config(cfg))
@@ -179,7 +167,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
         engine = process.start_engine(command, environment, log, lock)
-        code = supervise_engine(engine, run_dir, method, start_step, total_steps)
+        code = supervise_engine(engine, cfg, method, start_step, steps)
     seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
@@ -190,32 +178,31 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
 def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
     """Put the rows of this run in place; returns how many are trained on."""
     flags, known = cfg.openrlhf, data.manifest["files"]["train.jsonl"]
-    if (
-        method == "sft"
-    ):  # the engine reads the data set itself, and drops a last partial micro-batch
-        used = min(known["rows"], flags.data.max_samples)
-        return used - used % flags.train.micro_batch_size
-    size, most = flags.rollout.batch_size, flags.data.max_samples
-    target = Path(cfg.run_dir) / "train.jsonl"
+    rows, most = known["rows"], flags.data.max_samples
+    # SFT's engine reads the data set itself, and drops a last partial micro-batch
+    if method == "sft":
+        return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
+    size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
-    if left_out := known["rows"] - used:
-        limit = f"openrlhf.data.max_samples={most}, and " if most < known["rows"] else ""
+    if used < rows:
+        limit = f"openrlhf.data.max_samples={most}, and " if most < rows else ""
         print(
-            f"{left_out} of {known['rows']} training rows are left out: {limit}"
+            f"{rows - used} of {rows} training rows are left out: {limit}"
             f"rollouts are whole batches of {size}"
         )
     return used
 
 
 def supervise_engine(
-    engine: subprocess.Popen, run_dir: Path, method: str, start_step: int, total_steps: int
+    engine: subprocess.Popen, cfg: DictConfig, method: str, start_step: int, total_steps: int
 ) -> int:
     """Show the engine's steps and end all its processes; returns its exit code, 130 on Ctrl-C.
 
     An engine that waits for a part that has died is stopped, with exit code 1.
     """
-    family: list[Any] = []
+    run_dir, split = Path(cfg.run_dir), Path(cfg.openrlhf.eval.dataset or "dev").stem
     parts, stall = process.PartsWatch(), process.StallWatch(run_dir)
+    family: list[Any] = []
     dead: list[str] = []
 
     def is_running() -> bool:
@@ -231,14 +218,15 @@ def supervise_engine(
 
     try:
         reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
+        # of the run that is resumed: not shown again, but its phase continues
+        before = [row for row in reader.read_new() if row["kind"] == "train"]
         live = None
         if method == "ppo":
-            words = terminal.count_question_words(run_dir / "train.jsonl")
-            live = terminal.LiveView(words)
-            for row in reader.read_before():
-                if row["kind"] == "train":
-                    live.take(row)
-        terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep, live)
+            live = terminal.LiveView(terminal.count_question_words(run_dir / "train.jsonl"))
+            for row in before:
+                live.take(row)
+        steps = start_step, total_steps
+        terminal.watch(reader, method, *steps, is_running, time.sleep, live, split)
         if dead:
             print(
                 f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: "
@@ -259,30 +247,25 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
     begin: the byte of engine.log at which this life of the run begins.
     """
     run_dir = Path(cfg.run_dir)
+    log, metrics = run_dir / "engine.log", run_dir / "metrics.jsonl"
+    if code == 0:
+        rows = read_jsonl(metrics) if metrics.exists() else []
+        terminal.summarise_run(rows, method, run_dir, seconds)
+        return
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     recipe = "rlvr" if method == "ppo" else "sft"
     again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
-    if code == 0:
-        path = run_dir / "metrics.jsonl"
-        rows = read_jsonl(path) if path.exists() else []
-        terminal.summarise_run(rows, method, run_dir, seconds)
-        return
-    if code == INTERRUPTED:
-        print(
-            "\nstopped; every process of the run is ended. "
-            f"To continue from its last checkpoint: {again}",
-            file=sys.stderr,
-        )
-        return
-    if code < 0:
-        cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
-    elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on the same disk, could not say so
-        cause = f"No space left on device: {run_dir}"
-    else:
-        cause = process.find_cause(run_dir / "engine.log", begin)
-    print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
-    if advice := process.advise(cause):
-        print(f"  {advice}", file=sys.stderr)
-    print(f"  whole log: {run_dir / 'engine.log'}", file=sys.stderr)
-    if checkpoints.find_last(run_dir / "checkpoints"):
-        print(f"  from the last checkpoint: {again}", file=sys.stderr)
+    lines = ["\nstopped; every process of the run is ended"]
+    if code != INTERRUPTED:
+        if code < 0:
+            cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
+        elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on that disk, could not say so
+            cause = f"No space left on device: {run_dir}"
+        else:
+            cause = process.find_cause(log, begin)
+        lines = [f"\nthe engine failed (exit {code}): {cause}"]
+        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
+        lines += [f"  whole log: {log}"]
+    if code == INTERRUPTED or checkpoints.find_last(run_dir / "checkpoints"):
+        lines += [f"  from the last checkpoint: {again}"]
+    print(*lines, sep="\n", file=sys.stderr)
