@@ -94,11 +94,10 @@ def reorder_options(question: Question, order: list[int]) -> Question:
 
 
 def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
-    """Find if an index of the gold option counts from 0 or from 1; options: their column or columns.
+    """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
 
     An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError
-    where the rows show neither, or both: a wrong base would mark nearly every row wrongly without a
-    sound.
+    where rows show neither, or both: a wrong base would mark nearly every row wrongly.
     """
     lowest = highest = 0
     for record in records:

@@ -330,7 +330,7 @@ def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> Non
     data.index_base = 0
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
     numbered = [(str(number), record) for number, record in enumerate(records)]
-    split, parsed = parse_records("test", numbered, parse_row, data, lambda *_: None)
+    split, parsed = parse_records("test", numbered, parse_row, data)
     assert split.read + split.not_selected == len(records)
     assert split.describe()["kept"] + sum(map(len, split.dropped.values())) == split.read
     assert len(parsed) == split.read
@@ -366,7 +366,7 @@ def read_split(name: str, folder: str, split: str, *overrides: str) -> tuple:
         contents = (content for _, content in records)
         cfg.data.index_base = find_index_base(contents, columns.answer, columns.options)
     parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
-    return parse_records(split, records, parse_row, cfg.data, lambda *_: None)[0], cfg, records
+    return parse_records(split, records, parse_row, cfg.data)[0], cfg, records
 
 
 def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() -> None:
