@@ -14,19 +14,6 @@ from data_prep.rows import Question
 NONE, NO_STEM = "None of the above", "Which option is right?"
 
 
-def check_views(data: Any) -> list[str]:
-    """Check the settings of the views; returns problems."""
-    none, rotate = data.options.none_of_the_above, data.options.rotate
-    problems = []
-    if none not in (None, "add", "replace_gold"):
-        problems.append(f"data.options.none_of_the_above={none}: give add, replace_gold or null")
-    if type(rotate) is not int:
-        problems.append(f"data.options.rotate={rotate} is no whole number")
-    if data.stem not in ("keep", "none"):
-        problems.append(f"data.stem={data.stem}: give keep or none")
-    return problems
-
-
 def apply_views(questions: list[Question], data: Any) -> list[str]:
     """Apply the configured views to a split, in place; returns the ids that stay as they are."""
     left = []

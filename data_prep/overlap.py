@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 
 from data_prep.prepared import MANIFEST, open_prepared
 from data_prep.prompt import LETTERS
-from data_prep.splits import TRAIN, Progress, Split
+from data_prep.splits import TRAIN, Split, follow_rows
 
 NGRAM = 8
 # A stem of fewer words is compared together with its options: a frame such as "Which of the
@@ -196,7 +196,7 @@ def find_contamination(
     return drop, listed, dict(sorted(seen.items()))
 
 
-def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -> dict[str, Any]:
+def drop_copies(cfg: DictConfig, splits: dict[str, Split]) -> dict[str, Any]:
     """Drop and list copies in and between splits by `data.overlap`; returns the manifest's part.
 
     Sets `meta.cluster` of every row; `meta.overlap_id` and `.overlap_share` of evaluation rows that
@@ -204,8 +204,7 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -
     """
     policy = cfg.data.overlap
     within = {}
-    for done, (name, split) in enumerate(splits.items()):
-        progress("comparing rows", done, len(splits) + 1)
+    for name, split in follow_rows(list(splits.items()), "comparing rows"):
         clusters = find_clusters(split.rows)
         near = find_near_copies(split.rows, policy.flag)
         within[name] = count_duplicates(split.rows) | {

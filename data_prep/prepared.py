@@ -145,36 +145,20 @@ def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
     prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where
     there is no manifest, or one that cannot be read or is of another format.
     """
-    prepare = prepare or f"make prep data={folder.name}"
-    manifest = read_manifest(folder, prepare)
-    try:
-        form = manifest["format"]
-        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / MANIFEST} cannot be read ({error!r:.200}): run `{prepare}` again"
-        ) from error
-    if form != FORMAT or not files:
-        raise UserError(
-            f"{folder / MANIFEST} has format {form!r}, this version reads {FORMAT}: run "
-            f"`{prepare}` again"
-        )
-    return Prepared(folder, manifest, prepare)
-
-
-def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
-    """Read a manifest of any format. Raises UserError where there is none or no JSON object."""
     path, prepare = folder / MANIFEST, prepare or f"make prep data={folder.name}"
     # a preparation that was killed between its two renames left the old folder under this name
-    set_aside = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and set_aside.is_dir():
+    if not folder.exists() and folder.with_name(f".{folder.name}.old").is_dir():
         raise UserError(f"{folder} was being replaced when preparation stopped: run `{prepare}`")
     if not path.is_file():
         raise UserError(f"{path} not found: run `{prepare}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        form = manifest["format"]
+        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path} is no JSON object: run `{prepare}` again")
-    return manifest
+    if form != FORMAT or not files:
+        raise UserError(
+            f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
+        )
+    return Prepared(folder, manifest, prepare)

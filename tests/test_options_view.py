@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from data_prep.options_view import NONE, apply_views, check_views, view_question
+from data_prep.options_view import NONE, apply_views, view_question
+from data_prep.prepare import check_settings
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question
 
@@ -71,6 +72,7 @@ def test_without_a_stem_the_options_stay() -> None:
     assert rows[0].options == ["x1", "x2"] and "story" not in rows[0].question
 
 
-def test_settings_that_are_no_view_are_all_reported() -> None:
-    data = OmegaConf.create({"options": {"none_of_the_above": "f", "rotate": 1.5}, "stem": "half"})
-    assert len(check_views(data)) == 3
+def test_settings_that_are_no_view_are_all_reported(compose_config) -> None:
+    views = ["data.options.none_of_the_above=f", "data.options.rotate=1.5", "data.stem=half"]
+    problems = check_settings(compose_config("prep", "data=medqa", *views))
+    assert len(problems) == 3 and all(key in "".join(problems) for key in views)

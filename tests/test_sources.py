@@ -330,7 +330,7 @@ def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> Non
     data.index_base = 0
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
     numbered = [(str(number), record) for number, record in enumerate(records)]
-    split, parsed = parse_records("test", numbered, parse_row, data, lambda *_: None)
+    split, parsed = parse_records("test", numbered, parse_row, data)
     assert split.read + split.not_selected == len(records)
     assert split.describe()["kept"] + sum(map(len, split.dropped.values())) == split.read
     assert len(parsed) == split.read
@@ -362,11 +362,11 @@ def read_split(name: str, folder: str, split: str, *overrides: str) -> tuple:
     cfg = compose_data(name, f"data.source={SHARED / folder}", *overrides)
     records = read_records(cfg).splits[split]
     if cfg.data.index_base == "auto":
-        cfg.data.index_base = find_index_base(
-            (c for _, c in records), "cop", lambda record: 4, "exp"
-        )["base"]
+        columns = cfg.data.columns
+        contents = (content for _, content in records)
+        cfg.data.index_base = find_index_base(contents, columns.answer, columns.options)
     parse_row = importlib.import_module(f"data_prep.sources.{cfg.data.reader}").parse_row
-    return parse_records(split, records, parse_row, cfg.data, lambda *_: None)[0], cfg, records
+    return parse_records(split, records, parse_row, cfg.data)[0], cfg, records
 
 
 def test_medqa_test_keeps_all_rows_and_mends_leaking_blanks_and_look_alikes() -> None:
@@ -457,7 +457,7 @@ def test_medmcqa_dev_counts_from_1_here_and_from_0_as_on_the_hub() -> None:
     )
     assert len(split.warned["duplicate_distractor"]) == 17
     as_on_hub = [{**row, "cop": row["cop"] - 1} for _, row in records]
-    assert find_index_base(as_on_hub, "cop", lambda record: 4, "exp")["base"] == 0
+    assert find_index_base(as_on_hub, "cop", cfg.data.columns.options) == 0
 
 
 def test_pubmedqa_has_500_rows_each() -> None:
