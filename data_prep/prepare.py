@@ -13,24 +13,26 @@ from data_prep.card import draw_lengths, write_card
 from data_prep.errors import UserError
 from data_prep.files import write_jsonl
 from data_prep.options import find_index_base, shuffle_options
+from data_prep.options_view import apply_views, check_views
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
-from data_prep.prompt import PROMPT_VERSION, render_question
+from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
     STEP,
+    TRAIN,
     Progress,
     Split,
     check_ids,
     check_rows,
+    find_state,
     hash_rows,
     parse_records,
 )
 from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-TRAIN = "train"
 
 
 def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     Raises UserError, with every problem that was found, before anything is written.
     """
     # read
-    tokenizer, records = read_inputs(cfg)
+    template, tokenizer, records = read_inputs(cfg)
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     origin, remarks = records.origin, records.remarks
     if data.index_base == "auto":
@@ -62,10 +64,11 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     shuffled = {}
     if data.shuffle_options:
         shuffled = {name: shuffle_split(split, cfg.seed) for name, split in splits.items()}
+    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
 
     # build rows, measure
     for split in splits.values():
-        build_rows(split, tokenizer, data.direct_response, progress)
+        build_rows(split, tokenizer, template, data.direct_response, progress)
         drop_unfit_rows(split, tokenizer, data.max_prompt_tokens)
     refuse_empty(data.name, splits)
 
@@ -79,11 +82,13 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         "format": FORMAT,
         "name": data.name,
         "origin": origin,
+        "state": find_state(data, origin["rows"]),
         "remarks": remarks,
         "files": {},
         "splits": {name: split.describe() for name, split in splits.items()},
         "overlap": overlap,
         "shuffled_options": shuffled,
+        "views": {**data.options, "stem": data.stem, "left_as_they_are": left},
         "max_prompt_tokens": {
             "limit": data.max_prompt_tokens,
             "found": max(splits[TRAIN].tokens) if TRAIN in splits else 0,
@@ -94,6 +99,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "eos_token": tokenizer.eos_token,
         },
         "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
+        "prompt": template.describe(),
         "prompt_version": PROMPT_VERSION,
         "direct_response": data.direct_response,
         "seed": cfg.seed,
@@ -112,12 +118,16 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     return manifest
 
 
-def read_inputs(cfg: DictConfig) -> tuple[ModelTokenizer, Records]:
-    """Read the tokenizer and the upstream records. Raises UserError with all problems of both."""
+def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
+    """Read the prompt's template, the tokenizer and the upstream records.
+
+    Raises UserError with all problems of the settings and of the three.
+    """
     problems = check_settings(cfg)
     found: list[Any] = []
     if not OmegaConf.missing_keys(cfg.data) and not OmegaConf.missing_keys(cfg.model):
         for read in (
+            lambda: find_template(cfg.data.prompt.name, cfg.data.prompt.file),
             lambda: load_tokenizer(
                 cfg.model.path, cfg.model.get("revision"), cfg.data.chat is True
             ),
@@ -129,8 +139,8 @@ def read_inputs(cfg: DictConfig) -> tuple[ModelTokenizer, Records]:
                 problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
-    tokenizer, records = found
-    return tokenizer, records
+    template, tokenizer, records = found
+    return template, tokenizer, records
 
 
 def check_settings(cfg: DictConfig) -> list[str]:
@@ -151,6 +161,7 @@ def check_settings(cfg: DictConfig) -> list[str]:
             problems.append(f"{key}={value!r} becomes a file's name: use letters, digits, _ . -")
     if not isinstance(data.chat, bool):
         problems.append(f"data.chat={data.chat} must be true or false")
+    problems += check_views(data)
     if data.direct_response not in DIRECT_RESPONSES:
         problems.append(
             f"data.direct_response={data.direct_response} is not one of "
@@ -193,13 +204,24 @@ def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
 
 
 def build_rows(
-    split: Split, tokenizer: ModelTokenizer, direct_response: str, progress: Progress
+    split: Split,
+    tokenizer: ModelTokenizer,
+    template: Template,
+    direct_response: str,
+    progress: Progress,
 ) -> None:
     """Turn a split's questions into rows, its prompts rendered, and count their tokens."""
     questions, split.questions = split.questions, []
     for start in range(0, len(questions), STEP):
         rows = [
-            build_row(question, split.name, tokenizer.eos_token, tokenizer.frame, direct_response)
+            build_row(
+                question,
+                split.name,
+                tokenizer.eos_token,
+                tokenizer.frame,
+                template,
+                direct_response,
+            )
             for question in questions[start : start + STEP]
         ]
         split.tokens.extend(tokenizer.count_tokens([row["prompt"] for row in rows]))

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import LETTERS, ChatFrame
+from data_prep.prompt import LETTERS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -91,6 +91,11 @@ class Prepared:
         """Chat markup round the prompts; None for plain ones."""
         chat = self.manifest.get("chat")
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
+
+    @property
+    def template(self) -> Template:
+        """Template that lays out a question in every mode; plain before templates had names."""
+        return TEMPLATES[self.manifest.get("prompt", {}).get("name", "plain")]
 
     def find_file(self, split: str) -> Path:
         """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
@@ -173,25 +178,3 @@ def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{path} is no JSON object: run `{prepare}` again")
     return manifest
-
-
-def read_evaluation_sets(
-    data_dir: Path, names: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
-    """Read all rows that are not of train, of the data sets that are prepared. Raises UserError.
-
-    Returns rows, what the manifests say of each file, and the names that are not prepared.
-    """
-    rows: list[dict[str, Any]] = []
-    files: dict[str, Any] = {}
-    absent: list[str] = []
-    for name in names:
-        if not (data_dir / name / MANIFEST).is_file():
-            absent.append(name)
-            continue
-        prepared = open_prepared(data_dir / name)
-        for split in prepared.splits:
-            if split != "train":
-                rows.extend(prepared.read_rows(split))
-                files[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
-    return rows, files, absent

@@ -23,6 +23,7 @@ from data_prep.rows import Question
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, rows done, rows in all)."""
 
+TRAIN = "train"
 STEP = 1000  # rows between two reports of progress
 EXAMPLES = 3  # first rows of a reason whose field and value are kept for the report
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -191,12 +192,15 @@ def check_rows(
         if official.get("sha256") == sha256:
             as_pinned.add(split)
         elif official.get("sha256") is not None:
+            other = data.elsewhere.get(sha256)
+            kind = f"these are data={other}" if other else "a cut, altered or older copy"
             differences.append(
                 f"{data.name}/{split} is not the official split: {rows:,} rows (sha256 {sha256}), "
-                f"officially {official.rows:,} (sha256 {official.sha256}): a cut, altered or older "
-                "copy"
+                f"officially {official.rows:,} (sha256 {official.sha256}): {kind}"
             )
-        elif rows != official.rows:
+        if official.get("git_blob") and data.source:
+            remarks.append(compare_blob(split, data, rows))
+        elif official.get("sha256") is None and rows != official.rows:
             remarks.append(
                 f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not "
                 "comparable"
@@ -220,6 +224,27 @@ def check_rows(
             f"to take these rows as they are: make prep data={data.name} data.accept=true",
         )
     return [*remarks, *(f"accepted: {line}" for line in differences)]
+
+
+def compare_blob(split: str, data: DictConfig, rows: int) -> str:
+    """Say if a local file is the official one, by the hash that `git hash-object FILE` prints."""
+    content = (Path(data.source) / data.files[split]).read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    official = data.official[split]
+    if blob == official.git_blob:
+        return f"{split}: the official file, {rows:,} rows (git blob {blob})"
+    kind = "a partial file" if rows < official.rows else "not the official file"
+    return (
+        f"{split}: {kind}, {rows:,} of {official.rows:,} rows (git blob {blob[:12]}…, officially "
+        f"{official.git_blob[:12]}…); scores of a model trained on it are not comparable"
+    )
+
+
+def find_state(data: DictConfig, read: dict[str, dict[str, Any]]) -> str | None:
+    """Return the state of the labels, `data.state`, where the rows read are proved to be in it."""
+    pinned = {split: facts.sha256 for split, facts in data.official.items() if facts.sha256}
+    proved = any(read.get(split, {}).get("sha256") == sha256 for split, sha256 in pinned.items())
+    return data.state if proved else None
 
 
 def read_last_origin(folder: Path) -> dict[str, Any] | None:

@@ -35,11 +35,11 @@ from eval.ask import Progress as ProgressCall
 from eval.ask import answer_tasks
 from eval.compare import Systems, compare_systems, judge_claims
 from eval.page import write_report
-from eval.plan import Plan, Task, make_plan
 from eval.provenance import append_run, describe_call
 from eval.samples import Samples
 from eval.summary import summarise_samples
 from eval.tables import SCORES, list_errors, select
+from eval.tasks import Plan, Task, make_plan
 
 SUMMARY = "summary.json"
 

@@ -133,7 +133,7 @@ def name_preparation(cfg: Any) -> str:
         HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
     )
     words = ["make prep", f"data={cfg.data.name}"]
-    if not choice.endswith("laptop"):
+    if choice.removeprefix("sft/") != "laptop":  # the default one
         words.append(f"experiment={choice.removeprefix('sft/')}")
     if str(cfg.data_dir) != "data":
         words.append(f"data_dir={cfg.data_dir}")
@@ -195,6 +195,12 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         )
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
+    held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
+    asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
+    other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
+    if other:
+        wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
+        yield f"{folder} was prepared with {', '.join(other)}, not {wanted}: run `{prepare}`"
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
     if longest and longest > limit:
         yield (

@@ -6,10 +6,12 @@ names of metrics.jsonl. A monitor whose metric is not logged stays silent.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median_high, variance
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
 Found = tuple[float, float] | None  # the value and the limit that it reached
+Watch = Callable[[Sequence[Row]], Found]
 
 RECENT = 5  # steps whose mean is judged: one odd step trips nothing
 FLAT = 30  # steps, compared with the 30 before them
@@ -30,41 +32,19 @@ KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind wit
 MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
 
 
-class Alarm(NamedTuple):
-    """A tripped monitor. value is beyond limit; says: what was seen; advice: what to do first.
-
-    loud: the run learns nothing as it is, so the terminal must not let it be overlooked.
-    """
-
-    monitor: str
-    value: float
-    limit: float
-    says: str
-    advice: str
-    loud: bool = False
-
-
-class Span(NamedTuple):
-    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
-
-    first: int
-    last: int
-    alarm: Alarm
-
-
 def read_values(rows: Sequence[Row], key: str) -> list[float]:
     """Read the finite values of a metric."""
     values = (row.get(key) for row in rows)
     return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def mean_recent(rows: Sequence[Row], key: str, count: int = RECENT) -> float | None:
-    """Average the last `count` steps; None where any lacks the metric or there are fewer."""
-    values = read_values(rows[-count:], key)
-    return sum(values) / count if len(values) == count else None
+def mean_recent(rows: Sequence[Row], key: str) -> float | None:
+    """Average the last RECENT steps; None where any lacks the metric or there are fewer."""
+    values = read_values(rows[-RECENT:], key)
+    return sum(values) / RECENT if len(values) == RECENT else None
 
 
-def watch_fraction(key: str, limit: float, of_followed: bool = False) -> Callable:
+def watch_fraction(key: str, limit: float, of_followed: bool = False) -> Watch:
     """Watch a fraction. of_followed: of the responses that follow the format, where most do."""
 
     def watch(rows: Sequence[Row]) -> Found:
@@ -98,39 +78,41 @@ def watch_format(rows: Sequence[Row]) -> Found:
 def watch_length(rows: Sequence[Row]) -> Found:
     """Watch for responses several times as long as the run's median so far."""
     now = mean_recent(rows, "response_length")
-    earlier = sorted(read_values(rows[:-RECENT], "response_length"))
+    earlier = read_values(rows[:-RECENT], "response_length")
     if now is None or len(earlier) < 2 * RECENT:
         return None
-    limit = LENGTH_GROWTH * earlier[len(earlier) // 2]
+    limit = LENGTH_GROWTH * median_high(earlier)
     return (now, limit) if now >= limit else None
 
 
 def watch_reward(rows: Sequence[Row]) -> Found:
     """Watch for 30 steps that earned no more than the 30 before, while there is more to earn."""
     values = read_values(rows[-2 * FLAT :], "rollout/reward_mean")
-    if len(values) < 2 * FLAT:
-        return None
     before, now = values[:FLAT], values[FLAT:]
-    means = sum(before) / FLAT, sum(now) / FLAT
-    squares = sum((x - means[0]) ** 2 for x in before) + sum((x - means[1]) ** 2 for x in now)
-    limit = NOISE * math.sqrt(squares / (FLAT - 1) / FLAT)
-    gain = means[1] - means[0]
-    return (gain, limit) if gain <= limit and means[1] < SETTLED else None
+    if len(now) < FLAT or fmean(now) >= SETTLED:
+        return None
+    gain = fmean(now) - fmean(before)
+    limit = NOISE * math.sqrt((variance(before) + variance(now)) / FLAT)
+    return (gain, limit) if gain <= limit else None
 
 
 def watch_vllm_kl(rows: Sequence[Row]) -> Found:
     """Watch for rollouts that do not come from the weights being trained."""
-    value, first = mean_recent(rows, "vllm_kl"), read_values(rows[:1], "vllm_kl")
-    if first and abs(first[0]) >= MOST_ROUNDING:
-        return abs(first[0]), MOST_ROUNDING
-    limit = max(HEALTHY_KL, *(KL_GROWTH * abs(noise) for noise in first), 0.0)
+    value = mean_recent(rows, "vllm_kl")
+    first = max(map(abs, read_values(rows[:1], "vllm_kl")), default=0.0)
+    if first >= MOST_ROUNDING:
+        return first, MOST_ROUNDING
+    limit = max(HEALTHY_KL, KL_GROWTH * first)
     return (abs(value), limit) if value is not None and abs(value) >= limit else None
 
 
 class Monitor(NamedTuple):
-    """A check, what is said when it trips, and what to do; `key=value` can be typed as it is."""
+    """A check, what is said when it trips, and what to do; `key=value` can be typed as it is.
 
-    watch: Callable[[Sequence[Row]], Found]
+    loud: the run learns nothing as it is, so the terminal must not let it be overlooked.
+    """
+
+    watch: Watch
     says: str
     advice: str
     loud: bool = False
@@ -203,6 +185,25 @@ MONITORS = {
 """Every monitor by name; docs/dynamics.md has a section for each."""
 
 
+class Alarm(NamedTuple):
+    """A tripped monitor: its name, what it found and what it says of that."""
+
+    monitor: str
+    value: float
+    limit: float
+    says: str
+    advice: str
+    loud: bool
+
+
+class Span(NamedTuple):
+    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
+
+    first: int
+    last: int
+    alarm: Alarm
+
+
 def append_step(rows: Sequence[Row], row: Row) -> list[Row]:
     """Append a step to those that the monitors need: the run's first, and the last KEPT."""
     return [*rows[:1], *rows[1:][-KEPT:], row]
@@ -222,18 +223,18 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
 def check_run(rows: Sequence[Row]) -> list[Span]:
     """List the spans of steps over which a monitor was tripped in a run, by first step."""
     spans: list[Span] = []
-    running: dict[str, Span] = {}
+    latest: dict[str, int] = {}  # monitor -> the place of its last span
     kept: list[Row] = []
     for row in rows:
         step = int(row["step"])
         kept = append_step(kept, row)
-        alarms = {alarm.monitor: alarm for alarm in check_monitors(kept)}
-        # close the spans whose monitor has been silent for long enough
-        for name, span in list(running.items()):
-            if name not in alarms and step - span.last > PAUSE:
-                spans.append(running.pop(name))
-        for name, alarm in alarms.items():
-            old = running.get(name, Span(step, step, alarm))
+        for alarm in check_monitors(kept):
+            place = latest.get(alarm.monitor)
+            if place is None or step - spans[place].last > PAUSE:
+                latest[alarm.monitor] = len(spans)
+                spans.append(Span(step, step, alarm))
+                continue
+            old = spans[place]
             stronger = max(old.alarm, alarm, key=lambda one: abs(one.value - one.limit))
-            running[name] = Span(old.first, step, stronger)
-    return sorted([*spans, *running.values()], key=lambda span: (span.first, span.alarm.monitor))
+            spans[place] = Span(old.first, step, stronger)
+    return sorted(spans, key=lambda span: (span.first, span.alarm.monitor))

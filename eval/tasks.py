@@ -88,8 +88,15 @@ def make_plan(cfg: DictConfig) -> Plan:
                 settings = describe_task(cfg, benchmark, mode, shown)
                 settings["model"] = identities[model]
                 samples = settings["sampling"].get("samples", 1)
+                prepared = benchmark.prepared
                 requests = list_requests(
-                    benchmark.rows, mode, samples, cfg.seed, benchmark.prepared.frame, shown
+                    benchmark.rows,
+                    mode,
+                    samples,
+                    cfg.seed,
+                    prepared.frame,
+                    shown,
+                    prepared.template,
                 )
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
