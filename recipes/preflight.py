@@ -100,7 +100,7 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     except UserError as error:
         problems += error.problems
     gpus = machine.find_gpus() if cfg.hardware.cuda else []
-    free = shutil.disk_usage(run_folder.find_existing(cfg.run_dir)).free
+    free = shutil.disk_usage(values.find_existing(cfg.run_dir)).free
     host = machine.find_host_memory_gb()
     return Facts(method, find_folder(cfg), shape, data, rows, gpus, host, free, problems)
 
@@ -129,7 +129,7 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
                 f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give "
-                "model.path=FOLDER, or make it as the head of recipes/configs/experiment/*.yaml says"
+                "model.path=FOLDER, or make it as the head of recipes/configs/experiment/… says"
             )
         elif not REVISION.fullmatch(str(cfg.model.revision)):
             yield (
@@ -224,7 +224,7 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     if smallest and smallest < hardware.gpu_memory_gb:
         yield (
             f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU, this "
-            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then `make plan`"
+            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
         )
 
 
@@ -269,7 +269,7 @@ def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def estimate_disk(cfg: Any, facts: Facts) -> int:
-    """Estimate the bytes that the run leaves behind; 0 where the model's shape is not known."""
-    if facts.shape is None:
+    """Estimate the bytes that the run leaves behind; 0 where model or data is not known."""
+    if facts.shape is None or facts.data is None:
         return 0
     return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))

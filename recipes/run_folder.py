@@ -61,12 +61,6 @@ FREE = re.compile(
 )
 
 
-def find_existing(path: str) -> Path:
-    """Find the folder, or the nearest above it, that exists."""
-    place = Path(path).resolve()
-    return next(folder for folder in (place, *place.parents) if folder.exists())
-
-
 def is_begun(folder: Path) -> bool:
     """Tell a folder with something of a run from one that a start left before the engine."""
     return any((folder / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
