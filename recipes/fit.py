@@ -176,10 +176,9 @@ def plan_sft(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     tokens = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.model.gradient_checkpointing_enable
     work = plan_activations(shape, tokens, checkpointing, True, True)
-    needs = [
-        Need("load", add(fixed, {"step": model.states / 3})),
-        Need("training", add(fixed, {"step": model.step, "activations": work})),
-    ]
+    training = {"step": model.step, "activations": work}
+    needs = [Need("load", add(fixed, {"step": model.states / 3}))]
+    needs += [Need("training", add(fixed, training))]
     return needs, max(model.host, 2.0 * shape.parameters) * hardware.gpus_per_node
 
 

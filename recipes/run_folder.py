@@ -84,15 +84,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     """Check that no run is overwritten, and that a resumed one is the same run.
 
-    data_files: the prepared data set's files and their SHA-256, empty where they are not known.
+    data_files: of the prepared data set, name → SHA-256; empty where they are not known.
     """
     folder = Path(cfg.run_dir)
     if decide_resume(cfg):
         if (folder / "run.json").is_file():
             yield from find_changes(cfg, folder, data_files)
         else:
-            listed = f"leave resume={show(cfg.resume)} out, or delete it"
-            yield f"{folder} holds no run to resume: {listed}"
+            yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
         return
     started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     # resume=auto passes over what a start that failed before the engine has left
@@ -234,10 +233,8 @@ def describe_git() -> dict[str, Any]:
     """Read the commit, and if the working tree differs from it; empty outside a checkout."""
     if not shutil.which("git"):
         return {}
-    commit, status = (
-        subprocess.run(["git", *words], capture_output=True, text=True)
-        for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-    )
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     if commit.returncode != 0:
         return {}
+    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
