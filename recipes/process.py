@@ -115,7 +115,7 @@ def start_engine(
 ) -> subprocess.Popen:
     """Start the engine in its own session, so that Ctrl-C reaches the launcher alone.
 
-    lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
+    lock: descriptor of the run folder's lock, which the engine holds as long as it lives.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -136,8 +136,7 @@ def find_family(
 ) -> list[psutil.Process]:
     """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's.
 
-    known: those found before. Those that still run are returned too, since the orphans of a parent
-    that was killed are no longer anybody's children.
+    known: those found before, since the orphans of a killed parent are nobody's children.
     """
     members = {member for member in known if member.is_running()}
     with suppress(psutil.NoSuchProcess):
@@ -147,10 +146,7 @@ def find_family(
 
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
-    """End the engine and all that it started: SIGTERM, then SIGKILL after STOP_SECONDS.
-
-    family: from find_family, earlier.
-    """
+    """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
@@ -244,10 +240,7 @@ class StallWatch:
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:
-    """Ask the engine's Python processes for their stacks, which they write to engine.log.
-
-    Only those that catch the signal, as our startup does: Ray's C++ daemons would die of it.
-    """
+    """Ask the processes that catch SIGUSR1 (Ray's C++ daemons would die) for their stacks."""
     for member in family:
         with suppress(OSError, psutil.NoSuchProcess):
             status = Path(f"/proc/{member.pid}/status").read_text()
