@@ -57,7 +57,7 @@ def main() -> None:
 
 def read_config(words: list[str]) -> dict[str, Any]:
     """Read the recipe as the launcher composes it; ends where it cannot be composed."""
-    command = [sys.executable, "-m", "recipes.rlvr", *words, "--cfg", "job", "--resolve"]
+    command = [sys.executable, "-m", "recipes.rlvr", "--cfg", "job", "--resolve", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr.strip() or done.stdout.strip())
