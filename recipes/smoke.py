@@ -26,6 +26,7 @@ from data_prep.command import run_command
 from data_prep.files import read_jsonl, write_json
 from recipes.engine.checkpoints import list_complete
 from recipes.machine import complete_words
+from recipes.run_folder import read_record
 
 MODEL = Path("recipes/laptop_model")
 STEPS = 3
@@ -105,6 +106,7 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
     peak: GB, of all its processes and of the fullest GPU; it is raised here. Returns the exit code.
     """
     child = psutil.Popen(command)
+    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     while child.poll() is None:
         total = 0.0
         try:
@@ -115,7 +117,6 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
             pass  # one ended between the list and the look
         peak["host"] = max(peak["host"], total / 1e9)
         if shutil.which("nvidia-smi"):
-            query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
             found = subprocess.run(query, capture_output=True, text=True).stdout.split()
             used = [float(value) * 2**20 / 1e9 for value in found if value.isdigit()]
             peak["gpu"] = max(peak["gpu"], *used, 0.0)
@@ -170,33 +171,24 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]
         content = (MODEL / "model.safetensors").read_bytes()  # 8 bytes of length, then a table
         tensors = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         constants["tensor_call"] = phases["broadcast"] / len(tensors)
-    record = folder / "run.json"
-    versions = json.loads(record.read_text())["versions"] if record.is_file() else {}
+    versions = read_record(folder).get("versions", {})
     return {"checks": checks, "phases": phases, "constants": constants, "versions": versions}
 
 
 def print_result(result: dict[str, Any], folder: Path) -> None:
     """Print the table of checks, then seconds, memory and versions."""
     console = Console(highlight=False)
-    table = Table(title=f"smoke: {folder.name}", title_justify="left")
-    for column in ("exercised", "result", "seen"):
-        table.add_column(column)
+    table = Table("exercised", "result", "seen", title=f"smoke: {folder.name}")
     for name, (ok, seen) in result["checks"].items():
         table.add_row(name, "[green]right[/]" if ok else "[bold red]WRONG[/]", seen)
     console.print(table)
-    for title, values in (
-        ("seconds of a step, median", result["phases"]),
-        (
-            "peak memory in GB",
-            {key: size for key, size in result["peak_memory_gb"].items() if size},
-        ),
-        ("for plan.measured", result["constants"]),
-    ):
-        listed = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        console.print(f"{title}: {listed or 'none'}")
-    versions = " ".join(f"{name}={version}" for name, version in result["versions"].items())
-    console.print(f"{result['seconds']:.0f} s in all; {versions}")
-    console.print(f"log {folder}/run/engine.log, numbers {folder}/smoke.json")
+    for key in ("phases", "peak_memory_gb", "constants", "versions"):
+        values = result[key].items()
+        listed = (
+            f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in values
+        )
+        console.print(f"{key}: {', '.join(listed) or 'none'}")
+    console.print(f"{result['seconds']:.0f} s; {folder}/run/engine.log, {folder}/smoke.json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -239,7 +240,7 @@ NO_SLURM = pytest.mark.skipif(
 
 
 class Slurm(NamedTuple):
-    """A Slurm of one node with two GPUs, by count. environment: what its commands need."""
+    """A Slurm of one node with two GPUs. environment: what its commands need."""
 
     environment: dict[str, str]
     root: Path
@@ -287,11 +288,12 @@ def test_a_requeued_slurm_job_continues_by_itself(
     """The job has its GPUs, all memory and an address; the second life begins where the first saved."""
     folder = tmp_path / "run"
     with start_slurm(tmp_path, root) as slurm:
-        words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT, "openrlhf.ckpt.save_steps=1"]
+        words = ["hardware=cpu", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+        words += ["openrlhf.ckpt.save_steps=1"]
         job = slurm.submit(*words)
         wait_for_steps(slurm, folder, job, 1)
         shown = slurm.call("scontrol", "show", "job", "-o", job)
-        assert "gres/gpu=2" in shown and "gres:gpu:2" in shown.lower()
+        assert "TresPerNode=gres:gpu:2" in shown
         total = slurm.call("scontrol", "show", "node", "-o").split("RealMemory=")[1].split()[0]
         assert f"mem={total}M" in shown
         slurm.call("scontrol", "requeue", job)
@@ -317,7 +319,8 @@ def test_a_slurm_time_limit_ends_a_run_cleanly(root, bank, tmp_path, list_proces
     """Slurm signals the batch shell a minute before its limit; nothing is left for SIGKILL."""
     folder = tmp_path / "run"
     with start_slurm(tmp_path, root) as slurm:
-        words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT, "openrlhf.data.max_samples=1984"]
+        words = ["hardware=cpu", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+        words += ["openrlhf.data.max_samples=1984"]
         job = slurm.submit(*words, options=("--time=3", "--signal=B:TERM@60"))
         wait_until(lambda: (folder / "metrics.jsonl").exists(), 170, "the first step")
         wait_until(lambda: slurm.read_state(job) != "RUNNING", 180, "the time limit")
@@ -332,7 +335,7 @@ def test_a_slurm_time_limit_ends_a_run_cleanly(root, bank, tmp_path, list_proces
 
 @contextmanager
 def start_slurm(folder: Path, root: Path) -> Iterator[Slurm]:
-    """A Slurm of one node with `Gres=gpu:2` by count, which needs no device."""
+    """A Slurm of one node with `Gres=gpu:2`, which needs no device."""
     host = socket.gethostname()
     described = subprocess.run(
         ["slurmd", "-C"], capture_output=True, text=True, check=True
@@ -341,7 +344,9 @@ def start_slurm(folder: Path, root: Path) -> Iterator[Slurm]:
         word for word in described.split() if word.split("=")[0] in ("CPUs", "RealMemory")
     )
     config = folder / "slurm.conf"
-    (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu Count=2\n")
+    for index in range(2):  # of /dev/null's kind, since Slurm takes a count alone for 0 GPUs
+        os.mknod(folder / f"gpu{index}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File={folder}/gpu[0-1]\n")
     config.write_text(f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={find_port()}
