@@ -1,10 +1,8 @@
 """Prove an installation before money is spent: `make smoke experiment=paper hardware=8x80gb`.
 
-Runs the recipe on the hardware with the engine's flags as they are, but with the laptop's model and
-question bank, a high learning rate and three steps; it is ended after its first checkpoint and
-resumed. Without a GPU the batches are smaller too. A table says what was exercised and what of it
-was wrong; runs/smoke/NAME/smoke.json also has the constants that `make plan plan.measured=FILE`
-takes. Exits with 1 where a check failed.
+The engine's flags are the recipe's, but model and questions are the laptop's, for three steps (and
+small batches without a GPU); it is ended after its first checkpoint and resumed. A table says what
+was wrong; runs/smoke/NAME/smoke.json is for `make plan plan.measured=FILE`. Exits with 1 then.
 """
 
 import json
@@ -25,17 +23,14 @@ from rich.table import Table
 from data_prep.command import run_command
 from data_prep.files import read_jsonl, write_json
 from recipes.engine.checkpoints import list_complete
+from recipes.launcher import INTERRUPTED
 from recipes.machine import complete_words
 from recipes.run_folder import read_record
 
 MODEL = Path("recipes/laptop_model")
 STEPS = 3
-# vllm_kl of this model: 1e-3 and below where vLLM has the trained weights, above 0.1 after an
-# update at LEARNING_RATE that never reached it
-LEARNING_RATE = 1e-3
-STALE_KL = 0.01
-PHASES = ("generation", "make_experience", "ppo_train", "broadcast", "step_total")
-INTERRUPTED = 130
+LEARNING_RATE = 1e-3  # an update of this size that never reaches vLLM is seen in vllm_kl
+STALE_KL = 0.01  # of this model; about 1e-3 where vLLM has the trained weights
 
 
 def main(cfg: DictConfig) -> None:
@@ -58,17 +53,14 @@ def main(cfg: DictConfig) -> None:
 
 def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
     """List what differs from the recipe: model, data, steps and places, nothing of the set-up."""
-    rollout = cfg.openrlhf.rollout
-    size, changes = rollout.batch_size, []
+    size, each = cfg.openrlhf.rollout.batch_size, cfg.openrlhf.rollout.n_samples_per_prompt
+    changes = []
     if not cfg.hardware.cuda:  # a thousand samples would take an hour
-        size = max(1, 64 // rollout.n_samples_per_prompt)
-        changes = [
-            f"openrlhf.rollout.batch_size={size}",
-            f"openrlhf.train.batch_size={size * rollout.n_samples_per_prompt}",
-            "openrlhf.rollout.max_new_tokens=64",
-        ]
+        size = max(1, 64 // each)
+        changes = [f"openrlhf.train.batch_size={size * each}", "openrlhf.rollout.max_new_tokens=64"]
     return [
         *changes,
+        f"openrlhf.rollout.batch_size={size}",
         "model=laptop",
         f"model.path={folder}/base",
         "data=bank",
@@ -101,9 +93,9 @@ def prepare(folder: Path, cfg: DictConfig) -> None:
 
 
 def run(command: list[str], peak: dict[str, float], until: Path | None = None) -> int:
-    """Run to the end, or end it as a time limit does once `until` has a file; note its peak memory.
+    """Run to the end, or end it as a time limit does once `until` has a file; return its exit code.
 
-    peak: GB, of all its processes and of the fullest GPU; it is raised here. Returns the exit code.
+    peak: GB of all its processes (host) and of the fullest GPU, which are raised here.
     """
     child = psutil.Popen(command)
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -130,17 +122,16 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
 def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]:
     """Check what two starts left: checks (name → right, what was seen), phases, constants."""
     flags = cfg.openrlhf
-    path = folder / "metrics.jsonl"
-    rows = read_jsonl(path) if path.is_file() else []
+    rows = [row for path in folder.glob("metrics.jsonl") for row in read_jsonl(path)]
     train = [row for row in rows if row["kind"] == "train"]
-    files = sorted((folder / "rollouts").glob("*.jsonl"))
-    rollouts = [row for path in files for row in read_jsonl(path) if row["split"] == "train"]
+    answers = [row for path in folder.glob("rollouts/*.jsonl") for row in read_jsonl(path)]
+    rollouts = [row for row in answers if row["split"] == "train"]
     samples = STEPS * sum(row["rollout/num_samples"] for row in train[:1])
     needed = ["policy_loss", "actor_grad_norm"]
     needed += ["critic_loss"] if flags.algo.advantage.estimator == "gae" else []
     needed += ["kl"] if flags.algo.kl.init_coef > 0 else []
-    kl = max((abs(row["vllm_kl"]) for row in train if "vllm_kl" in row), default=None)
-    is_measured = flags.algo.advantage.is_correction_level != "off"  # else there is no vllm_kl
+    kl = [abs(row["vllm_kl"]) for row in train if "vllm_kl" in row]
+    is_off = flags.algo.advantage.is_correction_level == "off"  # then there is no vllm_kl
     steps, evaluations = [row["step"] for row in train], len(rows) - len(train)
     saved = [checkpoint.tag for checkpoint in list_complete(folder / "checkpoints")]
     copies = sorted(path.name for path in (folder / "checkpoints").glob("*_hf"))
@@ -154,18 +145,15 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]
         ),
         "each rollout on disk once": (0 < samples == len(rollouts), f"{len(rollouts)} rows"),
         "vLLM has the trained weights": (
-            kl is not None and kl < STALE_KL if is_measured else True,
-            f"largest |vllm_kl| {kl}" if is_measured else "not measured: is_correction_level=off",
+            max(kl) < STALE_KL if kl else is_off,
+            f"largest |vllm_kl| {max(kl):.1e}" if kl else "not measured",
         ),
         "evaluation on dev": (evaluations == 1, f"{evaluations} of 1"),
-        "checkpoints": (bool(saved), ", ".join(saved)),
-        "Hugging Face copies": (bool(copies), ", ".join(copies)),
+        "checkpoints, Hugging Face copies": (bool(saved and copies), ", ".join(saved + copies)),
         "final model": ((folder / "model" / "config.json").is_file(), f"{folder}/model"),
     }
-    phases = {}
-    for name in PHASES:
-        if seconds := [row[f"timing/{name}"] for row in train if f"timing/{name}" in row]:
-            phases[name] = median(seconds)
+    timed = [key for key in train[0] if key.startswith("timing/")] if train else []
+    phases = {key.removeprefix("timing/"): median(row[key] for row in train) for key in timed}
     constants = {}
     if "broadcast" in phases and cfg.hardware.cuda:
         content = (MODEL / "model.safetensors").read_bytes()  # 8 bytes of length, then a table
