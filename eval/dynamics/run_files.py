@@ -6,6 +6,7 @@ axis or the JSON is left out. What is missing becomes a sentence for the top of 
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -176,7 +177,7 @@ def read_metrics(path: Path, missing: list[str]) -> dict[int, dict[str, float]]:
 
 def read_rows(path: Path, missing: list[str], kind: type[Row]) -> list[Row]:
     """Read the rows of a .jsonl file that are whole and of this kind; report how many are not."""
-    lines = (read_content(path, missing) or b"").splitlines(keepends=True)
+    lines = BytesIO(read_content(path, missing) or b"").readlines()
     rows: list[Row] = []
     faults: list[int] = []
     for number, line in enumerate(lines, 1):
