@@ -76,8 +76,9 @@ def get_texts(record: Any, key: str) -> list[str]:
     """
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
-        while value and list(value.values())[-1] is None:
-            value = dict(list(value.items())[:-1])
+        value = dict(value)
+        while value and value[next(reversed(value))] is None:
+            value.popitem()
         if list(value) != list(LETTERS[: len(value)]):
             raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")
         value = list(value.values())
@@ -105,15 +106,6 @@ def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) ->
         detail = f"{key} {value!r:.100} counts from {base}, with {num_options} options"
         raise BadRow("gold_not_among_options", detail)
     return LETTERS[index - base]
-
-
-def check_answer(question: Question) -> None:
-    """Refuse a gold letter that names none of the options. Raises BadRow."""
-    if len(question.answer) != 1 or question.answer not in LETTERS[: len(question.options)]:
-        raise BadRow(
-            "gold_not_among_options",
-            f"answer {question.answer!r} with {len(question.options)} options",
-        )
 
 
 def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
