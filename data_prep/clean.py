@@ -29,8 +29,7 @@ LOOK_ALIKES = dict(
 """Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
 CYRILLIC = re.compile(r"[\u0400-\u052f]")
 WORD = re.compile(r"[^\W\d_]+")
-# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay, some scripts need
-# them.
+# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay for other scripts.
 INVISIBLE = re.compile(
     "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
@@ -108,8 +107,7 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     labelled, options = options, strip_labels(options)
     if options != labelled:
         fixed.append("own_labels")
-    # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it
-    # there.
+    # No line separator anywhere in a row: readers by str.splitlines would cut it there.
     meta = {
         key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
         for key, value in question.meta.items()
@@ -125,8 +123,7 @@ def remove_controls(text: str) -> str:
 
 
 def has_mixed_words(texts: list[str]) -> bool:
-    """Tell if Cyrillic letters replace Latin ones: some word mixes them, and none is really
-    Cyrillic.
+    """Tell if Cyrillic letters replace Latin ones: a word mixes them, and none is really Cyrillic.
 
     A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then
     a mixed word may be right ("mРНК"), and nothing is fixed. A Cyrillic letter on its own is left,

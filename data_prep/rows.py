@@ -1,9 +1,7 @@
-"""The row format: a `Question` as the sources give it, and the JSONL row that PPO, SFT and
-evaluation read.
+"""The row format: a `Question` as the sources give it, and the JSONL row that all stages read.
 
 Every row of a file has the same `meta` keys with values of the same type and never null: `datasets`
-infers the types from the first block of a file and fails on a later block that differs
-(`unify_meta`).
+infers types from the first block of a file and fails on a later one that differs (`unify_meta`).
 """
 
 import json
@@ -149,22 +147,23 @@ def build_row(
     of a struct. `response` is the SFT target for `direct_prompt`; it ends in EOS so that OpenRLHF
     adds none of its own. direct_response: a key of DIRECT_RESPONSES.
     """
-    label = {
-        "id": question.id,
-        "split": split,
-        "answer": question.answer,
-        "options": question.options,
-    }
+    row_id, stem, options, answer = (
+        question.id,
+        question.question,
+        question.options,
+        question.answer,
+    )
+    label = {"id": row_id, "split": split, "answer": answer, "options": options}
     target = DIRECT_RESPONSES[direct_response]
     return {
-        "id": question.id,
-        "question": question.question,
-        "options": question.options,
-        "answer": question.answer,
-        "prompt": render_prompt(question.question, question.options, frame, template),
-        "direct_prompt": render_direct_prompt(question.question, question.options, frame, template),
-        "response": target.format(answer=question.answer, gold=question.gold) + eos_token,
+        "id": row_id,
+        "question": stem,
+        "options": options,
+        "answer": answer,
+        "prompt": render_prompt(stem, options, frame, template),
+        "direct_prompt": render_direct_prompt(stem, options, frame, template),
+        "response": target.format(answer=answer, gold=question.gold) + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
-        "datasource": question.id.split("/", 1)[0],
+        "datasource": row_id.split("/", 1)[0],
         "meta": question.meta,
     }

@@ -1,9 +1,8 @@
 """Read a model's tokenizer: token lengths, special tokens, and the frame of its chat template.
 
-The `tokenizers` library reads tokenizer.json as `transformers` does and imports no torch. Only in
-chat mode `transformers` renders the template (its own renderer, without torch), in a process of its
-own with bounded time and memory, once around a stand-in for the message: rendering a row then is
-joining strings.
+The `tokenizers` library reads tokenizer.json as `transformers` does and imports no torch. A chat
+template is rendered by `transformers`' own renderer, once around a stand-in for the message:
+rendering a row then is joining strings.
 """
 
 import hashlib
