@@ -18,12 +18,21 @@ from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
 from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
-from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
 from recipes.preflight import find_doubts, find_problems, list_data_files, name_preparation
 from recipes.reward import choose_hook
 from recipes.values import find_wrong_settings
 
+PATHS = (
+    "data.prompt_dataset",
+    "data.dataset",
+    "eval.dataset",
+    "train.agent_func_path",
+    "ckpt.path",
+    "ckpt.output_dir",
+    "logger.tensorboard_dir",
+)
 FULL = 1_000_000  # bytes that are free on a disk that is called full
 INTERRUPTED = 130
 
@@ -54,11 +63,10 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"{run_dir} is finished: nothing to continue")
         return
     print_banner(cfg, method)
-    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays
-    # ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's SIGHUP stays ignored
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     run_dir.mkdir(parents=True, exist_ok=True)
     with run_folder.lock_run(run_dir) as lock:
         sys.exit(run_locked(cfg, method, argv, lock))
@@ -79,37 +87,26 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
-    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere.
-
-    Raises FlagError.
-    """
-    flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
+    """Build the engine's argv with absolute paths, for Ray's workers. Raises FlagError."""
     parser = build_parser(method)
-    model = flags["actor"] if method == "ppo" else flags["model"]
-    data, ckpt, train = flags["data"], flags["ckpt"], flags["train"]
+    flags: Any = flatten(OmegaConf.to_container(cfg.openrlhf, resolve=True))
+    if method == "ppo":
+        hook = flags["train.agent_func_path"], flags["reward.remote_url"]
+        agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)
+        flags["train.agent_func_path"] = agent
+        # train.jsonl is trimmed already, and the engine would cut the evaluation set too
+        flags["data.max_samples"] = parser.get_default("data.max_samples")
+    for key in PATHS:
+        if flags.get(key) is not None:
+            flags[key] = str(Path(flags[key]).resolve())
     # of a hub id the snapshot: the engine knows no revisions
     if folder := find_folder(cfg):
-        model["model_name_or_path"] = str(folder)
+        model = "actor" if method == "ppo" else "model"
+        flags[f"{model}.model_name_or_path"] = str(folder.resolve())
     # without a checkpoint the run starts again from its beginning
     if run_folder.decide_resume(cfg):
         found = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints")
-        ckpt["load_enable"] = found is not None
-    places = [(flags["eval"], "dataset"), (ckpt, "path"), (ckpt, "output_dir")]
-    places += [(flags["logger"], "tensorboard_dir")]
-    if folder:
-        places += [(model, "model_name_or_path")]
-    if method == "ppo":
-        places += [(data, "prompt_dataset"), (train, "agent_func_path")]
-        hooks = train["agent_func_path"], flags["reward"]["remote_url"]
-        hooks = choose_hook(cfg.reward.hook, *hooks)
-        train["agent_func_path"], flags["reward"]["remote_url"] = hooks
-        # train.jsonl is trimmed already, and the engine would cut the evaluation set too
-        data["max_samples"] = parser.get_default("data.max_samples")
-    else:
-        places += [(data, "dataset")]
-    for group, key in places:
-        if group[key] is not None:
-            group[key] = str(Path(group[key]).resolve())
+        flags["ckpt.load_enable"] = found is not None
     argv = to_argv(flags, parser)
     validate(argv, method)
     return argv

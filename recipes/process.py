@@ -26,6 +26,14 @@ PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
 STALL_SECONDS = 600.0  # without a step or a rollout; 5 steps where that is longer
 
+# on CUDA hardware, where the caller set nothing else
+CUDA_SETTINGS = {
+    # else torch rounds pinned buffers up to a power of two, offloaded ones by up to 8 GiB each
+    "PYTORCH_CUDA_ALLOC_CONF": "pinned_max_round_threshold_mb:1024",
+    # DeepSpeed refuses nvcc 13.2 next to torch's 13.0 (builder.py:104); preflight asks the major
+    "DS_SKIP_CUDA_CHECK": "1",
+}
+
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
 WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
@@ -88,6 +96,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
             threads = max(1, cores // hardware.training_gpus_per_node)
             environment["OMP_NUM_THREADS"] = str(threads)
+        for name, value in CUDA_SETTINGS.items():
+            environment[name] = os.environ.get(name, value)
     else:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
@@ -115,7 +125,7 @@ def start_engine(
 ) -> subprocess.Popen:
     """Start the engine in its own session, so that Ctrl-C reaches the launcher alone.
 
-    lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
+    lock: descriptor of the run folder's lock, which the engine holds as long as it lives.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -136,8 +146,7 @@ def find_family(
 ) -> list[psutil.Process]:
     """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's.
 
-    known: those found before. Those that still run are returned too, since the orphans of a parent
-    that was killed are no longer anybody's children.
+    known: those found before, since the orphans of a killed parent are nobody's children.
     """
     members = {member for member in known if member.is_running()}
     with suppress(psutil.NoSuchProcess):
@@ -147,10 +156,7 @@ def find_family(
 
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
-    """End the engine and all that it started: SIGTERM, then SIGKILL after STOP_SECONDS.
-
-    family: from find_family, earlier.
-    """
+    """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
@@ -244,10 +250,7 @@ class StallWatch:
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:
-    """Ask the engine's Python processes for their stacks, which they write to engine.log.
-
-    Only those that catch the signal, as our startup does: Ray's C++ daemons would die of it.
-    """
+    """Ask the processes that catch SIGUSR1 (Ray's C++ daemons would die) for their stacks."""
     for member in family:
         with suppress(OSError, psutil.NoSuchProcess):
             status = Path(f"/proc/{member.pid}/status").read_text()

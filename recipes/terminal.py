@@ -106,15 +106,13 @@ def watch(
     live: LiveView | None = None,
     split: str = "dev",
 ) -> None:
-    """Show steps until the engine has ended.
+    """Show steps until the engine has ended; is_running is asked before each look.
 
-    `wait(seconds)` pauses; is_running is asked before each look. live: PPO only. split: of the
-    evaluations.
+    wait: pauses for some seconds. live: PPO only. split: of the evaluations.
     """
     console = Console(highlight=False)
-    left = TextColumn("{task.fields[left]}")
-    description = TextColumn("{task.description}")
-    bar = Progress(description, BarColumn(), left, TimeElapsedColumn(), console=console)
+    doing, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
+    bar = Progress(doing, BarColumn(), left, TimeElapsedColumn(), console=console)
     task = bar.add_task("starting the engine (1 to 2 minutes)", total=None, left="")
     times: list[float] = []
     running = True
@@ -134,12 +132,12 @@ def watch(
                 for line in live.take(row) if live else []:
                     console.print(line)
                 phase = f" · {live.describe_phase()}" if live else ""
-                doing = f"training, step {step} of {total_steps}{phase}"
+                said = f"training, step {step} of {total_steps}{phase}"
                 bar.update(
                     task,
                     total=total_steps - start_step,
                     completed=step - start_step,
-                    description=doing if step < total_steps else "saving the model",
+                    description=said if step < total_steps else "saving the model",
                     left=format_time_left(times, total_steps - step),
                 )
             if running:

@@ -185,3 +185,26 @@ def test_a_new_signal_of_the_hook_has_a_panel_and_nothing_else_to_change(
     assert ["shouting", "capitals", 0.25] in found
     titles = [title for title, _, _ in found]
     assert len(titles) == len(set(titles)) and "think_words" not in titles
+
+
+def test_arrow_keys_move_through_the_list_and_only_what_is_seen_is_drawn(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    script = """const list = document.getElementById("list"), rows = () => list.querySelectorAll(".row");
+    rows()[3].click();
+    for (let n = 0; n < 40; n++) list.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+    await rest();
+    const [on] = list.querySelectorAll(".on"), box = on.getBoundingClientRect(), frame = list.getBoundingClientRect();
+    const seen = box.top >= frame.top && box.bottom <= frame.bottom + 1;
+    return [Number(on.dataset.at), seen, rows().length, document.getElementById("detail").textContent, steps()[43]]"""
+    (at, seen, drawn, detail, step), _ = drive(chromium, pages["one"], script)
+    assert at == 43 and seen and drawn < 40 and detail.startswith(f"step {step}, ")
+
+
+def test_clear_and_a_ribbon_set_the_filters(chromium: str, pages: dict[str, Path]) -> None:
+    script = """await set("text", "zzz"); const none = [hits.length, document.getElementById("detail").textContent];
+    document.querySelector("button[type=reset]").click(); await rest(); const all = hits.length;
+    const bar = document.querySelectorAll("#ribbons button")[0]; bar.click(); await rest();
+    return [none, all, Math.max(...steps()), Number(bar.dataset.to)]"""
+    (none, all_, last, to), _ = drive(chromium, pages["one"], script)
+    assert none == [0, "No rollout passes these filters."] and all_ == 432 and last == to > 1

@@ -28,7 +28,6 @@ WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = math.nan
 """A feature that a rollout does not have; means leave it out."""
 
-
 PARTS = ("before", "think", "answer", "after", "untagged")
 """Of a response: before, inside and after its tags; all is untagged where there is no `<think>`."""
 

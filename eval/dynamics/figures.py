@@ -39,6 +39,7 @@ def list_charts(
             for key, (name, colour) in part["lines"].items():
                 for line in average_groups(analyses, groups, key):
                     lines.append(line | {"name": name, "colour": colour} if single else line)
+            for key in part["lines"]:
                 lines += paper.get(key, [])
             charts.append(part | {"lines": lines})
     return [chart for chart in charts if chart["lines"]]
@@ -216,8 +217,8 @@ def draw_chart(axis: Any, chart: Chart, phases: list[dict[str, Any]]) -> None:
         if "area" in line:
             axis.fill_between(steps, low, high, alpha=0.88, lw=0, **style)
         elif "dots" in line:
-            ends = [values - low, high - values]
-            axis.errorbar(steps, values, yerr=ends, fmt="o-", ms=3.5, lw=1, **style)
+            bars = [values - low, high - values]
+            axis.errorbar(steps, values, yerr=bars, fmt="o-", ms=3.5, lw=1, **style)
         else:
             axis.plot(steps, values, lw=0.6, alpha=0.35, color=style["color"])
             axis.plot(steps, drawn, lw=1.6, **style)

@@ -15,28 +15,13 @@ from jinja2 import Environment, FileSystemLoader
 
 from eval.dynamics.analysis import Analysis
 from eval.dynamics.features import label_pieces
-from eval.dynamics.figures import WORDS, list_charts, name_runs, read_curve, to_json
+from eval.dynamics.figures import TABLES, WORDS, list_charts, name_runs, read_curve, to_json
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("vendor/uPlot.min.css", "style.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "charts.js", "browser.js", "main.js")
-SHOWN = {
-    "step": 0,
-    "phase": 0,
-    "reward": 2,
-    "response_tokens": 0,
-    "steps": 0,
-    "first_statement": 0,
-    "repetition": 2,
-    "overlap": 2,
-    "agrees": 0,
-    "leak": 0,
-    "pre_think": 0,
-    "truncated": 0,
-}
-"""Numbers that the browser shows of a rollout or filters by, with their decimals."""
 
 
 def render_page(
@@ -48,8 +33,7 @@ def render_page(
     all runs together. overlay: `paper` lays its figure 2 under the curves.
     """
     labels = name_runs(analyses, groups)
-    steps = sorted({row["step"] for one in analyses for row in one.evals})
-    steps = sorted({*steps, *(step for one in analyses for step in one.steps["step"])})
+    steps = sorted({step for one in analyses for step in one.rollouts["step"].tolist()})
     paper = read_curve(steps) if overlay == "paper" else None
     report = {
         "charts": list_charts(analyses, groups, paper),
@@ -61,13 +45,13 @@ def render_page(
     drawn = [draw_evenly(one.rollouts, max(1, shown // len(analyses))) for one in analyses]
     ids = sorted({key for rollouts in drawn for key in rollouts["id"]})
     known = {key: row for one in analyses for key, row in one.run.questions.items()}
-    questions = [
-        {"id": key, "prompt": known[key].prompt, "gold": known[key].answer}
-        if key in known
-        else {"id": key}
-        for key in ids
-    ]
-    rollouts = {"questions": questions, "runs": [list_columns(rows, ids) for rows in drawn]}
+    kept = {"id", "prompt", "answer"}
+    rollouts = {
+        "questions": [
+            known[key].model_dump(include=kept) if key in known else {"id": key} for key in ids
+        ],
+        "runs": [list_columns(rows, ids) for rows in drawn],
+    }
     total, count = (sum(map(len, of)) for of in ((one.rollouts for one in analyses), drawn))
     missing = [
         f"{label}: {line}" if len(analyses) > 1 else line
@@ -116,17 +100,16 @@ def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
 
 def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, list[Any]]:
     """List what the browser needs of each rollout, by column; null where it is unknown."""
-    numbers = rollouts[list(SHOWN)].astype(float).round(SHOWN)
-    columns: dict[str, list[Any]] = {key: to_json(numbers[key]) for key in SHOWN}
+    numbers = rollouts[TABLES["rollout"]].astype(float).round(2)
+    columns: dict[str, list[Any]] = {key: to_json(numbers[key]) for key in numbers}
     place = {key: number for number, key in enumerate(ids)}
     verdict = rollouts["format_ok"].map({True: "wrong", False: "failed"})
     columns["verdict"] = verdict.mask(rollouts["correct"], "right").tolist()
     columns["question"] = rollouts["id"].map(place).tolist()
     columns["train"] = (rollouts["split"] == "train").tolist()
     columns["reason"] = rollouts["reason"].fillna("").tolist()
-    columns["pieces"] = [
-        [piece for piece in label_pieces(response) if piece[1]] for response in rollouts["response"]
-    ]
+    pieces = rollouts["response"].map(label_pieces)
+    columns["pieces"] = [[piece for piece in of_one if piece[1]] for of_one in pieces]
     return columns
 
 

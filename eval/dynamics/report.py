@@ -11,7 +11,6 @@ explains; recipes/configs/report.yaml has every setting.
 import json
 import sys
 from datetime import datetime, timezone
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,14 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     out = Path(cfg.out or (runs[0][1] / "report" if len(runs) == 1 else Path("reports", names)))
     analyses = analyse_runs([folder for _, folder in runs])
     labels = name_runs(analyses, groups)
+    tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
     page = render_page(analyses, groups, describe_making(analyses), cfg.shown, cfg.overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
     files = {
-        "report.html": page.encode(),
+        "report.html": page.encode("utf-8", "backslashreplace"),  # half an emoji in run.json
         "dynamics.png": draw_figure(analyses, groups),
-        "rollouts.parquet": pack_rollouts(analyses, labels),
+        # every rollout with its features and its step's phase, for further analysis
+        "rollouts.parquet": pd.concat(tables, ignore_index=True).to_parquet(index=False),
         "dynamics.json": results.encode() + b"\n",
     }
     try:
@@ -110,14 +111,6 @@ def describe_making(analyses: list[Analysis]) -> str:
         parts.append(f"{one.run.folder.name}: {count}, commit {commit}")
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return "; ".join(parts) + f". Report made {made} by commit {read_commit() or 'unknown'}."
-
-
-def pack_rollouts(analyses: list[Analysis], labels: list[str]) -> bytes:
-    """Pack every rollout, its features and its step's phase as Parquet, for further analysis."""
-    tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
-    content = BytesIO()
-    pd.concat(tables, ignore_index=True).to_parquet(content, index=False)
-    return content.getvalue()
 
 
 def list_results(one: Analysis) -> dict[str, Any]:

@@ -78,7 +78,7 @@ function colour(pieces) {
 }
 
 function drawDetail(r, i) {
-  const c = runs[r], { id, gold, prompt } = questions[c.question[i]];
+  const c = runs[r], { id, answer, prompt } = questions[c.question[i]];
   const follow = html("button", { id: "follow" }, "Follow this question");
   follow.onclick = () => {
     by("filters").reset();
@@ -87,7 +87,7 @@ function drawDetail(r, i) {
   const phase = c.phase[i] ? `phase ${c.phase[i]}, ${report.names[c.phase[i]]}` : "no phase";
   return [
     html("h3", {}, `${c.where}step ${c.step[i]}${c.train[i] ? "" : " (evaluation)"}, ${phase}`),
-    html("div", { class: "soft" }, `${id}${gold ? `, right is ${gold}` : ""} `, follow),
+    html("div", { class: "soft" }, `${id}${answer ? `, right is ${answer}` : ""} `, follow),
     html("div", { class: "chips" }, html("span", { class: c.verdict[i] }, MARKS[c.verdict[i]]),
       ...listChips(c, i).map((text) => html("span", {}, text))),
     html("pre", { class: "prompt" }, prompt || "(the question is not in the run folder)"),

@@ -36,7 +36,7 @@ function drawChart(spec) {
     if (low) {
       const band = [add(steps, high), add(steps, low)];
       if (dots) whiskers.push([...band, colour]);
-      else areas.push({ series: band, fill: () => paint(colour, area ? 0.9 : 0.16) });
+      else areas.push({ series: band, fill: () => paint(colour, area ? 1 : 0.16) });
     }
     const thin = { width: area ? 0 : 1, stroke: () => paint(colour, 0.3) };
     const raw = add(steps, values, thin);
