@@ -56,7 +56,8 @@ def run_command(
     except UserError as error:
         problems, code = list(error.problems), 2
     except (HydraException, OmegaConfBaseException) as error:
-        problems, code = explain_overrides(name, sys.argv[1:]) or [shorten(error)], 2
+        problems = explain_overrides(name, sys.argv[1:]) or [" ".join(str(error).split())[:400]]
+        code = 2
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in USERS_ERRORS:
             raise
@@ -142,8 +143,3 @@ def show_quoting(word: str) -> str:
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     quoted = shlex.quote(f'{key}="{escaped}"')
     return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
-
-
-def shorten(error: Exception) -> str:
-    """Return an exception's text on one line."""
-    return " ".join(str(error).split())[:400]

@@ -80,14 +80,10 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     prompts cannot be rendered in its chat template.
     """
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
-    missing = [
-        f"{folder / name} not found: model.path must hold the tokenizer that the model is trained "
-        "with"
-        for name in (FILE, CONFIG)
-        if not (folder / name).is_file()
-    ]
+    missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
     if missing:
-        raise UserError(*missing)
+        fix = "model.path must hold the tokenizer that the model is trained with"
+        raise UserError(*(f"{file} not found: {fix}" for file in missing))
     content = (folder / FILE).read_bytes()
     try:
         tokenizer = Tokenizer.from_buffer(content)
@@ -101,10 +97,8 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
         ) from error
     eos_token = names.get("eos_token", "")
     if tokenizer.token_to_id(eos_token) is None:
-        raise UserError(
-            f"{folder / CONFIG}: eos_token {eos_token!r} is not a token of {FILE}; SFT targets "
-            "need one"
-        )
+        said = f"{folder / CONFIG}: eos_token {eos_token!r}"
+        raise UserError(f"{said} is not a token of {FILE}; SFT targets need one")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     added = tokenizer.get_added_tokens_decoder().values()
