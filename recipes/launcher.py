@@ -89,7 +89,8 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """Build the engine's argv with absolute paths, for Ray's workers. Raises FlagError."""
     parser = build_parser(method)
-    flags: Any = flatten(OmegaConf.to_container(cfg.openrlhf, resolve=True))
+    nested: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
+    flags = flatten(nested)
     if method == "ppo":
         hook = flags["train.agent_func_path"], flags["reward.remote_url"]
         agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)
@@ -114,16 +115,13 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
 
 def print_banner(cfg: DictConfig, method: str) -> None:
     """Print what is about to run and on what; without a GPU also where the paper's run starts."""
-    title = "RLVR (PPO)" if method == "ppo" else "SFT"
+    title, recipe = ("RLVR (PPO)", "rlvr") if method == "ppo" else ("SFT", "sft")
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
     for doubt in find_doubts(cfg, method):
         print(f"warning: {doubt}")
     if not cfg.hardware.cuda:
-        target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
-        print(
-            "No CUDA GPU: the real OpenRLHF runs on CPU, with a tiny model. "
-            f"The paper's run: {target} hardware=8x80gb"
-        )
+        paper = f"make {recipe} experiment=paper hardware=8x80gb"
+        print(f"No CUDA GPU: OpenRLHF runs on CPU, with a tiny model. The paper's run: {paper}")
 
 
 def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
@@ -137,8 +135,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     files = list_data_files(data)
     if problems := list(run_folder.check_run_folder(cfg, files)):
         raise UserError(*problems)
-    data.find_file("train")
-    data.find_file("dev")
+    for split in run_folder.list_splits(cfg):
+        data.find_file(split)
     start_step = 0
     if run_folder.decide_resume(cfg):
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")

@@ -66,22 +66,21 @@ def find_problems(cfg: Any, method: str) -> list[str]:
 
 def find_doubts(cfg: Any, method: str) -> list[str]:
     """Find what may go wrong in a run that may start, one line each, to be printed."""
-    doubts = []
-    shape = read_shape(cfg)
+    doubts, shape = [], read_shape(cfg)
     if shape and cfg.hardware.cuda:
         doubts += fit.check_memory(cfg, method, shape)[1]
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
-    # only training rows are dropped for their length
     splits = open_prepared(Path(cfg.data_dir) / cfg.data.name).manifest["splits"]
-    split = Path(cfg.openrlhf.eval.dataset or "").stem
-    longest = splits[split]["prompt_tokens"]["max"] if split in splits else 0
     limit = find_prompt_limit(cfg, method)
-    if longest > limit:
-        doubts.append(
-            f"{split} has prompts of up to {longest} tokens, the engine cuts them from the left to "
-            f"{limit} when it evaluates: raise openrlhf.data.max_len; `make eval` asks them whole"
-        )
+    for split in run_folder.list_splits(cfg):
+        longest = splits[split]["prompt_tokens"]["max"]
+        # training rows are dropped for their length, so only those of an evaluation
+        if longest > limit:
+            doubts.append(
+                f"{split} has prompts of up to {longest} tokens, the engine cuts them from the "
+                f"left to {limit}: raise openrlhf.data.max_len; `make eval` asks them whole"
+            )
     return doubts
 
 
@@ -96,7 +95,8 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     try:
         data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
         rows = data.read_rows("train")
-        data.find_file("dev")
+        for split in run_folder.list_splits(cfg):
+            data.find_file(split)
     except UserError as error:
         problems += error.problems
     gpus = machine.find_gpus() if cfg.hardware.cuda else []
