@@ -189,10 +189,8 @@ def plan_phases(cfg: Any, method: str, shape: Shape) -> tuple[list[Need], float]
 
 def add(*parts: dict[str, float]) -> dict[str, float]:
     """Add dictionaries key by key; drop entries that are zero."""
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
+    names = dict.fromkeys(name for part in parts for name in part)
+    total = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
     return {name: value for name, value in total.items() if value}
 
 
@@ -205,10 +203,9 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
         return [], []
     size = cfg.hardware.gpu_memory_gb
-    needs, _ = plan_phases(cfg, method, shape)
     refused: list[str] = []
     doubtful: list[str] = []
-    for need in needs:
+    for need in plan_phases(cfg, method, shape)[0]:
         if need.bytes <= MARGIN * size * GIB:
             continue
         certain = sum(need.parts.get(name, 0.0) for name in ("weights", "optimizer", "vLLM"))
@@ -265,9 +262,9 @@ def count_steps(flags: Any, method: str, rows: int) -> int:
     return int(used // flags.rollout.batch_size * flags.train.num_episodes)
 
 
-def count_evaluations(flags: Any, steps: int) -> int:
-    """Count the evaluations during a PPO run."""
-    return int(steps // flags.eval.steps) if flags.eval.steps > 0 else 0
+def count_every(steps: int, each: int) -> int:
+    """Count what happens every `each` steps: evaluations, saves; never where that is 0 or less."""
+    return int(steps // each) if each > 0 else 0
 
 
 def plan_checkpoint(cfg: Any, method: str, shape: Shape) -> float:
@@ -286,13 +283,13 @@ def plan_disk(cfg: Any, method: str, shape: Shape, rows: dict[str, int]) -> dict
     adapter = 2 * trained if trained != shape.parameters else 0
     sizes = {"model": 2.0 * shape.parameters + adapter, "logs": LOGS}
     steps = count_steps(flags, method, rows["train"])
-    saves = steps // ckpt.save_steps if ckpt.save_steps > 0 else 0
+    saves = count_every(steps, ckpt.save_steps)
     best = 0
     if method == "ppo":
         best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
         samples = steps * flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
         evaluated = rows["dev"] * flags.eval.n_samples_per_prompt
-        samples += count_evaluations(flags, steps) * evaluated
+        samples += count_every(steps, flags.eval.steps) * evaluated
         tokens = min(cfg.plan.response_tokens, flags.rollout.max_new_tokens or math.inf)
         sizes["rollouts"] = samples * tokens * ROLLOUT_TOKEN
     if not ckpt.disable_ds:
