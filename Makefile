@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan smoke rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model real-model clean
+.PHONY: help setup prep plan smoke probe rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model real-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ plan: setup ## memory, time and disk of a run: make plan experiment=paper hardwa
 
 smoke: setup $(BANK) ## prove an installation: three steps of a recipe with a tiny model
 	@$(PY) -m recipes.smoke $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
+probe: setup $(BANK) ## before a run: how many answers of the base model follow the format
+	@$(PY) -m eval.probe $(CHOICE)
 
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 	@$(PY) -m recipes.rlvr $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)

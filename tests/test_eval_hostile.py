@@ -396,7 +396,7 @@ def test_samples_of_errors_are_rows_too(
     sample = build_sample(request, endpoint.Answer(error="timeout"), "think")
     assert sample["reason"] == "error" and not sample["correct"]
     assert read_samples(tmp_path / "none") == []
-    check_settings(make_cfg())
+    assert check_settings(make_cfg()) == []
 
 
 ODD: list[Any] = [
