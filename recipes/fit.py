@@ -17,6 +17,8 @@ BUCKET = 1.0 * GIB  # DeepSpeed's reduce bucket: 5e8 elements of bf16
 VLLM_WORK = 3.0 * GIB  # vLLM: CUDA graphs, sampler, fragmentation
 VLLM_BATCH = 8192  # tokens of one vLLM step, recipes/engine/startup
 MARGIN = 0.95  # fraction of the GPU that may be planned; the rest is lost to fragmentation
+LOGIT = 6  # bytes a logit: bf16 and its fp32 copy; backward holds both again
+ENTROPY = 8  # more where it is logged: a softmax and its product (openrlhf/models/utils.py:216)
 LOGS = 50e6  # bytes on disk: engine.log, metrics, tensorboard
 CHECKPOINT = 14  # bytes on disk a weight: bf16 weights, fp32 weights, two Adam moments
 ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the row's other fields
@@ -88,30 +90,24 @@ def count_trained(shape: Shape, flags: Any) -> int:
 
 
 def plan_activations(
-    shape: Shape,
-    tokens: float,
-    checkpointing: bool,
-    head: bool,
-    train: bool,
-    entropy: bool = False,
+    shape: Shape, tokens: float, logit_bytes: int, checkpointing: bool | None = None
 ) -> float:
-    """Compute the bytes of a micro-batch of `tokens`; head: with logits, not a critic's value."""
+    """Compute the bytes of a micro-batch of `tokens`; checkpointing: None where nothing is trained.
+
+    logit_bytes: kept for each logit; 0 for a critic, whose head is a single value.
+    """
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
-    # bf16 logits and their fp32 copy; backward holds both again, the logged entropy a softmax and
-    # its product (openrlhf/models/utils.py:216)
-    each = 12 + 8 * entropy if train else 6
-    logits = each * tokens * shape.vocab if head else 0
-    if not train:
-        return block + logits
-    kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
-    return kept + block + logits
+    kept = 0.0
+    if checkpointing is not None:
+        kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
+    return kept + block + logit_bytes * tokens * shape.vocab
 
 
 def count_kv_tokens(shape: Shape, cfg: Any) -> int:
     """Count the tokens of one vLLM engine's KV cache; negative where the weights do not fit."""
     vllm = cfg.openrlhf.vllm
     free = vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB - VLLM_WORK
-    free -= plan_activations(shape, VLLM_BATCH, False, False, False)
+    free -= plan_activations(shape, VLLM_BATCH, 0)
     free -= 2 * shape.parameters / vllm.tensor_parallel_size
     return int(free * vllm.tensor_parallel_size / shape.kv_bytes)
 
@@ -143,11 +139,11 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     # Training: with sleep one model at a time, else actor and critic at once
     checkpointing = flags.actor.gradient_checkpointing_enable
     learned = flags.train.micro_batch_size * flags.data.max_len
+    entropy = ENTROPY if flags.actor.entropy_coef is not None else 0
     training = []
-    for model, head in zip(models, (True, False), strict=False):
+    for model, logit_bytes in zip(models, (2 * LOGIT + entropy, 0), strict=False):
         own = {"optimizer": model.states} if sleeps else {}
-        entropy = flags.actor.entropy_coef is not None
-        work = plan_activations(shape, learned, checkpointing, head, True, entropy)
+        work = plan_activations(shape, learned, logit_bytes, checkpointing)
         training.append(own | {"step": model.step, "activations": work})
     busiest = max(training, key=lambda parts: sum(parts.values())) if sleeps else add(*training)
 
@@ -155,7 +151,7 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     states = models[-1].states
     loading = {"step": states / 3, "optimizer": states if sleeps else 0.0}
     looked = flags.rollout.micro_batch_size * flags.data.max_len
-    experience = {"activations": plan_activations(shape, looked, checkpointing, True, False)}
+    experience = {"activations": plan_activations(shape, looked, LOGIT)}
     woken = {"vLLM": 2 * shape.parameters / flags.vllm.tensor_parallel_size} if shared else {}
     sync = add(awake or woken, {"step": 2.0 * shape.vocab * shape.hidden})
     rollout = add(resident if shared else {"processes": CONTEXT}, {"vLLM": engine})
@@ -183,7 +179,7 @@ def plan_sft(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     fixed = {"weights": model.weights, "optimizer": model.states, "processes": CONTEXT}
     tokens = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.model.gradient_checkpointing_enable
-    work = plan_activations(shape, tokens, checkpointing, True, True)
+    work = plan_activations(shape, tokens, 2 * LOGIT, checkpointing)
     training = {"step": model.step, "activations": work}
     needs = [Need("load", add(fixed, {"step": model.states / 3}))]
     needs += [Need("training", add(fixed, training))]
