@@ -290,8 +290,8 @@ def test_every_option_of_the_reward_is_a_key(compose_config):
 @pytest.mark.parametrize(
     ("experiment", "hardware", "expected"),
     [
-        ("paper", "8x80gb", {"adam_offload": False, "micro": 4, "dtype": "fp32", "entropy": 0}),
-        ("paper", "1x80gb", {"adam_offload": True, "micro": 8, "dtype": None, "entropy": None}),
+        ("tuned", "8x80gb", {"adam_offload": False, "micro": 4, "dtype": "fp32", "entropy": 0}),
+        ("tuned", "1x80gb", {"adam_offload": True, "micro": 8, "dtype": None, "entropy": None}),
         ("lora", "1x80gb", {"adam_offload": False, "micro": 8, "dtype": "fp32", "entropy": None}),
         ("0.5B", "1x80gb", {"adam_offload": False, "micro": 8, "dtype": "fp32", "entropy": None}),
         ("laptop", "cpu", {"adam_offload": False, "micro": 16, "dtype": None, "entropy": 0}),
