@@ -61,12 +61,12 @@ def list_requests(
     examples: Sequence[dict[str, Any]] = (),
 ) -> list[Request]:
     """List all answers of a task in the order in which they are asked."""
-    requests = []
-    for row in rows:
-        prompt = render(row, mode, frame, examples)
-        for sample in range(samples):
-            requests.append(Request(row, sample, make_seed(seed, row["id"], sample), prompt))
-    return requests
+    prompts = [(row, render(row, mode, frame, examples)) for row in rows]
+    return [
+        Request(row, sample, make_seed(seed, row["id"], sample), prompt)
+        for row, prompt in prompts
+        for sample in range(samples)
+    ]
 
 
 def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
@@ -129,16 +129,14 @@ def append_samples(path: Path, samples: Samples) -> None:
 
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
-    """Put a finished file into the order of its requests, which endpoints do not keep.
-
-    The overlap flag is set anew: the training set may have been prepared again since.
-    """
+    """Put a finished file into the order of its requests, which endpoints do not keep."""
     samples = read_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = []
     for request in requests:
+        # set anew: the training set may have been prepared again since
         overlap = bool(request.row["meta"].get("overlap_id"))
-        ordered.append({**found[request.row["id"], request.sample], "overlap": overlap})
+        ordered.append(found[request.row["id"], request.sample] | {"overlap": overlap})
     if ordered != samples:
         write_jsonl(path, ordered)
     return ordered

@@ -35,7 +35,7 @@ def format_interval(measured: Result | None) -> str:
 
 
 def format_both(measured: Result) -> str:
-    """Format a rate with its interval: `27.2 (24.8–29.7)`."""
+    """Format a rate and its interval: `27.2 (24.8–29.7)`."""
     return f"{format_value(measured)} ({format_interval(measured)})"
 
 
