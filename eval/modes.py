@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from data_prep.prompt import ChatFrame, Instruction, render_instruction
+from data_prep.prompt import PLAIN, ChatFrame, Instruction, Template, render_instruction
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
 from reward_server.verifier import read_choice, verify
 
@@ -98,18 +98,20 @@ def render(
     mode: str,
     frame: ChatFrame | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    template: Template = PLAIN,
 ) -> str:
     """Render the prompt of a prepared row in this mode, exactly as the model sees it.
 
-    frame: that of the row's own prompts. examples: as many rows as the mode says, answered by their
-    gold letters, after a neutral sentence where the mode wants reasoning: real data has none.
+    frame, template: those of the row's own prompts. examples: as many rows as the mode says,
+    answered by their gold letters, after a neutral sentence where the mode wants reasoning: real
+    data has none.
     """
     name, count = split_mode(mode)
     if len(examples) != count:
         raise ValueError(f"mode {mode} needs {count} examples, got {len(examples)}")
     prompt = str(row["prompt" if name == "think" else "direct_prompt"])
     if name == "cot":
-        prompt = render_instruction(COT, row["question"], row["options"], frame)
+        prompt = render_instruction(COT, row["question"], row["options"], frame, template)
     if not examples:
         return prompt
     # in a frame the examples are part of the one user's message
@@ -117,7 +119,8 @@ def render(
     gap = "\n" if frame else ""  # a plain prompt ends in a line break itself
     shown = ""
     for example in examples:
-        asked = render(example, name, frame).removeprefix(prefix).removesuffix(suffix)
+        asked = render(example, name, frame, template=template)
+        asked = asked.removeprefix(prefix).removesuffix(suffix)
         shown += f"{asked}{gap}{write_answer(example, name)}\n\n"
     return f"{prefix}{shown}{prompt.removeprefix(prefix)}"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.prompt import ChatFrame
+from data_prep.prompt import PLAIN, ChatFrame, Template
 from eval.modes import Judgement, has_published, judge, render
 
 Samples = list[dict[str, Any]]
@@ -59,9 +59,10 @@ def list_requests(
     seed: int,
     frame: ChatFrame | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    template: Template = PLAIN,
 ) -> list[Request]:
     """List all answers of a task in the order in which they are asked."""
-    prompts = [(row, render(row, mode, frame, examples)) for row in rows]
+    prompts = [(row, render(row, mode, frame, examples, template)) for row in rows]
     return [
         Request(row, sample, make_seed(seed, row["id"], sample), prompt)
         for row, prompt in prompts

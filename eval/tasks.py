@@ -80,10 +80,18 @@ def make_plan(cfg: DictConfig) -> Plan:
     for model in models:
         for benchmark in benchmarks:
             for mode in modes[model]:
-                shown, frame = examples[benchmark.name, mode], benchmark.prepared.frame
+                shown, prepared = examples[benchmark.name, mode], benchmark.prepared
                 settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
                 samples = settings["sampling"].get("samples", 1)
-                requests = list_requests(benchmark.rows, mode, samples, cfg.seed, frame, shown)
+                requests = list_requests(
+                    benchmark.rows,
+                    mode,
+                    samples,
+                    cfg.seed,
+                    prepared.frame,
+                    shown,
+                    prepared.template,
+                )
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
 

@@ -94,21 +94,21 @@ def check_machine(lock, gpu_here, environ):
                     "this processor has no AVX2, which vLLM's CPU build needs: use another machine"
                 )
         return problems
-    if gpu_here:
-        driver = read_output(
-            "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
-        ).split(".")[0]
-        if not driver.strip().isdigit():
-            problems.append(
-                "nvidia-smi does not name its driver: run `nvidia-smi` and repair the driver first"
-            )
-        elif int(driver) < DRIVER:
-            problems.append(
-                f"NVIDIA driver {driver.strip()} found, {DRIVER} needed for CUDA {CUDA}: ask the "
-                "administrator for a newer one"
-            )
-    problems.extend(check_compilers(environ))
-    return problems
+    return problems + (check_driver() if gpu_here else []) + check_compilers(environ)
+
+
+def check_driver():
+    """List what is wrong with the NVIDIA driver."""
+    driver = read_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    major = driver.split(".")[0].strip()
+    if not major.isdigit():
+        return ["nvidia-smi does not name its driver: run `nvidia-smi` and repair the driver first"]
+    if int(major) < DRIVER:
+        return [
+            f"NVIDIA driver {major} found, {DRIVER} needed for CUDA {CUDA}: ask the administrator "
+            "for a newer one"
+        ]
+    return []
 
 
 def check_compilers(environ):

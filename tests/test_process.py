@@ -3,12 +3,20 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from recipes.engine.ppo import choose_forwarded
 from recipes.engine.trainer import check_finite
-from recipes.process import find_cause, find_family, format_command, stop_engine
+from recipes.process import (
+    build_environment,
+    find_cause,
+    find_family,
+    format_command,
+    stop_engine,
+)
 
 RAY_LOG = """\
 \x1b[36m(PPOTrainer pid=4711)\x1b[0m INFO 11-21 ppo_trainer.py:551] step 3
@@ -97,3 +105,25 @@ def test_a_value_that_is_no_finite_number_stops_the_run(value):
     with pytest.raises(FloatingPointError, match="step 4: vllm_kl="):
         check_finite({"reward": 0.5, "vllm_kl": value, "generated_samples": ["text", 1.0]}, 4)
     check_finite({"reward": 0.5, "vllm_kl": 0.0}, 4)
+
+
+def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_path, monkeypatch):
+    """What the caller set stays; without a GPU nothing of it is set."""
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "DS_SKIP_CUDA_CHECK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    words = (f"run_dir={tmp_path}", "experiment=paper")
+    cfg = compose_config("rlvr", *words, "hardware=1x80gb")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(48)), raising=False)
+    found = build_environment(cfg, 0, "id")
+    assert found["PYTORCH_CUDA_ALLOC_CONF"] == "pinned_max_round_threshold_mb:1024"
+    assert found["DS_SKIP_CUDA_CHECK"] == "1" and found["OMP_NUM_THREADS"] == "48"
+    assert found["PATH"].startswith(str(Path(sys.executable).parent))
+    chosen = choose_forwarded(found)  # to Ray's workers on other nodes too
+    assert {"PYTORCH_CUDA_ALLOC_CONF", "DS_SKIP_CUDA_CHECK", "OMP_NUM_THREADS"} <= set(chosen)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:512")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    found = build_environment(cfg, 0, "id")
+    assert found["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:512"
+    assert "OMP_NUM_THREADS" not in found
+    without = build_environment(compose_config("rlvr", f"run_dir={tmp_path}"), 0, "id")
+    assert "PATH" not in without and "DS_SKIP_CUDA_CHECK" not in without
