@@ -10,14 +10,13 @@ log-probability.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.prompt import PLAIN, ChatFrame, Template
 from eval.modes import Judgement, has_published, judge, render
+from eval.questions import Benchmark
 
 Samples = list[dict[str, Any]]
 
@@ -53,21 +52,16 @@ def make_seed(seed: int, row_id: str, sample: int) -> int:
 
 
 def list_requests(
-    rows: list[dict[str, Any]],
-    mode: str,
-    samples: int,
-    seed: int,
-    frame: ChatFrame | None = None,
-    examples: Sequence[dict[str, Any]] = (),
-    template: Template = PLAIN,
+    benchmark: Benchmark, mode: str, samples: int, seed: int, examples: list[dict[str, Any]]
 ) -> list[Request]:
     """List all answers of a task in the order in which they are asked."""
-    prompts = [(row, render(row, mode, frame, examples, template)) for row in rows]
-    return [
-        Request(row, sample, make_seed(seed, row["id"], sample), prompt)
-        for row, prompt in prompts
-        for sample in range(samples)
-    ]
+    prepared = benchmark.prepared
+    requests = []
+    for row in benchmark.rows:
+        prompt = render(row, mode, prepared.frame, examples, prepared.template)
+        for sample in range(samples):
+            requests.append(Request(row, sample, make_seed(seed, row["id"], sample), prompt))
+    return requests
 
 
 def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
