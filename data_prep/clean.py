@@ -1,7 +1,7 @@
 """Clean a row: each rule fixes it, rejects it, or warns of it under a name; the manifest lists ids.
 
 Fixed     unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks,
-          option_line_breaks, own_labels; and what a source did to read the row
+          stray_quotes, option_line_breaks, own_labels; and what a source did to read the row
 Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold,
           invalid_unicode
 Warnings  absent_figure         the stem speaks of an image that is not there (tuned on MedQA, where
@@ -36,6 +36,8 @@ INVISIBLE = re.compile(
 )
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+# MedQA's option E with the end of a CSV field: 'Propranolol\n"'
+CSV_END = re.compile(r'\s*\n\s*"$')
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 PICTURE = (
@@ -91,6 +93,13 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
         if new != texts:
             fixed.append(rule)
         texts = new
+    # A quote that opens nowhere: at the end of a stem, or behind a line break in an option.
+    new = [CSV_END.sub("", text) for text in texts]
+    if texts[0].endswith(('?"', '."', ':"')) and texts[0].count('"') % 2:
+        new[0] = texts[0][:-1]
+    if new != texts:
+        fixed.append("stray_quotes")
+    texts = new
     # The prompt gives an option one line: a line break inside could pass for a further option.
     stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
     if options != texts[1:]:

@@ -35,7 +35,9 @@ def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, An
     records: dict[str, list[tuple[str, Any]]] = {split: [] for split in data.hub.splits}
     for part in list(data.parts) or [None]:
         with explain_errors(data.hub.id, revision):
-            loaded = datasets.load_dataset(data.hub.id, part or data.hub.config, revision=revision)
+            loaded = datasets.load_dataset(
+                data.hub.id, part or data.hub.config, data_dir=data.hub.folder, revision=revision
+            )
         prefix = f"{part}-" if part else ""
         for split, hub_split in data.hub.splits.items():
             if hub_split not in loaded:

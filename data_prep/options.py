@@ -2,7 +2,8 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import replace
 from typing import Any
 
 from data_prep.errors import UserError
@@ -36,10 +37,6 @@ COLLECTIVE = re.compile(
     r"(?: (?:of them|apply|applies)| (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
     r"|\b(?:above|preceding)\b",
     re.IGNORECASE,
-)
-# The letter that an explanation of MedMCQA opens with: `Ans. (c)`, `Ans is 'b'`, `Answer: A.`
-EXPLAINED = re.compile(
-    r"\bans(?:wer)?[\s.:,=-]*(?:is[\s.:,=-]+)?[\"'‘“(\[]{0,2}([a-d])[\"'’”)\].:,\s]", re.IGNORECASE
 )
 
 
@@ -84,75 +81,36 @@ def read_labels(options: list[str]) -> list[int]:
     places = []
     for option in options:
         label = LABEL.match(option)
-        if label is None:
-            places.append(-1)
-        elif label[1].isdigit():
-            places.append(int(label[1]) - 1)
-        else:
-            places.append(LETTERS.index(label[1].upper()))
+        mark = label[1].upper() if label else "0"
+        places.append(int(mark) - 1 if mark.isdigit() else LETTERS.index(mark))
     return places
 
 
 def reorder_options(question: Question, order: list[int]) -> Question:
     """Give the options in another order; the gold letter follows. order: the old place of each."""
-    return Question(
-        question.id,
-        question.question,
-        [question.options[index] for index in order],
-        LETTERS[order.index(LETTERS.index(question.answer))],
-        question.meta,
-    )
+    options = [question.options[index] for index in order]
+    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return replace(question, options=options, answer=answer)
 
 
-def find_index_base(
-    records: Iterable[Any],
-    column: str,
-    count_options: Callable[[dict[str, Any]], int],
-    explanation: str | None,
-) -> dict[str, Any]:
-    """Find if an index of the gold option counts from 0 or from 1, and the evidence for it.
+def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
+    """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
 
-    An index of 0 shows base 0, an index equal to the number of options base 1. explanation: a
-    column whose text may open with the answer's letter ("Ans. (c)"), a second witness. Raises
-    UserError where the rows show neither, or both, or explanations contradict: a wrong base would
-    mark nearly every row wrongly without a sound.
+    An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError
+    where rows show neither, or both: a wrong base would mark nearly every row wrongly.
     """
-    lowest = highest = rows = 0
-    witnesses = {0: 0, 1: 0}
+    lowest = highest = 0
     for record in records:
         if not isinstance(record, dict):
             continue  # rejected by name when it is parsed, like a row whose index is none
-        value = read_index(record.get(column))
-        num_options = count_options(record)
-        if value is None or not 0 <= value <= num_options:
-            continue
-        rows += 1
-        lowest += value == 0
-        highest += value == num_options
-        text = record.get(explanation) if explanation else None
-        said = EXPLAINED.match(text) if isinstance(text, str) else None
-        if said:
-            index = LETTERS.index(said[1].upper())
-            for base in witnesses:
-                witnesses[base] += index == value - base
-    fix = (
-        "say which with data.index_base=0 or data.index_base=1 after looking at some rows "
-        f"(column {column})"
-    )
+        index = read_index(record.get(column))
+        texts = record.get(options) if isinstance(options, str) else options
+        lowest += index == 0
+        highest += index is not None and isinstance(texts, Sized) and index == len(texts)
     if bool(lowest) == bool(highest):
         raise UserError(
-            f"cannot tell if {column} counts from 0 or from 1: of {rows} rows, {lowest} have index "
-            f"0 and {highest} have the number of options as index; {fix}"
+            f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "
+            f"{highest} have the number of options as index; say which with data.index_base=0 or "
+            f"data.index_base=1 after looking at some rows (column {column})"
         )
-    base = 0 if lowest else 1
-    if witnesses[1 - base] > witnesses[base]:
-        raise UserError(
-            f"{column} seems to count from {base}, but {witnesses[1 - base]} explanations name the "
-            f"letter that base {1 - base} gives, and only {witnesses[base]} that of base {base}; "
-            f"{fix}"
-        )
-    return {
-        "base": base,
-        "explanations_that_agree": witnesses[base],
-        "that_say_the_other": witnesses[1 - base],
-    }
+    return 0 if lowest else 1

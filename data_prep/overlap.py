@@ -1,9 +1,7 @@
 """Find rows that repeat each other, and drop training rows that repeat evaluation rows.
 
 Two measures: copies of stem and gold option (*clusters*), and the share of a pair: the fraction of
-one text's different 8-grams of words that the other has too. Pairs are looked up in an inverted
-index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t of its n grams
-shares at least one of any n - ceil(t n) + 1 of them, so only the rarest that many are looked up.
+one text's different 8-grams of words that the other has too.
 """
 
 import re
@@ -16,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix
 
-from data_prep.prepared import read_evaluation_sets
+from data_prep.prepared import MANIFEST, open_prepared
 from data_prep.prompt import LETTERS
-from data_prep.splits import Progress, Split
+from data_prep.splits import TRAIN, Split, follow_rows
 
 NGRAM = 8
 # A stem of fewer words is compared together with its options: a frame such as "Which of the
@@ -32,13 +30,11 @@ SHORT_STEM = 20
 FRAME = 2000
 # Entries of the sparse product held at a time: bounds the memory to about 100 MB.
 JOIN_CHUNK = 2_000_000
-TRAIN = "train"
 WORD = re.compile(r"\w+")
 
 Row = dict[str, Any]
-Key = tuple[str, str]
-Ints = NDArray[np.int64]
-Pairs = tuple[Ints, Ints, NDArray[np.float64]]
+Pair = tuple[int, int, float]
+"""Two indices, and the share of the first text's grams that the second has too."""
 
 
 class Copy(NamedTuple):
@@ -60,81 +56,59 @@ def split_words(question: str, options: Iterable[str]) -> list[str]:
     return words
 
 
-def index_grams(sets: Sequence[Iterable[list[str]]]) -> list[csr_matrix]:
-    """Index the 8-grams of several sets of texts (as words): a matrix [texts, grams] of 0 and 1
-    each.
+def index_grams(*sets: Iterable[list[str]]) -> list[csr_matrix]:
+    """Index the 8-grams of sets of texts (as words): for each a matrix [texts, grams] of 0 and 1.
 
     Columns are the same in all. A text of fewer than 8 words is one gram.
     """
-    numbers: dict[str, int] = {}
-    flat, lengths, sizes = array("I"), array("I"), []
+    grams, starts, borders = array("q"), [0], [0]
     for texts in sets:
-        before = len(lengths)
         for words in texts:
-            flat.extend(numbers.setdefault(word, len(numbers) + 1) for word in words)
-            flat.extend([0] * (NGRAM - len(words)))
-            lengths.append(max(len(words), NGRAM))
-        sizes.append(len(lengths) - before)
-    if not lengths:
-        return [csr_matrix((size, 1), dtype=np.int32) for size in sizes]
-
-    # a polynomial hash of each window over random 64-bit words; uint64 wraps around as wanted
-    codes = np.random.default_rng(0).integers(2**64, size=len(numbers) + 1, dtype=np.uint64)
-    coded = codes[np.frombuffer(flat, np.uint32)]
-    windows = len(coded) - NGRAM + 1
-    hashes = np.zeros(windows, np.uint64)
-    for offset in range(NGRAM):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + coded[offset : offset + windows]
-    # a window must not run over the end of its text
-    counts = np.frombuffer(lengths, np.uint32).astype(np.int64)
-    row_of = np.repeat(np.arange(len(counts)), counts)[:windows]
-    inside = np.arange(windows) + NGRAM <= np.cumsum(counts)[row_of]
-    grams, columns = np.unique(hashes[inside], return_inverse=True)
+            windows = range(max(len(words) - NGRAM, 0) + 1)
+            grams.extend({hash(tuple(words[start : start + NGRAM])) for start in windows})
+            starts.append(len(grams))
+        borders.append(len(starts) - 1)
+    different, columns = np.unique(np.asarray(grams), return_inverse=True)
     ones = np.ones(len(columns), np.int32)
-    matrix = csr_matrix((ones, (row_of[inside], columns)), shape=(len(counts), len(grams)))
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    borders = np.cumsum([0, *sizes])
+    matrix = csr_matrix((ones, columns, starts), shape=(len(starts) - 1, max(1, len(different))))
     return [matrix[start:end] for start, end in pairwise(borders)]
 
 
-def find_pairs(
-    left: csr_matrix, right: csr_matrix, threshold: float, within: bool = False
-) -> Pairs:
+def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
+    """Index the 8-grams of sets of rows."""
+    return index_grams(
+        *([split_words(row["question"], row["options"]) for row in rows] for rows in sets)
+    )
+
+
+def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterator[Pair]:
     """Find pairs (text of left, text of right, share of left's grams) with share >= threshold.
 
-    within: left is right; each pair once, with the text of fewer grams on the left.
+    An inverted index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t
+    of its n grams shares at least one of any n - ceil(t n) + 1 of them, so only the rarest that
+    many are looked up.
     """
     sizes = np.diff(left.indptr)
     row_of = np.repeat(np.arange(len(sizes)), sizes)
     frequency = np.bincount(right.indices, minlength=right.shape[1])[left.indices]
 
-    # of each text the rarest grams, as many as prefix filtering needs
     rarest = np.lexsort((frequency, row_of))
     rank = np.arange(len(rarest)) - left.indptr[row_of]
     needed = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
     probes = rarest[rank < needed[row_of]]
-    probes = probes[(frequency[probes] > 0) & (frequency[probes] <= FRAME)]
-    cost = np.bincount(row_of[probes], frequency[probes], len(sizes))
+    probes = probes[frequency[probes] <= FRAME]
     entries = (np.ones(len(probes), np.int32), (row_of[probes], left.indices[probes]))
     lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
 
-    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    found: list[Pairs] = [nothing]
-    for start, end in split_chunks(cost):
+    for start, end in split_chunks(np.bincount(row_of[probes], frequency[probes], len(sizes))):
         candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
-        a, b = candidates.row.astype(np.int64) + start, candidates.col.astype(np.int64)
-        if within:
-            size_b = sizes[b]
-            smaller = (sizes[a] < size_b) | ((sizes[a] == size_b) & (a < b))
-            a, b = a[smaller], b[smaller]
+        a, b = candidates.row + start, candidates.col
         for first, last in split_chunks(sizes[a]):
             one, other = a[first:last], b[first:last]
             shares = left[one].multiply(right[other]).sum(axis=1).A1 / sizes[one]
             enough = shares >= threshold - 1e-9
-            found.append((one[enough], other[enough], shares[enough]))
-    a, b, shares = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return a, b, shares
+            found = (one[enough].tolist(), other[enough].tolist(), shares[enough].tolist())
+            yield from zip(*found, strict=True)
 
 
 def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
@@ -143,7 +117,7 @@ def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
     return pairwise([0, *borders.tolist(), len(costs)])
 
 
-def make_key(row: Row) -> Key:
+def make_key(row: Row) -> tuple[str, str]:
     """Return stem and gold option as bare words; a text of signs alone (`+ / -`) stays as it is.
 
     The stem alone would not do: "Which of the following statements is correct?" is many questions.
@@ -158,7 +132,7 @@ def make_key(row: Row) -> Key:
 
 def find_clusters(rows: Sequence[Row]) -> dict[str, str]:
     """Find for each id the id of the first row with the same stem and gold option."""
-    first: dict[Key, str] = {}
+    first: dict[tuple[str, str], str] = {}
     return {row["id"]: first.setdefault(make_key(row), row["id"]) for row in rows}
 
 
@@ -175,22 +149,20 @@ def count_duplicates(rows: Sequence[Row]) -> dict[str, int]:
     }
 
 
-def find_near_copies(rows: Sequence[Row], grams: csr_matrix, threshold: float) -> Copies:
+def find_near_copies(rows: Sequence[Row], threshold: float) -> Copies:
     """Find for each row the earlier row that it is most like, by the share of the smaller one."""
+    [grams] = index_rows(rows)
     best: Copies = {}
-    for a, b, share in zip(*find_pairs(grams, grams, threshold, within=True), strict=True):
+    # a pair comes from both sides; the smaller text has the larger share
+    for a, b, share in find_pairs(grams, grams, threshold):
         earlier, later = (rows[index]["id"] for index in sorted((a, b)))
-        if later not in best or share > best[later].share:
-            best[later] = Copy(earlier, round(float(share), 3))
-    return best
+        if a != b and (later not in best or share > best[later].share):
+            best[later] = Copy(earlier, share)
+    return {later: Copy(copy.id, round(copy.share, 3)) for later, copy in best.items()}
 
 
 def find_contamination(
-    train: Sequence[Row],
-    train_grams: csr_matrix,
-    evaluation: Sequence[Row],
-    evaluation_grams: csr_matrix,
-    policy: DictConfig,
+    train: Sequence[Row], evaluation: Sequence[Row], policy: DictConfig
 ) -> tuple[Copies, Copies, Copies]:
     """Compare training rows with evaluation rows. Returns three:
 
@@ -198,94 +170,94 @@ def find_contamination(
     listed      training rows from `policy.flag` on that stay
     evaluation  evaluation rows from `policy.flag` on: the training row, of those that stay if any
     """
-    found = find_pairs(evaluation_grams, train_grams, policy.flag)
+    evaluation_grams, train_grams = index_rows(evaluation, train)
     pairs = [
-        (evaluation[e]["id"], train[t]["id"], round(float(share), 3))
-        for e, t, share in zip(*found, strict=True)
+        (evaluation[e]["id"], train[t]["id"], round(share, 3))
+        for e, t, share in find_pairs(evaluation_grams, train_grams, policy.flag)
     ]
     # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
-    copies: dict[Key, list[str]] = {}
+    copies: dict[tuple[str, str], list[str]] = {}
     for row in evaluation:
         copies.setdefault(make_key(row), []).append(row["id"])
     for row in train:
         pairs.extend((copy, row["id"], 1.0) for copy in copies.get(make_key(row), []))
 
     limit = float("inf") if policy.drop is None else policy.drop
+    pairs.sort(key=lambda pair: -pair[2])
     drop: Copies = {}
     listed: Copies = {}
-    for eval_id, train_id, share in pairs:
-        kind = drop if share >= limit else listed
-        if train_id not in kind or share > kind[train_id].share:
-            kind[train_id] = Copy(eval_id, share)
-    listed = {train_id: copy for train_id, copy in listed.items() if train_id not in drop}
+    for evaluation_id, train_id, share in pairs:
+        if train_id not in drop:  # the best pair comes first
+            kind = drop if share >= limit else listed
+            kind.setdefault(train_id, Copy(evaluation_id, share))
     seen: Copies = {}
-    for eval_id, train_id, share in sorted(pairs, key=lambda pair: (pair[1] in drop, -pair[2])):
-        seen.setdefault(eval_id, Copy(train_id, share))
+    for evaluation_id, train_id, share in sorted(pairs, key=lambda pair: pair[1] in drop):
+        seen.setdefault(evaluation_id, Copy(train_id, share))
     return drop, listed, dict(sorted(seen.items()))
 
 
-def drop_copies(cfg: DictConfig, splits: dict[str, Split], progress: Progress) -> dict[str, Any]:
+def drop_copies(cfg: DictConfig, splits: dict[str, Split]) -> dict[str, Any]:
     """Drop and list copies in and between splits by `data.overlap`; returns the manifest's part.
 
     Sets `meta.cluster` of every row; `meta.overlap_id` and `.overlap_share` of evaluation rows that
     a remaining training row repeats, so that a clean subset can be reported.
     """
     policy = cfg.data.overlap
-    progress("comparing rows", 0, len(splits) + 1)
-    result: dict[str, Any] = {
-        "policy": {"ngram": NGRAM, "drop": policy.drop, "flag": policy.flag},
-        "within_splits": {},
-    }
-    others: list[Row] = []
-    if TRAIN in splits:
-        parts = {cfg.data.name, *cfg.data.parts_of_mixture}
-        against = [name for name in policy.against if name not in parts]
-        others, checked, absent = read_evaluation_sets(Path(cfg.data_dir), against)
-        result.update(checked_against=checked, not_checked_against=absent)
-    sets = [*(split.rows for split in splits.values()), others]
-    grams = index_grams(
-        [(split_words(row["question"], row["options"]) for row in rows) for rows in sets]
-    )
-    grams_of = dict(zip(splits, grams, strict=False))
-
-    for done, (name, split) in enumerate(splits.items(), 1):
+    within = {}
+    for name, split in follow_rows(list(splits.items()), "comparing rows"):
         clusters = find_clusters(split.rows)
-        copies = find_near_copies(split.rows, grams_of[name], policy.flag)
-        result["within_splits"][name] = {
-            **count_duplicates(split.rows),
-            "near_copies": {
-                later: {"earlier_id": copy.id, "share": copy.share}
-                for later, copy in copies.items()
-            },
+        near = find_near_copies(split.rows, policy.flag)
+        within[name] = count_duplicates(split.rows) | {
+            "near_copies": name_copies(near, "earlier_id")
         }
         for row in split.rows:
             row["meta"].update(cluster=clusters[row["id"]], overlap_id="", overlap_share=0.0)
         if cfg.data.duplicates == "first":
-            firsts = [index for index, (row, first) in enumerate(clusters.items()) if row == first]
-            grams_of[name] = grams_of[name][firsts]
             split.keep_only({row: "duplicate" for row, first in clusters.items() if row != first})
-        progress("comparing rows", done, len(splits) + 1)
+    result: dict[str, Any] = {
+        "policy": {"ngram": NGRAM, "drop": policy.drop, "flag": policy.flag},
+        "within_splits": within,
+    }
+    if TRAIN not in splits:
+        return result
 
-    if TRAIN in splits:
-        own = [name for name in splits if name != TRAIN]
-        evaluation = [row for name in own for row in splits[name].rows]
-        evaluation_grams = vstack([*(grams_of[name] for name in own), grams[-1]], "csr")
-        drop, listed, seen = find_contamination(
-            splits[TRAIN].rows, grams_of[TRAIN], [*evaluation, *others], evaluation_grams, policy
-        )
-        splits[TRAIN].keep_only(dict.fromkeys(drop, "overlap"))
-        for row in evaluation:
-            copy = seen.get(row["id"])
-            if copy is not None and copy.id not in drop:
-                row["meta"].update(overlap_id=copy.id, overlap_share=copy.share)
-        for key, copies in (("train_dropped", drop), ("train_flagged", listed)):
-            result[key] = {
-                row_id: {"evaluation_id": copy.id, "share": copy.share}
-                for row_id, copy in copies.items()
-            }
-        result["evaluation_rows"] = {
-            row_id: {"train_id": copy.id, "share": copy.share, "train_row_dropped": copy.id in drop}
-            for row_id, copy in seen.items()
-        }
-    progress("comparing rows", len(splits) + 1, len(splits) + 1)
-    return result
+    # training rows with the evaluation rows of this set and of others
+    own = [row for name, split in splits.items() if name != TRAIN for row in split.rows]
+    parts = {cfg.data.name, *cfg.data.parts_of_mixture}
+    folders = [Path(cfg.data_dir) / name for name in policy.against if name not in parts]
+    prepared = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    others, files = read_evaluation_rows(prepared)
+    drop, listed, seen = find_contamination(splits[TRAIN].rows, [*own, *others], policy)
+    splits[TRAIN].keep_only(dict.fromkeys(drop, "overlap"))
+    for row in own:
+        copy = seen.get(row["id"])
+        if copy is not None and copy.id not in drop:
+            row["meta"].update(overlap_id=copy.id, overlap_share=copy.share)
+    evaluation = name_copies(seen, "train_id")
+    for facts in evaluation.values():
+        facts["train_row_dropped"] = facts["train_id"] in drop
+    return result | {
+        "checked_against": files,
+        "not_checked_against": [folder.name for folder in folders if folder not in prepared],
+        "train_dropped": name_copies(drop, "evaluation_id"),
+        "train_flagged": name_copies(listed, "evaluation_id"),
+        "evaluation_rows": evaluation,
+    }
+
+
+def name_copies(copies: Copies, name: str) -> dict[str, dict[str, Any]]:
+    """Return copies as the manifest lists them; name: what kind of id the other row's is."""
+    return {row_id: {name: copy.id, "share": copy.share} for row_id, copy in copies.items()}
+
+
+def read_evaluation_rows(folders: Iterable[Path]) -> tuple[list[Row], dict[str, Any]]:
+    """Read the rows of prepared sets that are not of train, and what manifests say of each file."""
+    rows: list[Row] = []
+    files: dict[str, Any] = {}
+    for folder in folders:
+        prepared = open_prepared(folder)
+        for split in prepared.splits:
+            if split != TRAIN:
+                rows.extend(prepared.read_rows(split))
+                files[f"{folder.name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
+    return rows, files

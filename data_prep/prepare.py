@@ -2,8 +2,8 @@
 
 import importlib
 import importlib.metadata
+import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,50 @@ from data_prep.card import draw_lengths, write_card
 from data_prep.errors import UserError
 from data_prep.files import write_jsonl
 from data_prep.options import find_index_base, shuffle_options
+from data_prep.options_view import apply_views
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
-from data_prep.prompt import PROMPT_VERSION, render_question
+from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
-    STEP,
-    Progress,
+    TRAIN,
     Split,
     check_ids,
     check_rows,
+    find_state,
+    follow_rows,
     hash_rows,
     parse_records,
 )
 from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
+BATCH = 1000  # rows that are built and measured together
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
-TRAIN = "train"
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "chat": (False, True),
+    "direct_response": tuple(DIRECT_RESPONSES),
+    "answer_is": ("letter", "text", "index"),
+    "index_base": (None, 0, 1, "auto"),
+    "duplicates": ("keep", "first"),
+    "stem": ("keep", "none"),
+    "options.none_of_the_above": (None, "add", "replace_gold"),
+}
 
 
-def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None) -> dict[str, Any]:
+def prepare(cfg: DictConfig) -> dict[str, Any]:
     """Prepare one data set into `cfg.data_dir/cfg.data.name` and return its manifest.
 
     Raises UserError, with every problem that was found, before anything is written.
     """
     # read
-    tokenizer, records = read_inputs(cfg)
+    template, tokenizer, records = read_inputs(cfg)
     data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
     origin, remarks = records.origin, records.remarks
     if data.index_base == "auto":
-        origin["index_base"] = find_base(data, records)
-        data = OmegaConf.merge(data, {"index_base": origin["index_base"]["base"]})
+        contents = (content for split in records.splits.values() for _, content in split)
+        base = find_index_base(contents, data.columns.answer, data.columns.options)
+        origin["index_base"], data = base, OmegaConf.merge(data, {"index_base": base})
 
     # parse
     parse_row = importlib.import_module(f"data_prep.sources.{data.reader}").parse_row
@@ -53,7 +65,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     for name in list(records.splits):
         # pop: upstream records are not needed once parsed, and MedMCQA's are large
         raw = records.splits.pop(name)
-        splits[name], parsed = parse_records(name, raw, parse_row, data, progress)
+        splits[name], parsed = parse_records(name, raw, parse_row, data)
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
     remarks = [*remarks, *check_rows(data, folder, origin["rows"], origin.get("revision"))]
     check_ids(question for split in splits.values() for question in split.questions)
@@ -62,15 +74,15 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     shuffled = {}
     if data.shuffle_options:
         shuffled = {name: shuffle_split(split, cfg.seed) for name, split in splits.items()}
+    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
 
     # build rows, measure
     for split in splits.values():
-        build_rows(split, tokenizer, data.direct_response, progress)
-        drop_unfit_rows(split, tokenizer, data.max_prompt_tokens)
+        build_rows(split, tokenizer, template, data)
     refuse_empty(data.name, splits)
 
     # compare
-    overlap = drop_copies(cfg, splits, progress)
+    overlap = drop_copies(cfg, splits)
     refuse_empty(data.name, splits)
     unify_meta([row["meta"] for split in splits.values() for row in split.rows])
 
@@ -79,11 +91,13 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
         "format": FORMAT,
         "name": data.name,
         "origin": origin,
+        "state": find_state(data, origin["rows"]),
         "remarks": remarks,
         "files": {},
         "splits": {name: split.describe() for name, split in splits.items()},
         "overlap": overlap,
         "shuffled_options": shuffled,
+        "views": {**data.options, "stem": data.stem, "left_as_they_are": left},
         "max_prompt_tokens": {
             "limit": data.max_prompt_tokens,
             "found": max(splits[TRAIN].tokens) if TRAIN in splits else 0,
@@ -94,6 +108,7 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
             "eos_token": tokenizer.eos_token,
         },
         "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
+        "prompt": template.describe(),
         "prompt_version": PROMPT_VERSION,
         "direct_response": data.direct_response,
         "seed": cfg.seed,
@@ -103,8 +118,8 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     }
     with replace_folder(folder) as partial:
         for name, split in splits.items():
-            rows = report_progress(split.rows, f"{name}: writing", progress)
-            manifest["files"][f"{name}.jsonl"] = write_jsonl(partial / f"{name}.jsonl", rows)
+            path = partial / f"{name}.jsonl"
+            manifest["files"][path.name] = write_jsonl(path, split.rows)
         tokens = {name: split.tokens for name, split in splits.items()}
         draw_lengths(partial / "lengths.png", tokens, data.max_prompt_tokens)
         write_card(partial / "README.md", manifest)
@@ -112,12 +127,16 @@ def prepare(cfg: DictConfig, progress: Progress = lambda step, done, total: None
     return manifest
 
 
-def read_inputs(cfg: DictConfig) -> tuple[ModelTokenizer, Records]:
-    """Read the tokenizer and the upstream records. Raises UserError with all problems of both."""
+def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
+    """Read the prompt's template, the tokenizer and the upstream records.
+
+    Raises UserError with all problems of the settings and of the three.
+    """
     problems = check_settings(cfg)
     found: list[Any] = []
     if not OmegaConf.missing_keys(cfg.data) and not OmegaConf.missing_keys(cfg.model):
         for read in (
+            lambda: find_template(cfg.data.prompt.name, cfg.data.prompt.file),
             lambda: load_tokenizer(
                 cfg.model.path, cfg.model.get("revision"), cfg.data.chat is True
             ),
@@ -129,8 +148,8 @@ def read_inputs(cfg: DictConfig) -> tuple[ModelTokenizer, Records]:
                 problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
-    tokenizer, records = found
-    return tokenizer, records
+    template, tokenizer, records = found
+    return template, tokenizer, records
 
 
 def check_settings(cfg: DictConfig) -> list[str]:
@@ -149,35 +168,19 @@ def check_settings(cfg: DictConfig) -> list[str]:
     for key, value in (("data.name", data.name), ("data.split", data.get("split", TRAIN))):
         if not NAME.fullmatch(str(value)):
             problems.append(f"{key}={value!r} becomes a file's name: use letters, digits, _ . -")
-    if not isinstance(data.chat, bool):
-        problems.append(f"data.chat={data.chat} must be true or false")
-    if data.direct_response not in DIRECT_RESPONSES:
-        problems.append(
-            f"data.direct_response={data.direct_response} is not one of "
-            f"{', '.join(DIRECT_RESPONSES)}"
-        )
-    if data.get("answer_is", "letter") not in ("letter", "text", "index"):
-        problems.append(f"data.answer_is={data.answer_is} is not one of letter, text, index")
-    if data.index_base not in (None, 0, 1, "auto"):
-        problems.append(f"data.index_base={data.index_base} is not one of 0, 1, auto")
+    for key, allowed in CHOICES.items():
+        value = OmegaConf.select(data, key, default=allowed[0])
+        if value not in allowed:
+            words = [json.dumps(word).strip('"') for word in allowed]  # as YAML has them
+            problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
     limit = data.max_prompt_tokens
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+    if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
+    if type(data.options.rotate) is not int:
+        problems.append(f"data.options.rotate={data.options.rotate} is no whole number")
     return problems
-
-
-def find_base(data: DictConfig, records: Records) -> dict[str, Any]:
-    """Find if the configured answer column counts from 0 or 1, over all splits together."""
-    columns = data.columns.options
-
-    def count_options(record: dict[str, Any]) -> int:
-        value = record.get(columns) if isinstance(columns, str) else columns
-        return len(value) if value is not None and not isinstance(value, str) else 0
-
-    contents = (content for split in records.splits.values() for _, content in split)
-    return find_index_base(contents, data.columns.answer, count_options, data.columns.explanation)
 
 
 def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
@@ -185,43 +188,37 @@ def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
     left = []
     for index, question in enumerate(split.questions):
         new = shuffle_options(question, seed)
-        if new is None:
-            left.append(question.id)
-        else:
-            split.questions[index] = new
+        split.questions[index] = new or question
+        left += [] if new else [question.id]
     return {"rows": len(split.questions) - len(left), "left_in_order": left}
 
 
-def build_rows(
-    split: Split, tokenizer: ModelTokenizer, direct_response: str, progress: Progress
-) -> None:
-    """Turn a split's questions into rows, its prompts rendered, and count their tokens."""
-    questions, split.questions = split.questions, []
-    for start in range(0, len(questions), STEP):
-        rows = [
-            build_row(question, split.name, tokenizer.eos_token, tokenizer.frame, direct_response)
-            for question in questions[start : start + STEP]
-        ]
-        split.tokens.extend(tokenizer.count_tokens([row["prompt"] for row in rows]))
-        split.rows.extend(rows)
-        progress(f"{split.name}: counting tokens", len(split.rows), len(questions))
-
-
-def drop_unfit_rows(split: Split, tokenizer: ModelTokenizer, limit: int) -> None:
-    """Drop rows that hold the model's special tokens, and training rows over the limit.
+def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data: Any) -> None:
+    """Turn a split's questions into rows, count their tokens and drop those that do not fit.
 
     OpenRLHF would cut a long prompt from the left, and what is cut first is the instruction. The
     limit is on training rows alone: an evaluation row that does not fit its model is asked, fails
     and counts as wrong.
     """
+    questions, split.questions = split.questions, []
+    frame, eos_token = tokenizer.frame, tokenizer.eos_token
     reasons: dict[str, str] = {}
-    for row, tokens in zip(split.rows, split.tokens, strict=True):
-        # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it. Only
-        # the question is looked at: the frame of a chat is made of such tokens.
-        if tokenizer.special_tokens.search(render_question(row["question"], row["options"])):
-            reasons[row["id"]] = "special_token_in_text"
-        elif tokens > limit and split.name == TRAIN:
-            reasons[row["id"]] = "prompt_too_long"
+    batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
+    for batch in follow_rows(batches, f"{split.name}: counting tokens"):
+        rows = [
+            build_row(question, split.name, eos_token, frame, template, data.direct_response)
+            for question in batch
+        ]
+        counts = tokenizer.count_tokens([row["prompt"] for row in rows])
+        split.rows += rows
+        split.tokens += counts
+        for row, tokens in zip(rows, counts, strict=True):
+            # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
+            # Only the question is looked at: the frame of a chat is made of such tokens.
+            if tokenizer.special_tokens.search(render_question(row["question"], row["options"])):
+                reasons[row["id"]] = "special_token_in_text"
+            elif tokens > data.max_prompt_tokens and split.name == TRAIN:
+                reasons[row["id"]] = "prompt_too_long"
     split.keep_only(reasons)
 
 
@@ -234,13 +231,3 @@ def refuse_empty(name: str, splits: dict[str, Split]) -> None:
     ]
     if empty:
         raise UserError(*empty)
-
-
-def report_progress(
-    rows: list[dict[str, Any]], step: str, progress: Progress
-) -> Iterator[dict[str, Any]]:
-    """Give the rows one by one, with progress."""
-    for done, row in enumerate(rows, 1):
-        yield row
-        if done % STEP == 0 or done == len(rows):
-            progress(step, done, len(rows))

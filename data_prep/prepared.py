@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import LETTERS, ChatFrame
+from data_prep.prompt import LETTERS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -92,6 +92,11 @@ class Prepared:
         chat = self.manifest.get("chat")
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 
+    @property
+    def template(self) -> Template:
+        """Template that lays out a question in every mode; plain before templates had names."""
+        return TEMPLATES[self.manifest.get("prompt", {}).get("name", "plain")]
+
     def find_file(self, split: str) -> Path:
         """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
@@ -140,58 +145,20 @@ def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
     prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where
     there is no manifest, or one that cannot be read or is of another format.
     """
-    prepare = prepare or f"make prep data={folder.name}"
-    manifest = read_manifest(folder, prepare)
-    try:
-        form = manifest["format"]
-        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / MANIFEST} cannot be read ({error!r:.200}): run `{prepare}` again"
-        ) from error
-    if form != FORMAT or not files:
-        raise UserError(
-            f"{folder / MANIFEST} has format {form!r}, this version reads {FORMAT}: run "
-            f"`{prepare}` again"
-        )
-    return Prepared(folder, manifest, prepare)
-
-
-def read_manifest(folder: Path, prepare: str | None = None) -> dict[str, Any]:
-    """Read a manifest of any format. Raises UserError where there is none or no JSON object."""
     path, prepare = folder / MANIFEST, prepare or f"make prep data={folder.name}"
     # a preparation that was killed between its two renames left the old folder under this name
-    set_aside = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and set_aside.is_dir():
+    if not folder.exists() and folder.with_name(f".{folder.name}.old").is_dir():
         raise UserError(f"{folder} was being replaced when preparation stopped: run `{prepare}`")
     if not path.is_file():
         raise UserError(f"{path} not found: run `{prepare}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+        form = manifest["format"]
+        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path} is no JSON object: run `{prepare}` again")
-    return manifest
-
-
-def read_evaluation_sets(
-    data_dir: Path, names: list[str]
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[str]]:
-    """Read all rows that are not of train, of the data sets that are prepared. Raises UserError.
-
-    Returns rows, what the manifests say of each file, and the names that are not prepared.
-    """
-    rows: list[dict[str, Any]] = []
-    files: dict[str, Any] = {}
-    absent: list[str] = []
-    for name in names:
-        if not (data_dir / name / MANIFEST).is_file():
-            absent.append(name)
-            continue
-        prepared = open_prepared(data_dir / name)
-        for split in prepared.splits:
-            if split != "train":
-                rows.extend(prepared.read_rows(split))
-                files[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
-    return rows, files, absent
+    if form != FORMAT or not files:
+        raise UserError(
+            f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
+        )
+    return Prepared(folder, manifest, prepare)

@@ -1,81 +1,158 @@
 """THE prompt: the one place that turns a question and its options into the text a model sees.
 
-PPO, SFT and evaluation all use these strings as they are (OpenRLHF gets no template), so that a model is never
-trained on one wording and tested on another.
-
-Without a frame the prompt is plain text: a base model does not stop at `<|im_end|>` (QwenLM/Qwen3#927). With one
-(`data.chat=true`) it is a user's message in the model's own chat template, see data_prep/chat.py. Every prompt ends in
-a newline, or in a special token of a frame, and never in a space, since a trailing space would merge with the first
-token of the response and PPO, which tokenises the prompt alone, would train on other ids than it sampled
-(OpenRLHF#705); tests/test_prompt.py and tests/test_chat.py lock this.
+PPO, SFT and evaluation use these strings as they are: no model is trained on one wording and tested
+on another. Our prompts end in a newline or a chat's special token, never in a space: it would merge
+with the response's first token, and PPO, which tokenises the prompt alone, would train on other ids
+than it sampled (OpenRLHF#705).
 """
 
+import hashlib
+import re
+from pathlib import Path
 from string import ascii_uppercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-PROMPT_VERSION = 1
-"""Goes into every manifest and result. Raise it with any change of wording: scores are then not comparable."""
+from data_prep.errors import UserError
 
+PROMPT_VERSION = 1  # of manifests and results: raise it with any change of wording
 LETTERS = ascii_uppercase
 MAX_OPTIONS = len(LETTERS)
+CONVERSATION = "{instruction}\n\nUser: {asked}\nAssistant:\n"
 
 
 class ChatFrame(NamedTuple):
-    """What a model's chat template puts before a user's message, and after it up to where the response begins."""
+    """Text of a chat template before a user's message, and after it up to the response."""
 
     prefix: str
     suffix: str
 
 
 class Instruction(NamedTuple):
-    """One task in two wordings. plain: describes a conversation to a base model; chat: is said to a chat model."""
+    """One task in two wordings: a conversation for a base model, a request to a chat model."""
 
     plain: str
     chat: str
 
 
-THINK = Instruction(
-    plain="A conversation between User and Assistant. The User asks a multiple-choice medical question. "
-    "The Assistant first thinks about it inside <think> </think> tags, "
-    "then gives the letter of the one best option inside <answer> </answer> tags.",
-    chat="Answer the multiple-choice medical question below. "
-    "First think about it inside <think> </think> tags, "
-    "then give the letter of the one best option inside <answer> </answer> tags.",
+class Template(NamedTuple):
+    """A named way to ask: the layout of a question, and the instruction of mode think.
+
+    file, text: a user's own think prompt, which replaces both in mode think alone.
+    """
+
+    name: str
+    layout: str
+    think: Instruction
+    file: str | None = None
+    text: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, file and SHA-256 of the think template, for manifests and results."""
+        text = self.text or CONVERSATION.format(instruction=self.think.plain, asked=self.layout)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return {"name": self.name, "file": self.file, "sha256": digest}
+
+
+PLAIN = Template(
+    "plain",
+    "{question}\n{options}",
+    Instruction(
+        "A conversation between User and Assistant. The User asks a multiple-choice medical "
+        "question. The Assistant first thinks about it inside <think> </think> tags, then gives "
+        "the letter of the one best option inside <answer> </answer> tags.",
+        "Answer the multiple-choice medical question below. First think about it inside <think> "
+        "</think> tags, then give the letter of the one best option inside <answer> </answer> "
+        "tags.",
+    ),
 )
+SKELETON = (
+    "The reasoning goes into <think> </think>, the answer into <answer> </answer>, in this form: "
+    "<think> the reasoning </think><answer> the answer </answer>"
+)
+# What the paper's prompt consists of, in our words: docs/paper.md says where its own are published.
+PAPER = Template(
+    "paper",
+    "{question}\nReply with the letter of just one option.\nOptions:\n{options}",
+    Instruction(
+        "User talks with Assistant. User asks a question, and Assistant works out the answer. It "
+        f"reasons silently first and then tells User the answer. {SKELETON}",
+        "Work out the answer to the question below: reason silently first, then tell the answer. "
+        f"{SKELETON}",
+    ),
+)
+TEMPLATES = {"plain": PLAIN, "paper": PAPER}
+
 DIRECT = Instruction(
-    plain="A conversation between User and Assistant. The User asks a multiple-choice medical question. "
+    "A conversation between User and Assistant. The User asks a multiple-choice medical question. "
     "The Assistant gives the letter of the one best option.",
-    chat="Answer the multiple-choice medical question below. Give the letter of the one best option and nothing else.",
+    "Answer the multiple-choice medical question below. "
+    "Give the letter of the one best option and nothing else.",
 )
 
 
-def render_question(question: str, options: list[str]) -> str:
-    """The question and its lettered options, one a line: `A. text`.
+def find_template(name: str, file: str | None = None) -> Template:
+    """Find the template `data.prompt.name`, with the think prompt of `data.prompt.file` if given.
+
+    Raises UserError with everything that is wrong with the two.
+    """
+    if name not in TEMPLATES:
+        raise UserError(f"data.prompt.name={name} is not one of {', '.join(TEMPLATES)}")
+    if file is None:
+        return TEMPLATES[name]
+    try:
+        text = Path(file).read_bytes().decode("utf-8").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.prompt.file={file} cannot be read as UTF-8 text: {error}") from error
+    problems = [f"has no {key}" for key in ("{question}", "{options}") if key not in text]
+    if re.search("[{}]", text.replace("{question}", "").replace("{options}", "")):
+        problems.append("has braces other than those of {question} and {options}: take them out")
+    if text.endswith((" ", "\t")):
+        problems.append("ends in a blank, which would merge with the response: remove it")
+    elif not text.endswith(("\n", "Assistant:")):
+        problems.append(f"ends in {text[-10:]!r}: end it in a line break or in `Assistant:`")
+    if problems:
+        raise UserError(*(f"data.prompt.file={file} {problem}" for problem in problems))
+    return TEMPLATES[name]._replace(file=Path(file).name, text=text)
+
+
+def render_question(question: str, options: list[str], layout: str = PLAIN.layout) -> str:
+    """Render the question and its lettered options, one a line: `A. text`.
 
     Raises ValueError where there are fewer than 2 or more than 26 options.
     """
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"a question needs 2 to {MAX_OPTIONS} options, got {len(options)}")
-    return "\n".join(
-        [question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))]
-    )
+    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
+    # format() does not look into the values: braces in a question stay as they are
+    return layout.format(question=question, options="\n".join(lines))
 
 
 def render_instruction(
-    instruction: Instruction, question: str, options: list[str], frame: ChatFrame | None
+    instruction: Instruction,
+    question: str,
+    options: list[str],
+    frame: ChatFrame | None = None,
+    template: Template = PLAIN,
 ) -> str:
-    """The prompt of any instruction: in the frame of a chat template, or plain where there is none."""
-    asked = render_question(question, options)
+    """Render any instruction over a question, in a chat's frame or plain."""
+    asked = render_question(question, options, template.layout)
     if frame is None:
-        return f"{instruction.plain}\n\nUser: {asked}\nAssistant:\n"
+        return CONVERSATION.format(instruction=instruction.plain, asked=asked)
     return f"{frame.prefix}{instruction.chat}\n\n{asked}{frame.suffix}"
 
 
-def render_prompt(question: str, options: list[str], frame: ChatFrame | None = None) -> str:
-    """The *think* prompt of PPO and of evaluation: the model is to reason, then answer, each inside its tags."""
-    return render_instruction(THINK, question, options, frame)
+def render_prompt(
+    question: str, options: list[str], frame: ChatFrame | None = None, template: Template = PLAIN
+) -> str:
+    """Render the *think* prompt of PPO and evaluation: reason, then answer, each in its tags."""
+    if template.text is None:
+        return render_instruction(template.think, question, options, frame, template)
+    text = render_question(question, options, template.text)
+    return text if frame is None else f"{frame.prefix}{text.rstrip()}{frame.suffix}"
 
 
-def render_direct_prompt(question: str, options: list[str], frame: ChatFrame | None = None) -> str:
-    """The *direct* prompt of the SFT baseline: the response is the letter alone."""
-    return render_instruction(DIRECT, question, options, frame)
+def render_direct_prompt(
+    question: str, options: list[str], frame: ChatFrame | None = None, template: Template = PLAIN
+) -> str:
+    """Render the *direct* prompt of the SFT baseline: the response is the letter alone."""
+    return render_instruction(DIRECT, question, options, frame, template)

@@ -8,10 +8,10 @@ import csv
 import json
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -20,21 +20,25 @@ from data_prep.hub import load_splits, resolve_revision
 from data_prep.prepared import open_prepared
 
 Record = tuple[str, Any]
+Splits = dict[str, list[Record]]
+Files = dict[str, list[tuple[str, Path]]]
+"""The files of each split as (part, path), part "" where a split is one file."""
+
 SPLITS = ("train", "dev", "test", "ood")
 ALIASES = {"validation": "dev", "valid": "dev", "val": "dev"}
 MAX_ROW = 1_000_000  # characters of a row: a longer one fits no model, and costs 200 times its size
 MAX_BATCH = 256  # rows of Parquet turned into Python objects at a time
 MAX_GROUP = 2 * 1024**3  # bytes of a Parquet row group, which is decompressed as a whole
 HELD_OUT = 500  # most rows that data.holdout.dev=auto takes, a tenth of them at that
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class Records:
+class Records(NamedTuple):
     """Upstream records by split, and for the manifest where they came from and what to know."""
 
-    splits: dict[str, list[Record]]
+    splits: Splits
     origin: dict[str, Any]
-    remarks: list[str] = field(default_factory=list)
+    remarks: list[str]
 
 
 def read_records(cfg: DictConfig) -> Records:
@@ -42,16 +46,18 @@ def read_records(cfg: DictConfig) -> Records:
     data = cfg.data
     origin: dict[str, Any] = {"licence": data.licence}
     if data.name == "mix" or data.parts_of_mixture:
-        splits, parts = mix_parts(Path(cfg.data_dir), data, cfg.seed)
-        return Records(splits, {**origin, "mixture": parts})
+        splits, origin["mixture"] = mix_parts(Path(cfg.data_dir), data, cfg.seed)
+        return Records(splits, origin, [])
     if data.source is not None:
         files, remarks = find_files(Path(data.source), data)
         splits = {split: read_files(named, data) for split, named in files.items()}
-        held_out = choose_held_out(splits, data)
-        if held_out:
-            splits, remark = hold_out(splits, held_out, cfg.seed)
-            origin["holdout"], remarks = held_out, [*remarks, remark]
-        return Records(splits, {**origin, "source": str(data.source)}, remarks)
+        splits, held = hold_out(splits, dict(data.holdout), cfg.seed)
+        if held:
+            origin["holdout"] = held
+            rows = len(splits["train"]) + sum(held.values())
+            sizes = [f"{split} {size:,} (data.holdout.{split})" for split, size in held.items()]
+            remarks.append(f"held out of {rows:,} training rows by the seed: {', '.join(sizes)}")
+        return Records(splits, origin | {"source": str(data.source)}, remarks)
     if data.hub.id is None:
         needed = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
         raise UserError(
@@ -59,114 +65,95 @@ def read_records(cfg: DictConfig) -> Records:
         )
     revision = resolve_revision(data.hub.id, data.hub.revision)
     where = {"hub": data.hub.id, "revision": revision, "asked_revision": data.hub.revision}
-    return Records(load_splits(data, revision), {**origin, **where})
+    return Records(load_splits(data, revision), origin | where, [])
 
 
-def find_files(
-    source: Path, data: DictConfig
-) -> tuple[dict[str, list[tuple[str, Path]]], list[str]]:
-    """Find the files of each split as (part, path), part "" where a split is one file; and remarks.
+def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
+    """Find the files of each split, and remark on those that are not read.
 
     `data.files` names them inside the folder, with `{part}` for each of `data.parts`. Where it
     names none (your own data), `source` is one file, which is the split `data.split`, or a folder
-    with files named after their splits. Raises UserError that names every missing file at once.
+    with files named after their splits. Raises UserError with every problem at once.
     """
-    found: dict[str, list[tuple[str, Path]]] = {}
-    remarks: list[str] = []
+    found: Files = {}
+    problems, remarks = [], []
     if data.files:
         for split, name in data.files.items():
             if name is not None:
                 parts = list(data.parts) or [""]
                 found[split] = [(part, source / name.format(part=part)) for part in parts]
     elif source.is_dir():
-        found, remarks = find_named_files(source)
+        for path in sorted(source.iterdir()):
+            split = ALIASES.get(path.stem, path.stem)
+            if path.name.startswith("."):
+                continue
+            if split not in SPLITS or path.suffix not in READERS:
+                remarks.append(f"not read, since it is named after no split: {path.name}")
+            elif split in found:  # we cannot know which is meant
+                both = f"{found[split][0][1].name}, {path.name}"
+                problems.append(f"{source} holds several files for {split} ({both}): keep one")
+            else:
+                found[split] = [("", path)]
+        if not found:
+            names = "no train, dev, test or ood file"
+            problems.append(f"{source} holds {names} ({', '.join(READERS)})")
+        found = {split: found[split] for split in SPLITS if split in found}
     else:
-        found = {data.split: [("", source)]}
-        if source.suffix not in READERS:
-            raise UserError(
-                f"data.source={source}: cannot read {source.suffix!r}; give one of "
-                f"{', '.join(READERS)}"
-            )
-    missing = [path for named in found.values() for _, path in named if not path.is_file()]
-    if missing:
-        where = "give the place of the files with data.source"
-        raise UserError(*(f"{path} not found; {where}" for path in missing))
+        found[data.split] = [("", source)]
+    for _, path in chain.from_iterable(found.values()):
+        if path.suffix not in READERS:
+            problems.append(f"{path}: cannot read {path.suffix!r}; give {', '.join(READERS)}")
+        elif not path.is_file():
+            problems.append(f"{path} not found; give the place of the files with data.source")
+    if problems:
+        raise UserError(*problems)
     return found, remarks
 
 
-def find_named_files(source: Path) -> tuple[dict[str, list[tuple[str, Path]]], list[str]]:
-    """Find the files of a folder that are named after their split, and remark on the others."""
-    named: dict[str, list[Path]] = {}
-    unread = []
-    for path in sorted(source.iterdir()):
-        split = ALIASES.get(path.stem, path.stem)
-        if split in SPLITS and path.suffix in READERS and path.is_file():
-            named.setdefault(split, []).append(path)
-        elif not path.name.startswith("."):
-            unread.append(path.name)
-    problems = [
-        # train.csv next to train.jsonl: we cannot know which is meant
-        f"{source} holds several files for {split} ({', '.join(p.name for p in paths)}): keep one"
-        for split, paths in named.items()
-        if len(paths) > 1
-    ]
-    if not named:
-        problems.append(f"{source} holds no train, dev, test or ood file ({', '.join(READERS)})")
-    if problems:
-        raise UserError(*problems)
-    remarks = [f"not read, since it is named after no split: {name}" for name in unread]
-    return {s: [("", path) for path in named[s]] for s in SPLITS if s in named}, remarks
+def hold_out(splits: Splits, wanted: Mapping[str, Any], seed: int) -> tuple[Splits, dict[str, int]]:
+    """Set training rows aside as splits that have no file, and return also how many of each.
 
-
-def choose_held_out(splits: dict[str, list[Record]], data: DictConfig) -> dict[str, int]:
-    """Choose how many training rows become another split: `data.holdout`. Raises UserError."""
-    rows = len(splits.get("train", []))
-    sizes = {}
-    for split, size in data.holdout.items():
+    wanted: rows by split, `data.holdout`. Raises UserError.
+    """
+    train = splits.get("train", [])
+    sizes: dict[str, int] = {}
+    for split, size in wanted.items():
         if size == "auto":
             # training needs a dev split; a file of one row cannot give any
-            size = 0 if split in splits or rows < 2 else max(1, min(HELD_OUT, rows // 10))
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+            missing = split not in splits and len(train) > 1
+            size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
+        if type(size) is not int or size < 0:
             raise UserError(f"data.holdout.{split}={size} is no number of rows: give 0 or more")
         if size and split in splits:
             raise UserError(f"data.holdout.{split}={size}, but there is a {split} file: give 0")
-        sizes[split] = size
-    if sum(sizes.values()) >= max(rows, 1):
+        if size:
+            sizes[split] = size
+    if not sizes:
+        return splits, {}
+    if sum(sizes.values()) >= len(train):
         raise UserError(
-            f"data.holdout={sizes} needs a train split with more rows than that (found "
-            f"{sorted(splits)}, {rows} training rows): lower it, or give a file for each split"
+            f"data.holdout={sizes} needs more training rows than that, of {len(train)}: lower it, "
+            "or give a file for each split"
         )
-    return {split: size for split, size in sizes.items() if size}
-
-
-def hold_out(
-    splits: dict[str, list[Record]], sizes: dict[str, int], seed: int
-) -> tuple[dict[str, list[Record]], str]:
-    """Set training rows aside, each by its own draw from seed and number; returns also a remark."""
-    train = splits["train"]
+    # each row by its own draw from seed and number
     drawn = sorted(train, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
-    remark = f"held out of {len(train):,} training rows by the seed: " + ", ".join(
-        f"{split} {size:,} (data.holdout.{split})" for split, size in sizes.items()
-    )
-    result, start = dict(splits), 0
+    held: Splits = {}
     for split, size in sizes.items():
-        result[split] = drawn[start : start + size]
-        start += size
-    taken = {number for number, _ in drawn[:start]}
-    result["train"] = [record for record in train if record[0] not in taken]
-    return result, remark
+        held[split], drawn = drawn[:size], drawn[size:]
+    kept = {number for number, _ in drawn}
+    return splits | {"train": [record for record in train if record[0] in kept]} | held, sizes
 
 
 def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
     """Read the records of one split, numbered from 0 in each file. Raises UserError."""
     records: list[Record] = []
     for part, path in named:
+        prefix = f"{part}-" if part else ""
         try:
-            contents = list(READERS[path.suffix](path, data))
+            for number, row in enumerate(READERS[path.suffix](path, data)):
+                records.append((f"{prefix}{number}", row))
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
-        prefix = f"{part}-" if part else ""
-        records.extend((f"{prefix}{number}", row) for number, row in enumerate(contents))
     return records
 
 
@@ -175,12 +162,22 @@ def read_jsonl(path: Path, data: DictConfig) -> Iterator[Any]:
     with path.open("rb") as lines:
         for line in lines:
             if line.strip():
-                yield parse_json(line.removeprefix(b"\xef\xbb\xbf"))
+                yield parse_json(line.removeprefix(BYTE_ORDER_MARK))
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse a line; a BadRow where it is too long, nested too deeply, not UTF-8 or no JSON."""
+    if len(text) > MAX_ROW:
+        return BadRow("row_too_long", f"{len(text):,} bytes, {MAX_ROW:,} are read")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return BadRow("not_json", f"{str(error)[:120]}: {text[:80].decode(errors='replace')!r}")
 
 
 def read_json(path: Path, data: DictConfig) -> Iterator[Any]:
     """Read the items of one JSON list, or the values of an object, each with its key as `_key`."""
-    content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    content = json.loads(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
     if isinstance(content, list):
         yield from content
     elif isinstance(content, dict):
@@ -190,25 +187,13 @@ def read_json(path: Path, data: DictConfig) -> Iterator[Any]:
         raise ValueError("neither a list nor an object of records")
 
 
-def parse_json(text: bytes) -> Any:
-    """Parse a line; a BadRow where it is too long, nested too deeply, not UTF-8 or no JSON."""
-    if len(text) > MAX_ROW:
-        return BadRow("row_too_long", f"{len(text):,} bytes, {MAX_ROW:,} are read")
-    try:
-        return json.loads(text)
-    # UnicodeDecodeError and JSONDecodeError are ValueErrors
-    except (ValueError, RecursionError) as error:
-        return BadRow("not_json", f"{str(error)[:120]}: {text[:80].decode(errors='replace')!r}")
-
-
 def read_csv(path: Path, data: DictConfig) -> Iterator[Any]:
     """Read CSV, every value as text; `data.csv_columns` names the columns of one without header."""
     csv.field_size_limit(sys.maxsize)  # a long cell is a row to drop, not the end of the file
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, fieldnames=list(data.csv_columns) or None, strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        for row in reader:
-            yield limit_row(row)
+        yield from map(limit_row, reader)
 
 
 def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
@@ -225,9 +210,9 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
         if size > MAX_GROUP:
             raise ValueError(f"a row group holds {size:,} bytes: write it in smaller groups")
     for batch in file.iter_batches(MAX_BATCH):
-        for index in range(batch.num_rows) if batch.nbytes > MAX_ROW else [None]:
-            part = batch if index is None else batch.slice(index, 1)
-            columns = [list_values(column) for column in part.columns]
+        step = 1 if batch.nbytes > MAX_ROW else MAX_BATCH
+        for start in range(0, batch.num_rows, step):
+            columns = map(list_values, batch.slice(start, step).columns)
             for values in zip(*columns, strict=True):
                 yield limit_row(dict(zip(batch.schema.names, values, strict=True)))
 
@@ -235,10 +220,9 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
 def list_values(column: Any) -> list[Any]:
     """Return a column's values; as text where Python has no such value (a date in year 30,000)."""
     try:
-        values = column.to_pylist()
+        return list(column.to_pylist())
     except (ValueError, OverflowError):
-        values = column.cast("string").to_pylist()
-    return list(values)
+        return list(column.cast("string").to_pylist())
 
 
 def limit_row(row: dict[str, Any]) -> dict[str, Any] | BadRow:
@@ -252,51 +236,51 @@ def limit_row(row: dict[str, Any]) -> dict[str, Any] | BadRow:
 READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
 
 
-def mix_parts(
-    data_dir: Path, data: DictConfig, seed: int
-) -> tuple[dict[str, list[Record]], dict[str, Any]]:
+def mix_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[Splits, dict[str, Any]]:
     """Mix prepared data sets: records by split, and for the manifest what each part gave.
 
     Weights are proportions of the training rows: `data.weights=[1,3]` gives one row of the first
     part to three of the second. No row is taken twice: the part that runs out first sets the size.
     Raises UserError with every problem at once.
     """
-    names, weights = list(data.parts_of_mixture), list(data.weights or [])
+    names, weights = list(dict.fromkeys(data.parts_of_mixture)), list(data.weights or [])
     if not names:
         raise UserError(
             "data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]"
         )
-    if weights and (len(weights) != len(names) or not all(weight > 0 for weight in weights)):
-        raise UserError(
-            f"data.weights={weights} must be one positive number for each of "
-            f"data.parts_of_mixture={names}"
-        )
     problems: list[str] = []
-    rows: dict[str, dict[str, list[Any]]] = {}
+    if weights and (len(weights) != len(names) or min(weights) <= 0):
+        problems.append(f"data.weights={weights} must be one positive number for each of {names}")
+    mixed: dict[str, list[Any]] = {split: [] for split in SPLITS}
+    train: dict[str, list[Any]] = {}
     parts: dict[str, Any] = {}
     for name in names:
         try:
             prepared = open_prepared(data_dir / name)
-            rows[name] = {split: prepared.read_rows(split) for split in prepared.splits}
-            parts[name] = {key: prepared.manifest[key] for key in ("origin", "files")}
-            if weights and "train" not in rows[name]:
-                problems.append(f"data.parts_of_mixture: {name} has no training rows to weigh")
+            rows = {split: prepared.read_rows(split) for split in prepared.splits}
         except UserError as error:
             problems.extend(error.problems)
+            continue
+        parts[name] = {key: prepared.manifest[key] for key in ("origin", "files")}
+        train[name] = rows.pop("train", [])
+        if weights and not train[name]:
+            problems.append(f"data.parts_of_mixture: {name} has no training rows to weigh")
+        for split, others in rows.items():
+            mixed[split] += others
     if problems:
         raise UserError(*problems)
 
-    train = {name: splits["train"] for name, splits in rows.items() if "train" in splits}
-    if weights:
-        unit = min(len(train[name]) / weight for name, weight in zip(names, weights, strict=True))
-        for name, weight in zip(names, weights, strict=True):
-            train[name] = random.Random(f"{seed}/{name}").sample(train[name], round(unit * weight))
-    mixed = [row for part in train.values() for row in part]
-    random.Random(seed).shuffle(mixed)
-    splits = {"train": mixed}
-    for split in SPLITS[1:]:
-        splits[split] = [row for part in rows.values() for row in part.get(split, [])]
-    for name, facts in parts.items():
-        facts["train_rows_taken"] = len(train.get(name, []))
-    numbered = {s: [(str(n), row) for n, row in enumerate(joined)] for s, joined in splits.items()}
-    return {split: records for split, records in numbered.items() if records}, parts
+    weight_of = dict(zip(names, weights, strict=False))
+    unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
+    for name, rows_of_part in train.items():
+        if weights:
+            draw = random.Random(f"{seed}/{name}")
+            rows_of_part = draw.sample(rows_of_part, round(unit * weight_of[name]))
+        parts[name]["train_rows_taken"] = len(rows_of_part)
+        mixed["train"] += rows_of_part
+    random.Random(seed).shuffle(mixed["train"])
+    splits = {}
+    for split, rows_of_split in mixed.items():
+        if rows_of_split:
+            splits[split] = [(str(number), row) for number, row in enumerate(rows_of_split)]
+    return splits, parts

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.errors import BadRow
-from data_prep.prompt import LETTERS, ChatFrame, render_direct_prompt, render_prompt
+from data_prep.prompt import (
+    LETTERS,
+    PLAIN,
+    ChatFrame,
+    Template,
+    render_direct_prompt,
+    render_prompt,
+)
 
 # What SFT is to write. A tiny model cannot say a letter before it has said the option.
 DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
@@ -141,6 +148,7 @@ def build_row(
     split: str,
     eos_token: str,
     frame: ChatFrame | None = None,
+    template: Template = PLAIN,
     direct_response: str = "letter",
 ) -> dict[str, Any]:
     """Build the row as it is written, its fields in the order of the row format.
@@ -161,8 +169,8 @@ def build_row(
         "question": question.question,
         "options": question.options,
         "answer": question.answer,
-        "prompt": render_prompt(question.question, question.options, frame),
-        "direct_prompt": render_direct_prompt(question.question, question.options, frame),
+        "prompt": render_prompt(question.question, question.options, frame, template),
+        "direct_prompt": render_direct_prompt(question.question, question.options, frame, template),
         "response": target.format(answer=question.answer, gold=question.gold) + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
         "datasource": question.id.split("/", 1)[0],

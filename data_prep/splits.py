@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
 
 from data_prep.clean import clean_question
 from data_prep.errors import BadRow, NotSelected, UserError
-from data_prep.prepared import FORMAT, MANIFEST, read_manifest
+from data_prep.prepared import open_prepared
 from data_prep.rows import Question
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, rows done, rows in all)."""
+Row = TypeVar("Row")
 
-STEP = 1000  # rows between two reports of progress
+TRAIN = "train"
 EXAMPLES = 3  # first rows of a reason whose field and value are kept for the report
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -52,6 +53,19 @@ class Split:
         if detail and len(self.dropped[reason]) <= EXAMPLES:
             self.examples.setdefault(reason, []).append(f"{row_id}: {detail}")
 
+    def take(
+        self, question: Question, fixed: list[str], warnings: list[str], unwanted: set[str]
+    ) -> None:
+        """Keep a cleaned question, or drop it where it has an unwanted warning."""
+        for warning in warnings:
+            if warning in unwanted:
+                return self.drop(warning, question.id)
+        for names, found in ((self.fixed, fixed), (self.warned, warnings)):
+            for name in found:
+                names.setdefault(name, []).append(question.id)
+        question.meta["warnings"] = " ".join(warnings)
+        self.questions.append(question)
+
     def keep_only(self, reasons: dict[str, str]) -> None:
         """Drop the rows whose id is a key, for the reason that is its value."""
         kept = [index for index, row in enumerate(self.rows) if row["id"] not in reasons]
@@ -67,6 +81,9 @@ class Split:
         kept, dropped = len(self.questions) + len(self.rows), sum(map(len, self.dropped.values()))
         if self.read != kept + dropped:
             raise AssertionError(f"{self.name}: read {self.read}, kept {kept}, dropped {dropped}")
+        lengths, last = sorted(self.tokens), len(self.tokens) - 1
+        # nearest rank
+        quantiles = {name: lengths[round(q * last)] for name, q in QUANTILES.items() if lengths}
         return {
             "read": self.read,
             "of_other_parts": self.not_selected,
@@ -74,7 +91,7 @@ class Split:
             "dropped": self.dropped,
             "fixed": self.fixed,
             "warnings": self.warned,
-            "prompt_tokens": measure_quantiles(self.tokens),
+            "prompt_tokens": quantiles,
         }
 
     def explain_drops(self) -> str:
@@ -86,12 +103,20 @@ class Split:
         return ", ".join(lines) or "no rows were read"
 
 
+def follow_rows(rows: Sequence[Row], step: str) -> Iterable[Row]:
+    """Give the rows one by one behind a progress bar on standard error, where that is a terminal.
+
+    The bar vanishes at its end.
+    """
+    console = Console(stderr=True)
+    return track(rows, step, console=console, transient=True, disable=not console.is_terminal)
+
+
 def parse_records(
     name: str,
     records: Sequence[tuple[str, Any]],
     parse_row: Callable[[Any, str, DictConfig], Question],
     data: DictConfig,
-    progress: Progress,
 ) -> tuple[Split, list[Question | BadRow]]:
     """Parse and clean the records of a split, each either kept or dropped under a name.
 
@@ -99,50 +124,23 @@ def parse_records(
     """
     split = Split(name)
     parsed: list[Question | BadRow] = []
-    for done, (number, record) in enumerate(records, 1):
-        row_id = f"{data.name}/{name}/{number}"
+    for number, record in follow_rows(records, f"{name}: cleaning"):
+        row_id, row = f"{data.name}/{name}/{number}", None
         try:
             if isinstance(record, BadRow):
                 raise record
-            question = parse_row(record, row_id, data)
-            parsed.append(question)
-            judge_question(split, question, data)
+            row = parse_row(record, row_id, data)
+            split.take(*clean_question(row), set(data.drop))
         except NotSelected:
             split.not_selected += 1
+            continue
         except BadRow as bad:
-            parsed.append(bad)
-            split.drop(bad.reason, row_id, bad.detail)
-        if done % STEP == 0 or done == len(records):
-            progress(f"{name}: cleaning", done, len(records))
+            split.drop(bad.reason, row.id if row else row_id, bad.detail)
+            parsed.append(row or bad)
+        else:
+            parsed.append(row)
     split.read = len(parsed)
     return split, parsed
-
-
-def judge_question(split: Split, question: Question, data: DictConfig) -> None:
-    """Clean a parsed question, then keep it in the split or drop it under a name."""
-    try:
-        question, fixed, warnings = clean_question(question)
-    except BadRow as bad:
-        split.drop(bad.reason, question.id, bad.detail)
-        return
-    unwanted = [warning for warning in warnings if warning in data.drop]
-    if unwanted:
-        split.drop(unwanted[0], question.id)
-        return
-    for rule in fixed:
-        split.fixed.setdefault(rule, []).append(question.id)
-    for warning in warnings:
-        split.warned.setdefault(warning, []).append(question.id)
-    question.meta["warnings"] = " ".join(warnings)
-    split.questions.append(question)
-
-
-def measure_quantiles(counts: Sequence[int]) -> dict[str, int]:
-    """Return nearest-rank quantiles of token counts; empty for no counts."""
-    if not counts:
-        return {}
-    ordered = sorted(counts)
-    return {name: ordered[round(q * (len(ordered) - 1))] for name, q in QUANTILES.items()}
 
 
 def check_ids(questions: Iterable[Question]) -> None:
@@ -191,12 +189,15 @@ def check_rows(
         if official.get("sha256") == sha256:
             as_pinned.add(split)
         elif official.get("sha256") is not None:
+            other = data.elsewhere.get(sha256)
+            kind = f"these are data={other}" if other else "a cut, altered or older copy"
             differences.append(
                 f"{data.name}/{split} is not the official split: {rows:,} rows (sha256 {sha256}), "
-                f"officially {official.rows:,} (sha256 {official.sha256}): a cut, altered or older "
-                "copy"
+                f"officially {official.rows:,} (sha256 {official.sha256}): {kind}"
             )
-        elif rows != official.rows:
+        if official.get("git_blob") and data.source:
+            remarks.append(compare_blob(split, data, rows))
+        elif official.get("sha256") is None and rows != official.rows:
             remarks.append(
                 f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not "
                 "comparable"
@@ -222,12 +223,33 @@ def check_rows(
     return [*remarks, *(f"accepted: {line}" for line in differences)]
 
 
+def compare_blob(split: str, data: DictConfig, rows: int) -> str:
+    """Say if a local file is the official one, by the hash that `git hash-object FILE` prints."""
+    content = (Path(data.source) / data.files[split]).read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    official = data.official[split]
+    if blob == official.git_blob:
+        return f"{split}: the official file, {rows:,} rows (git blob {blob})"
+    kind = "a partial file" if rows < official.rows else "not the official file"
+    return (
+        f"{split}: {kind}, {rows:,} of {official.rows:,} rows (git blob {blob[:12]}…, officially "
+        f"{official.git_blob[:12]}…); scores of a model trained on it are not comparable"
+    )
+
+
+def find_state(data: DictConfig, read: dict[str, dict[str, Any]]) -> str | None:
+    """Return the state of the labels, `data.state`, where the rows read are proved to be in it."""
+    pinned = {split: facts.sha256 for split, facts in data.official.items() if facts.sha256}
+    proved = any(read.get(split, {}).get("sha256") == sha256 for split, sha256 in pinned.items())
+    return data.state if proved else None
+
+
 def read_last_origin(folder: Path) -> dict[str, Any] | None:
-    """Read what the last preparation read; None without one, or for one of an older format."""
-    if not (folder / MANIFEST).is_file():
+    """Read what the last preparation read; None where no stage could read its manifest either."""
+    try:
+        return dict(open_prepared(folder).manifest["origin"])
+    except UserError:
         return None
-    manifest = read_manifest(folder)
-    return manifest["origin"] if manifest.get("format") == FORMAT else None
 
 
 def describe_rows(rows: dict[str, Any] | None) -> str:

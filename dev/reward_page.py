@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from reward_server import shaping
+from reward_server.scoring import find_truth
 from reward_server.signals import SIGNALS
 from reward_server.tags import SPECIAL_TOKENS
 from reward_server.verifier import REASONS
@@ -129,6 +130,7 @@ def render_page(table: dict[str, Any]) -> str:
     parts += [
         "## Options and controls",
         str(inspect.getdoc(shaping)),
+        str(inspect.getdoc(find_truth)).partition("\n\n")[2],
         "All are keys of the recipe, with these defaults (recipes/configs/rlvr.yaml); "
         "`make rlvr reward.options.leak_penalty=0.5` changes one:",
         f"```yaml\n{read_recipe_keys()}```",

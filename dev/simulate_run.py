@@ -1,21 +1,22 @@
-"""Write a run folder without training, whose rollouts go through given phases: for tests, timing and a first look.
+"""Write a run folder without training, whose rollouts go through given phases.
 
-python -m dev.simulate_run --out runs/rlvr/simulated                      all six phases, 20 steps each
+python -m dev.simulate_run --out runs/rlvr/simulated                      six phases, 20 steps each
 python -m dev.simulate_run --out runs/rlvr/big --steps 1563 --words 300   100,000 rollouts
 
-The texts follow the descriptions of docs/dynamics.md and say nothing true. Noise: a fraction of the rollouts is written in
-the manner of another phase, and every change comes about over four steps.
+For tests, timing and a first look. The texts follow the descriptions of docs/dynamics.md and say
+nothing true. Noise: a fraction of the rollouts is written in the manner of another phase, and every
+change comes about over four steps.
 """
 
 import argparse
-import json
 import random
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.files import write_json, write_jsonl
 from data_prep.prompt import LETTERS, render_prompt
-from eval.dynamics.features import extract_features
-from reward_server.signals import SIGNALS
+from reward_server.signals import measure_signals
 from reward_server.verifier import verify
 
 RAMP = (0.1, 0.4, 0.7, 1.0)
@@ -63,9 +64,8 @@ def make_questions(rng: random.Random, words: list[str], count: int, length: int
     for number in range(count):
         options = rng.sample(words, 4)
         stem = " ".join(rng.sample(words, max(4, length - 4))).capitalize() + "?"
-        questions.append(
-            Question(f"simulated/train/{number}", stem, options, rng.choice(LETTERS[:4]))
-        )
+        gold = rng.choice(LETTERS[:4])
+        questions.append(Question(f"simulated/train/{number}", stem, options, gold))
     return questions
 
 
@@ -82,11 +82,10 @@ def reason(rng: random.Random, words: list[str], count: int) -> str:
 def write_response(
     rng: random.Random, phase: int, question: Question, words: list[str], length: int
 ) -> str:
-    """Write a response in the manner of a phase; 0 is none of them. length: words of a question, the unit of lengths."""
-    right = rng.random() < (0.3, 0.3, 0.4, 0.45, 0.35, 0.55, 0.6)[phase]
-    letter = (
-        question.answer if right else rng.choice([x for x in LETTERS[:4] if x != question.answer])
-    )
+    """Write a response in the manner of a phase; 0 is none of them. length: words of a question."""
+    letter = question.answer
+    if rng.random() >= (0.3, 0.3, 0.4, 0.45, 0.35, 0.55, 0.6)[phase]:
+        letter = rng.choice([other for other in LETTERS[:4] if other != letter])
     option = question.options[LETTERS.index(letter)]
 
     def think(low: float, high: float) -> str:
@@ -162,53 +161,55 @@ def make_row(question: Question, response: str, step: int) -> dict[str, Any]:
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question]) -> None:
-    """Write a run folder with rollouts, questions, metrics (those that rollouts give) and run.json."""
+    """Write a run folder: rollouts, questions, the metrics that rollouts give, and run.json."""
     (folder / "rollouts").mkdir(parents=True)
-    with (folder / "rollouts" / "simulated-1.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
-        for item in questions:
-            asked = {
-                "id": item.id,
-                "question": item.text,
-                "options": item.options,
-                "answer": item.answer,
-            }
-            file.write(
-                json.dumps({**asked, "prompt": render_prompt(item.text, item.options)}) + "\n"
-            )
-    options = {item.id: item for item in questions}
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for rollout in rows:
-        by_step.setdefault(rollout["step"], []).append(rollout)
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
-        for step, group in by_step.items():
-            sample = group[:64]
-            found = [
-                extract_features(r["response"], options[r["id"]].answer, options[r["id"]].options)
-                for r in sample
-            ]
-            keys = [signal.name for signal in SIGNALS if signal.name in found[0]]
-            means = {key: sum(features[key] for features in found) / len(found) for key in keys}
-            means["accuracy"] = sum(row["correct"] for row in sample) / len(sample)
-            means["rollout/reward_mean"] = sum(row["reward"] for row in sample) / len(sample)
-            means["response_length"] = sum(row["response_tokens"] for row in sample) / len(sample)
-            fixed = {
-                "kind": "train",
-                "step": step,
-                "time": 1e9 + step,
-                "truncated": 0.0,
-                "kl": 0.0005 * step,
-            }
-            file.write(json.dumps({**fixed, **means, "vllm_kl": 1e-4}) + "\n")
+    write_jsonl(folder / "rollouts" / "simulated-1.jsonl", rows)
+    asked = [
+        {
+            "id": item.id,
+            "question": item.text,
+            "options": item.options,
+            "answer": item.answer,
+            "prompt": render_prompt(item.text, item.options),
+        }
+        for item in questions
+    ]
+    write_jsonl(folder / "train.jsonl", asked)
+    known = {item.id: item for item in questions}
+    metrics = [
+        average_step(step, list(group)[:64], known)
+        for step, group in groupby(rows, key=lambda row: row["step"])
+    ]
+    write_jsonl(folder / "metrics.jsonl", metrics)
     record = {
         "method": "ppo",
         "name": folder.name,
         "started": "simulated",
         "exit": 0,
-        "total_steps": len(by_step),
+        "total_steps": len(metrics),
     }
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "run.json", record)
+
+
+def average_step(
+    step: int, sample: list[dict[str, Any]], questions: dict[str, Question]
+) -> dict[str, Any]:
+    """Average what the reward hook logs of a step's rollouts, as the engine does."""
+    logged = []
+    for row in sample:
+        item = questions[row["id"]]
+        verdict = verify(row["response"], item.answer, item.options)
+        logged.append(
+            {
+                **measure_signals(row["response"], verdict, item.options),
+                "accuracy": float(row["correct"]),
+                "rollout/reward_mean": row["reward"],
+                "response_length": row["response_tokens"],
+            }
+        )
+    means = {key: sum(row[key] for row in logged) / len(logged) for key in logged[0]}
+    fixed = {"time": 1e9 + step, "truncated": 0.0, "kl": 0.0005 * step, "vllm_kl": 1e-4}
+    return {"kind": "train", "step": step, **fixed, **means}
 
 
 if __name__ == "__main__":
@@ -216,9 +217,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--per-step", type=int, default=64)
-    parser.add_argument(
-        "--words", type=int, default=20, help="of a question, the unit of the responses' lengths"
-    )
+    parser.add_argument("--words", type=int, default=20, help="of a question, the unit of lengths")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     phases = [1 + 6 * step // args.steps for step in range(args.steps)]

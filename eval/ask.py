@@ -11,7 +11,6 @@ from data_prep.errors import UserError
 from data_prep.files import write_json
 from eval.endpoint import ask_endpoint
 from eval.modes import split_mode
-from eval.plan import Plan, Task, list_engine_options
 from eval.samples import (
     Answer,
     Request,
@@ -22,14 +21,14 @@ from eval.samples import (
     read_samples,
     sort_samples,
 )
+from eval.tasks import Plan, Task, list_engine_options
 from eval.worker import run_engine
-
-SETTINGS = "settings.json"
 
 Progress = Callable[[Task, int], None]
 """Called with (task, number of answers that came)."""
-Missing = dict[str, list[tuple[int, Request]]]
-"""Task key -> requests without an answer, each with its place among all requests of the task."""
+Missing = list[tuple[int, Request]]
+"""Requests without an answer, each with its place among all requests of the task."""
+Receive = Callable[[Task, list[Request], list[Answer]], None]
 
 
 def answer_tasks(
@@ -39,36 +38,37 @@ def answer_tasks(
 
     Raises UserError.
     """
-    check_answers(plan.tasks, folder, cfg.overwrite)
-    missing: Missing = {}
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    files = {task.key: folder / "samples" / f"{task.key}.jsonl" for task in plan.tasks}
+    check_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
+    missing: dict[str, Missing] = {}
     for task in plan.tasks:
         if cfg.retry_errors:
-            drop_errors(find_samples(folder, task))
-        missing[task.key] = list_missing(task, folder)
+            drop_errors(files[task.key])
+        missing[task.key] = list_missing(task, files[task.key])
         progress(task, len(task.requests) - len(missing[task.key]))
+
+    def receive(task: Task, requests: list[Request], answers: list[Answer]) -> None:
+        pairs = zip(requests, answers, strict=True)
+        rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
+        append_samples(files[task.key], rows)
+
     for model, path in plan.models.items():
-        tasks = [task for task in plan.tasks if task.model == model and missing[task.key]]
-        if tasks:
-            ask = ask_engine if cfg.endpoint is None else ask_server
-            ask(cfg, path, tasks, missing, folder, progress)
-    samples = {
-        task.key: sort_samples(find_samples(folder, task), task.requests) for task in plan.tasks
-    }
+        work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
+        work = [(task, places) for task, places in work if places]
+        if work and cfg.endpoint is None:
+            ask_engine(cfg, path, work, folder / "engine.log", receive, progress)
+        elif work:
+            ask_server(cfg, path, work, receive, progress)
+    samples = {task.key: sort_samples(files[task.key], task.requests) for task in plan.tasks}
     return samples, sum(map(len, missing.values()))
 
 
-def find_samples(folder: Path, task: Task) -> Path:
-    """Name the file of a task's samples."""
-    return folder / "samples" / f"{task.key}.jsonl"
-
-
-def check_answers(tasks: list[Task], folder: Path, overwrite: bool) -> None:
+def check_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwrite: bool) -> None:
     """Refuse answers on disk that were made with other settings, or remove them with `overwrite`.
 
-    Then write what each task's answers depend on.
+    Then write to `path` what each task's answers depend on.
     """
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    path = folder / SETTINGS
     known: dict[str, Any] = {}
     if path.exists():
         try:
@@ -78,7 +78,7 @@ def check_answers(tasks: list[Task], folder: Path, overwrite: bool) -> None:
     # many tasks usually differ in the same way: their files are named together
     changed: dict[str, list[str]] = {}
     for task in tasks:
-        file = find_samples(folder, task)
+        file = files[task.key]
         differences = compare_settings(known.get(task.key), task.settings) if file.exists() else []
         if differences and overwrite:
             file.unlink()
@@ -86,8 +86,8 @@ def check_answers(tasks: list[Task], folder: Path, overwrite: bool) -> None:
             changed.setdefault("; ".join(differences), []).append(str(file))
     if changed:
         problems = [
-            f"{', '.join(files)} came from other settings: {differences}"
-            for differences, files in changed.items()
+            f"{', '.join(names)} came from other settings: {differences}"
+            for differences, names in changed.items()
         ]
         advice = "choose another folder (name=NAME), or ask these again (overwrite=true)"
         raise UserError(*problems, advice)
@@ -99,86 +99,75 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [f"{key} was {before}, is {now}"]
     differences = []
-    for name in {**before, **now}:
+    for name in before | now:
         inner = f"{key}.{name}" if key else name
         differences += compare_settings(before.get(name), now.get(name), inner)
     return differences
 
 
-def list_missing(task: Task, folder: Path) -> list[tuple[int, Request]]:
+def list_missing(task: Task, file: Path) -> Missing:
     """List the requests without an answer on disk, each with its place in the task."""
-    done = {(sample["id"], sample["sample"]) for sample in read_samples(find_samples(folder, task))}
+    done = {(sample["id"], sample["sample"]) for sample in read_samples(file)}
+    places = enumerate(task.requests)
     return [
-        (index, request)
-        for index, request in enumerate(task.requests)
-        if (request.row["id"], request.sample) not in done
+        (i, request) for i, request in places if (request.row["id"], request.sample) not in done
     ]
 
 
 def ask_engine(
     cfg: DictConfig,
     path: str,
-    tasks: list[Task],
-    missing: Missing,
-    folder: Path,
+    work: list[tuple[Task, Missing]],
+    log: Path,
+    receive: Receive,
     progress: Progress,
 ) -> None:
     """Ask vLLM for the missing answers of one model. Raises UserError where it fails."""
-    waiting: list[tuple[Task, list[Request]]] = []
-    job: dict[str, Any] = {
-        "model": path,
-        "engine": list_engine_options(cfg),
-        "max_len": cfg.max_len,
-        "tasks": [],
-    }
-    for task in tasks:
-        chunks = cut_chunks(missing[task.key], cfg.chunk)
-        waiting += [(task, chunk) for chunk in chunks]
-        job["tasks"].append(
-            {
-                "key": task.key,
-                "letters": task.mode == "loglikelihood",
-                "keep_special_tokens": split_mode(task.mode)[0] == "think",
-                "sampling": task.settings["sampling"],
-                "chunks": [list(map(describe_request, chunk)) for chunk in chunks],
-            }
-        )
+    waiting = [(task, chunk) for task, missing in work for chunk in cut_chunks(missing, cfg.chunk)]
+    tasks = [
+        {
+            "letters": task.mode == "loglikelihood",
+            "keep_special_tokens": split_mode(task.mode)[0] == "think",
+            "sampling": task.settings["sampling"],
+            "chunks": [
+                [describe_request(request) for request in chunk]
+                for other, chunk in waiting
+                if other is task
+            ],
+        }
+        for task, _ in work
+    ]
+    job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
     # answers come chunk by chunk, in the order of the job
-    position = 0
-    for event in run_engine(job, folder / "engine.log"):
+    for event in run_engine({**job, "tasks": tasks}, log):
         if event["event"] == "progress":
-            progress(waiting[min(position, len(waiting) - 1)][0], event["done"])
+            progress(waiting[0][0], event["done"])
         elif event["event"] == "answers":
-            task, chunk = waiting[position]
-            position += 1
-            answers = [Answer(**answer) for answer in event["answers"]]
-            pairs = zip(chunk, answers, strict=True)
-            rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
-            append_samples(find_samples(folder, task), rows)
+            task, chunk = waiting.pop(0)
+            receive(task, chunk, [Answer(**answer) for answer in event["answers"]])
 
 
 def ask_server(
     cfg: DictConfig,
     served_name: str,
-    tasks: list[Task],
-    missing: Missing,
-    folder: Path,
+    work: list[tuple[Task, Missing]],
+    receive: Receive,
     progress: Progress,
 ) -> None:
     """Ask an endpoint for the missing answers of one model; each is written as it comes."""
-    waiting = [(task, request) for task in tasks for _, request in missing[task.key]]
+    waiting = [(task, request) for task, missing in work for _, request in missing]
 
-    def receive(index: int, answer: Answer) -> None:
+    def receive_one(index: int, answer: Answer) -> None:
         task, request = waiting[index]
-        append_samples(find_samples(folder, task), [build_sample(request, answer, task.mode)])
+        receive(task, [request], [answer])
         progress(task, 1)
 
     requests = [(request, task.settings["sampling"]) for task, request in waiting]
     # data.chat holds for every benchmark of an evaluation
-    ask_endpoint(cfg, served_name, requests, bool(cfg.data.chat), receive)
+    ask_endpoint(cfg, served_name, requests, bool(cfg.data.chat), receive_one)
 
 
-def cut_chunks(missing: list[tuple[int, Request]], size: int) -> list[list[Request]]:
+def cut_chunks(missing: Missing, size: int) -> list[list[Request]]:
     """Cut at the same places whatever is missing: before every `size`-th request of the task."""
     chunks: dict[int, list[Request]] = {}
     for index, request in missing:
@@ -188,8 +177,5 @@ def cut_chunks(missing: list[tuple[int, Request]], size: int) -> list[list[Reque
 
 def describe_request(request: Request) -> dict[str, Any]:
     """Describe a request as the worker reads it."""
-    return {
-        "text": request.prompt,
-        "seed": request.seed,
-        "num_options": len(request.row["options"]),
-    }
+    options = len(request.row["options"])
+    return {"text": request.prompt, "seed": request.seed, "num_options": options}

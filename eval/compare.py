@@ -1,10 +1,10 @@
 """Compare two systems (`model.mode`) on the same questions, and judge the paper's two claims."""
 
-from collections import defaultdict
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from data_prep.errors import UserError
 from eval.modes import split_mode
@@ -32,6 +32,12 @@ ENDINGS = {
     "ahead open": "the interval holds both 0 and {limit:g} points: too few questions to tell",
 }
 """How a verdict's sentence ends. limit: the margin, or the points claimed."""
+MEASURED = "Difference {value} points (95 % CI {low} to {high}, n = {n:,})"
+SENTENCES = {
+    "level": f"{{of}} level with {{over}} on {{benchmark}}: {{verdict}}. {MEASURED}; {{ending}}.",
+    "ahead": "{of} ahead of {over} by {limit:g} points on {benchmark}: {verdict}. "
+    f"{MEASURED} ({{test}}); {{ending}}.",
+}
 
 
 def compare_systems(
@@ -42,26 +48,24 @@ def compare_systems(
     pairs: [[a, b]] of system names; null: every two. p_holm corrects a pair's p over benchmarks.
     Raises UserError for a system that was not evaluated.
     """
-    known = {name for by_system in systems.values() for name in by_system}
-    wanted = pairs if pairs is not None else [list(pair) for pair in combinations(sorted(known), 2)]
-    if any(not isinstance(pair, list) or len(pair) != 2 for pair in wanted):
+    known = sorted({name for by_system in systems.values() for name in by_system})
+    wanted = pairs if pairs is not None else [list(pair) for pair in combinations(known, 2)]
+    if any(len(pair) != 2 for pair in wanted):
         raise UserError(f"compare={wanted} is no list of pairs [[model.mode, model.mode]]")
-    if unknown := sorted({name for pair in wanted for name in pair} - known):
-        raise UserError(
-            f"compare: {', '.join(unknown)} not evaluated here: there are "
-            f"{', '.join(sorted(known))}"
-        )
+    if unknown := sorted({name for pair in wanted for name in pair}.difference(known)):
+        there = f"there are {', '.join(known)}"
+        raise UserError(f"compare: {', '.join(unknown)} not evaluated here: {there}")
     comparisons = []
     for a, b in wanted:
-        # the benchmarks of one pair are one family of tests
         found = [
             compare_two(benchmark, a, by_system[a], b, by_system[b], seed)
             for benchmark, by_system in systems.items()
             if a in by_system and b in by_system
         ]
+        # the benchmarks of one pair are one family of tests
         corrected = correct_holm([c["p"] for c in found]) if found else []
         for comparison, p in zip(found, corrected, strict=True):
-            comparisons.append({**comparison, "p_holm": rounded(p)})
+            comparisons.append(comparison | {"p_holm": rounded(p)})
     return comparisons
 
 
@@ -69,11 +73,11 @@ def compare_two(
     benchmark: str, a: str, left: Samples, b: str, right: Samples, seed: int
 ) -> dict[str, Any]:
     """Compare two systems on one benchmark by the means over each question's samples."""
-    first, second = score_questions(left), score_questions(right)
-    clusters = {sample["id"]: sample["cluster"] for sample in left}
-    x = np.array(list(first.values()))
-    y = np.array([second[name] for name in first])
-    result = compare_paired(x, y, [clusters[name] for name in first], seed)
+    samples = pd.DataFrame(left, dtype=object)
+    first, second = score_questions(samples), score_questions(pd.DataFrame(right, dtype=object))
+    x, y = first.to_numpy(), second[first.index].to_numpy()
+    clusters = samples.drop_duplicates("id")["cluster"].to_list()
+    result = compare_paired(x, y, clusters, seed)
     # of several answers the first one counts for agreement
     chosen = {sample["id"]: sample["choice"] for sample in right if sample["sample"] == 0}
     same = [
@@ -81,16 +85,13 @@ def compare_two(
         for sample in left
         if sample["sample"] == 0
     ]
+    ends = {"value": result.value, "low": result.low, "high": result.high}
     return {
         "benchmark": benchmark,
         "a": a,
         "b": b,
         "n": len(first),
-        "difference": {
-            "value": rounded(result.value),
-            "low": rounded(result.low),
-            "high": rounded(result.high),
-        },
+        "difference": {name: rounded(value) for name, value in ends.items()},
         "only_a": result.only_a,
         "only_b": result.only_b,
         "mcnemar_p": None if result.mcnemar_p is None else rounded(result.mcnemar_p),
@@ -101,12 +102,9 @@ def compare_two(
     }
 
 
-def score_questions(samples: Samples) -> dict[str, float]:
-    """Compute id -> mean of `correct` over the question's samples, in the order of the samples."""
-    scores: dict[str, list[bool]] = defaultdict(list)
-    for sample in samples:
-        scores[sample["id"]].append(sample["correct"])
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+def score_questions(samples: pd.DataFrame) -> pd.Series:
+    """Compute the mean of `correct` over each question's samples, in the order of the questions."""
+    return samples["correct"].astype(float).groupby(samples["id"], sort=False).mean()
 
 
 def judge_claims(
@@ -119,35 +117,34 @@ def judge_claims(
     """
     verdicts = []
     for kind in ("level", "ahead") if claims else ():
-        for comparison in comparisons:
-            pair = [comparison["a"], comparison["b"]]
-            if comparison["benchmark"] not in (claims[kind] or []):
-                continue
-            if sorted(pair) != sorted([claims["of"], claims["over"]]):
+        pair = {claims["of"], claims["over"]}
+        for c in comparisons:
+            if c["benchmark"] not in (claims[kind] or []) or {c["a"], c["b"]} != pair:
                 continue
             # the pair may have been compared the other way round
-            value, low, high = (comparison["difference"][key] for key in ("value", "low", "high"))
-            if pair[0] == claims["over"]:
+            value, low, high = (c["difference"][key] for key in ("value", "low", "high"))
+            if c["a"] == claims["over"]:
                 value, low, high = -value, -high, -low
             limit = claims["margin"] if kind == "level" else claims["points"]
-            verdict, ending = judge(kind, low, high, comparison["p_holm"], limit)
-            if faults := find_faults(comparison["benchmark"], claims, results):
+            verdict, ending = judge(kind, low, high, c["p_holm"], limit)
+            if faults := find_faults(c["benchmark"], claims, results):
                 verdict, ending = "cannot be judged", "; ".join(faults)
-            claimed = "level with" if kind == "level" else "ahead of"
-            by = "" if kind == "level" else f" by {100 * limit:g} points"
-            tested = f" ({comparison['test']} {format_p(comparison['p'])}, after Holm "
-            tested += f"{format_p(comparison['p_holm'])})"
-            verdicts.append(
-                {
-                    "claim": kind,
-                    "benchmark": comparison["benchmark"],
-                    "verdict": verdict,
-                    "sentence": f"{claims['of']} {claimed} {claims['over']}{by} on "
-                    f"{comparison['benchmark']}: {verdict}. Difference {format_points(value)} "
-                    f"points (95 % CI {format_points(low)} to {format_points(high)}, n = "
-                    f"{comparison['n']:,}){tested if kind == 'ahead' else ''}; {ending}.",
-                }
+            p, p_holm = format_p(c["p"]), format_p(c["p_holm"])
+            sentence = SENTENCES[kind].format(
+                of=claims["of"],
+                over=claims["over"],
+                limit=100 * limit,
+                benchmark=c["benchmark"],
+                verdict=verdict,
+                value=format_points(value),
+                low=format_points(low),
+                high=format_points(high),
+                n=c["n"],
+                test=f"{c['test']} {p}, after Holm {p_holm}",
+                ending=ending,
             )
+            facts = {"claim": kind, "benchmark": c["benchmark"], "verdict": verdict}
+            verdicts.append(facts | {"sentence": sentence})
     return verdicts
 
 
@@ -185,11 +182,10 @@ def find_faults(benchmark: str, claims: Any, results: list[dict[str, Any]]) -> l
                 f"{system} follows its format in {format_percent(result['format_rate'])} % of its "
                 f"answers, {100 * needed:g} % are needed"
             )
-    baseline = found[claims["over"]]
-    if baseline["accuracy"]["low"] <= baseline["chance"]:
+    accuracy, chance = found[claims["over"]]["accuracy"], found[claims["over"]]["chance"]
+    if accuracy["low"] <= chance:
         faults.append(
-            f"{claims['over']} is not above chance: {format_value(baseline['accuracy'])} % "
-            f"({format_interval(baseline['accuracy'])}), chance "
-            f"{format_percent(baseline['chance'])} %"
+            f"{claims['over']} is not above chance: {format_value(accuracy)} % "
+            f"({format_interval(accuracy)}), chance {format_percent(chance)} %"
         )
     return faults

@@ -53,21 +53,20 @@ def ask_endpoint(
     has_markup: prompts bring their special tokens. Raises UserError where no request can succeed
     (wrong key, unknown model); every other failure is an answer with its error.
     """
+    options = cfg.endpoint_options
+    url = f"{cfg.endpoint.rstrip('/')}/"
+    url += "chat/completions" if options.api == "chat" else "completions"
+    queue = iter(enumerate(requests))
+
+    async def work(session: aiohttp.ClientSession) -> None:
+        # the workers share one queue, so that each request is taken once
+        for index, (request, sampling) in queue:
+            body = build_body(served_name, request, sampling, has_markup, options)
+            receive(index, await ask_one(session, url, body, options))
 
     async def ask_all() -> None:
-        options = cfg.endpoint_options
-        url = f"{cfg.endpoint.rstrip('/')}/"
-        url += "chat/completions" if options.api == "chat" else "completions"
-        queue = iter(enumerate(requests))
         async with open_session(options.timeout, options.concurrency) as session:
-
-            async def work() -> None:
-                # the workers share one queue, so that each request is taken once
-                for index, (request, sampling) in queue:
-                    body = build_body(served_name, request, sampling, has_markup, options)
-                    receive(index, await ask_one(session, url, body, options))
-
-            workers = [asyncio.create_task(work()) for _ in range(options.concurrency)]
+            workers = [asyncio.create_task(work(session)) for _ in range(options.concurrency)]
             try:
                 await asyncio.gather(*workers)  # Python 3.10 has no TaskGroup
             finally:
@@ -79,10 +78,11 @@ def ask_endpoint(
 
 def open_session(timeout: float, connections: int = 1) -> aiohttp.ClientSession:
     """Open a session with the user's key that takes no compressed bodies (8 MB can be 8 GB)."""
-    key = os.environ.get("OPENAI_API_KEY")
+    headers = {"Accept-Encoding": "identity"}
+    if key := os.environ.get("OPENAI_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
     return aiohttp.ClientSession(
-        headers={"Accept-Encoding": "identity"}
-        | ({"Authorization": f"Bearer {key}"} if key else {}),
+        headers=headers,
         timeout=aiohttp.ClientTimeout(total=timeout),
         connector=aiohttp.TCPConnector(limit=connections),
         auto_decompress=False,
@@ -98,24 +98,21 @@ def build_body(
     options: DictConfig,
 ) -> dict[str, Any]:
     """Build the JSON of one request; `endpoint_options.extra` adds fields, null removes one."""
+    chat = options.api == "chat"
     body: dict[str, Any] = {
         "model": served_name,
         "max_tokens": sampling["max_new_tokens"],
         "temperature": sampling["temperature"],
         "top_p": sampling["top_p"],
         "seed": request.seed,
-    }
-    if options.api == "chat":
-        body["messages"] = [{"role": "user", "content": request.prompt}]
-    else:
-        body["prompt"] = request.prompt
-    if has_markup:
+        "prompt": None if chat else request.prompt,
+        "messages": [{"role": "user", "content": request.prompt}] if chat else None,
         # the chat template has written BOS already; vLLM's server would add another one
-        body["add_special_tokens"] = False
-    if sampling["stop"]:
-        body["stop"] = sampling["stop"]
+        "add_special_tokens": False if has_markup else None,
+        "stop": sampling["stop"] or None,
+    }
     extra: Any = OmegaConf.to_container(options.extra, resolve=True) if options.extra else {}
-    return {key: value for key, value in {**body, **extra}.items() if value is not None}
+    return {key: value for key, value in (body | extra).items() if value is not None}
 
 
 async def ask_one(
@@ -128,18 +125,18 @@ async def ask_one(
             # spread, or all requests would come back at once
             back_off = options.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             await asyncio.sleep(min(MAX_WAIT, max(wait, back_off)))
+        wait = 0.0
         try:
             return await send(session, url, body)
         except PassingError as error:
             reason, wait = str(error), error.wait
-        except asyncio.TimeoutError:
-            reason, wait = f"timeout: no answer within {options.timeout} s", 0.0
-        except aiohttp.ClientError as error:
-            reason, wait = f"connection: {type(error).__name__} {error}"[:200], 0.0
         except UserError:
             raise
+        except asyncio.TimeoutError:
+            reason = f"timeout: no answer within {options.timeout} s"
         except Exception as error:  # a server can send anything, and the other answers still count
-            reason, wait = f"malformed: {type(error).__name__} {error}"[:200], 0.0
+            kind = "connection" if isinstance(error, aiohttp.ClientError) else "malformed"
+            reason = f"{kind}: {type(error).__name__} {error}"[:200]
     return Answer(error=f"{reason} ({options.retries + 1} attempts)")
 
 
@@ -147,16 +144,15 @@ async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
     """Send one request, read its answer. Raises PassingError, UserError, or what reading raises."""
     async with session.post(url, json=body) as response:
         content = await read_body(response)
-        if response.status in FATAL:
-            name = body["model"]
-            raise UserError(f"{url} answers {response.status}: {FATAL[response.status]} ({name!r})")
-        if response.status in RETRIED:
+        status = response.status
+        if status in FATAL:
+            raise UserError(f"{url} answers {status}: {FATAL[status]} ({body['model']!r})")
+        if status in RETRIED:
             wait = response.headers.get("Retry-After", "")
-            seconds = float(wait) if SECONDS.fullmatch(wait) else 0.0
-            raise PassingError(f"http_{response.status}", seconds)
-        if response.status != 200:
+            raise PassingError(f"http_{status}", float(wait) if SECONDS.fullmatch(wait) else 0.0)
+        if status != 200:
             text = " ".join(content.decode("utf-8", "replace").split())
-            return Answer(error=f"http_{response.status}: {text[:200]}")
+            return Answer(error=f"http_{status}: {text[:200]}")
         return read_content(json.loads(content))
 
 
@@ -189,8 +185,9 @@ def read_content(content: Any) -> Answer:
         raise TypeError(f"the text is {type(text).__name__}")
     usage = content.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    known = isinstance(tokens, int) and 0 <= tokens < 10**9
-    return Answer(text, int(tokens) if known else 0, ended == "length")  # type: ignore[arg-type]
+    if not isinstance(tokens, int) or not 0 <= tokens < 10**9:
+        tokens = 0
+    return Answer(text, int(tokens), ended == "length")
 
 
 def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
@@ -206,23 +203,22 @@ def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
         ):
             return json.loads(await read_body(response)) if response.status == 200 else None
 
-    unknown: dict[str, Any] = dict.fromkeys(served)
+    prints: dict[str, Any] = dict.fromkeys(served)
     try:
-        listed = asyncio.run(list_models())
-        models = {str(model["id"]): model for model in listed["data"]}
+        models = {str(model["id"]): model for model in asyncio.run(list_models())["data"]}
     except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, asyncio.TimeoutError) as error:
         problem = f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error})"
         raise UserError(f"{problem}: start the server first") from error
     except Exception:  # it answers, though not with a list of models: each request will show
-        return unknown
-    if missing := [name for name in served if name not in models]:
-        has = ", ".join(sorted(models))[:500]
-        raise UserError(
-            *(f"endpoint={cfg.endpoint} serves no {name!r}: it has {has}" for name in missing)
-        )
+        return prints
+    has = ", ".join(sorted(models))[:500]
+    told = f"endpoint={cfg.endpoint} serves no "
+    problems = [f"{told}{name!r}: it has {has}" for name in served if name not in models]
+    if problems:
+        raise UserError(*problems)
     for name in served:
         # vLLM's `root` is the model's path; `created` is the time of the question
         facts = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}
         if facts["root"] not in (None, name):
-            unknown[name] = facts
-    return unknown
+            prints[name] = facts
+    return prints

@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from data_prep.prompt import ChatFrame, Instruction, render_instruction
+from data_prep.prompt import PLAIN, ChatFrame, Instruction, Template, render_instruction
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
 from reward_server.verifier import read_choice, verify
 
@@ -101,12 +101,13 @@ def render(
     mode: str,
     frame: ChatFrame | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    template: Template = PLAIN,
 ) -> str:
     """Render the prompt of a prepared row in this mode, exactly as the model sees it.
 
-    frame: that of the row's own prompts. examples: as many rows as the mode says. Their answers
-    are the gold letters; where the mode wants reasoning it is one neutral sentence that names the
-    gold option, since real data has none.
+    frame, template: those of the row's own prompts. examples: as many rows as the mode says. Their
+    answers are the gold letters; where the mode wants reasoning it is one neutral sentence that
+    names the gold option, since real data has none.
     """
     name, count = split_mode(mode)
     if len(examples) != count:
@@ -114,12 +115,15 @@ def render(
     if name == "think":
         prompt = str(row["prompt"])
     elif name == "cot":
-        prompt = render_instruction(COT, row["question"], row["options"], frame)
+        prompt = render_instruction(COT, row["question"], row["options"], frame, template)
     else:
         prompt = str(row["direct_prompt"])
     if not examples:
         return prompt
-    shown = [(render(example, name, frame), write_answer(example, name)) for example in examples]
+    shown = [
+        (render(example, name, frame, template=template), write_answer(example, name))
+        for example in examples
+    ]
     return add_examples(prompt, shown, frame)
 
 

@@ -12,6 +12,7 @@ answers the part of the variance that is sampling noise (`--noise`, per cent) sh
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from scipy.optimize import bisect
 from scipy.stats import binom, norm
 
 ALPHA, POWER = 0.05, 0.8
-POINTS = (1, 2, 3, 4, 5, 6, 8, 10)
+DIFFERENCES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
 
 
 def mcnemar_power(n: int, difference: float, discordant: float) -> float:
@@ -88,47 +89,50 @@ def read_discordant(folder: Path) -> float:
     return float(np.mean(found))
 
 
+def percent(text: str) -> float:
+    """Read per cent or points from the command line as a fraction. Raises ValueError."""
+    if not 0 < float(text) <= 100:
+        raise ValueError
+    return float(text) / 100
+
+
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """Parse the command line, which is in points and per cent."""
-    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m eval.power", description=__doc__, formatter_class=raw
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--discordant", type=float, default=30.0, metavar="PERCENT")
-    parser.add_argument("--noise", type=float, default=50.0, metavar="PERCENT")
-    parser.add_argument("--difference", type=float, metavar="POINTS")
+    parser.add_argument("--discordant", type=percent, default=0.3, metavar="PERCENT")
+    parser.add_argument("--noise", type=percent, default=0.5, metavar="PERCENT")
+    parser.add_argument("--difference", type=percent, metavar="POINTS")
     parser.add_argument("--questions", type=int, metavar="N")
     parser.add_argument("--results", type=Path, metavar="FOLDER")
-    args = parser.parse_args(argv)
-    for name in ("discordant", "noise", "difference"):
-        if getattr(args, name) is not None and not 0 < getattr(args, name) <= 100:
-            parser.error(f"--{name} {getattr(args, name)} is not within 0 and 100")
-    if args.questions is not None and args.questions < 1:
-        parser.error(f"--questions {args.questions} is no number of questions")
-    return args
+    return parser.parse_args(argv)
 
 
 def describe(args: argparse.Namespace) -> list[str]:
     """Answer in lines. Raises ValueError where the question makes no sense."""
-    discordant = read_discordant(args.results) if args.results else args.discordant / 100
-    n, noise = args.questions, args.noise / 100
+    discordant = read_discordant(args.results) if args.results else args.discordant
+    n, noise, wanted = args.questions, args.noise, args.difference
     lines = [f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions"]
-    if args.difference and n:
-        powers = [mcnemar_power(n, args.difference / 100, discordant)]
-        powers += [sampled_power(n, args.difference / 100, discordant, noise, k) for k in (4, 16)]
+    if n and wanted:
+        powers = [mcnemar_power(n, wanted, discordant)]
+        powers += [sampled_power(n, wanted, discordant, noise, k) for k in (4, 16)]
         text = ", ".join(f"{power:.1%}" for power in powers)
-        lines.append(f"power of {args.difference:g} points on {n:,} questions: {text}")
+        lines.append(f"power of {100 * wanted:g} points on {n:,} questions: {text}")
     elif n:
         least = find_difference(n, discordant)
         text = "no difference at all" if least is None else f"{100 * least:.1f} points"
         lines.append(f"{n:,} questions show {text}")
-    for points in () if n else [args.difference] if args.difference else POINTS:
-        counts = [find_questions(points / 100, discordant)]
-        for k in (4, 16):
-            z = norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)
-            ratio = z * deviation(points / 100, discordant, noise, k) / (points / 100)
-            counts.append(int(np.ceil(ratio**2)))
-        lines.append(f"{points:5g} points {' '.join(f'{count:8,}' for count in counts)} questions")
+    else:
+        z = norm.ppf(1 - ALPHA / 2) + norm.ppf(POWER)
+        for points in [wanted] if wanted else DIFFERENCES:
+            counts = [find_questions(points, discordant)]
+            for k in (4, 16):
+                counts.append(
+                    math.ceil((z * deviation(points, discordant, noise, k) / points) ** 2)
+                )
+            text = " ".join(f"{count:8,}" for count in counts)
+            lines.append(f"{100 * points:5g} points {text} questions")
     return [*lines, "with 1 answer to each question, with 4, and with 16 sampled ones"]
 
 

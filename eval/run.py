@@ -17,31 +17,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
-from eval.ask import Progress as ProgressCall
+from eval.ask import Progress as Report
 from eval.ask import answer_tasks
 from eval.compare import Systems, compare_systems, judge_claims
 from eval.page import write_report
-from eval.plan import Plan, Task, make_plan
 from eval.provenance import append_run, describe_call
 from eval.samples import Samples
 from eval.summary import summarise_samples
 from eval.tables import SCORES, list_errors, select
-
-SUMMARY = "summary.json"
+from eval.tasks import Plan, Task, make_plan
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -67,16 +58,13 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 append_run(folder / "run.json", describe_call(started, asked))
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
             write_report(folder, summary, systems, questions)
-            write_json(folder / SUMMARY, summary)  # last: everything else is there
+            write_json(folder / "summary.json", summary)  # last: everything else is there
     except BlockingIOError as error:
-        raise UserError(
-            f"another evaluation is writing {folder}: wait for it, or choose name=NAME"
-        ) from error
+        problem = f"another evaluation is writing {folder}: wait for it, or choose name=NAME"
+        raise UserError(problem) from error
     except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; fix that, and the same command "
-            "continues"
-        ) from error
+        problem = f"cannot write {folder}: {error.strerror or error}"
+        raise UserError(f"{problem}; fix that, and the same command continues") from error
     return summary
 
 
@@ -90,7 +78,7 @@ def build_summary(
         head = {"model": task.model, "benchmark": task.benchmark.name, "mode": task.mode}
         numbers = summarise_samples(samples[task.key], cfg.seed)
         facts = {"path": plan.models[task.model], "settings": task.settings}
-        results.append({**head, **numbers, **facts})
+        results.append(head | numbers | facts)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     comparisons = compare_systems(systems, settings["compare"], cfg.seed)
     claims = judge_claims(comparisons, settings["claims"], results)
@@ -98,42 +86,36 @@ def build_summary(
 
 
 @contextmanager
-def show_progress(plan: Plan) -> Iterator[ProgressCall]:
+def show_progress(plan: Plan) -> Iterator[Report]:
     """Show a bar over all answers with the time left; without a terminal a line for each task."""
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     left = {task.key: len(task.requests) for task in plan.tasks}
     hidden = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         total = bar.add_task("starting", total=sum(left.values()))
 
-        def progress(task: Task, done: int) -> None:
+        def report(task: Task, done: int) -> None:
             left[task.key] -= done
             words = f"{task.model} on {task.benchmark.name}, {task.mode}"
             bar.update(total, advance=done, description=words)
             if hidden and done and not left[task.key]:
                 print(f"{words}: {len(task.requests):,} answers", file=sys.stderr)
 
-        yield progress
+        yield report
 
 
 def print_results(summary: dict[str, Any]) -> None:
     """Print the results, one a line, then why requests failed, then the verdict on the claims."""
-    console = Console()
+    console = Console(highlight=False, markup=False)
     # 80 columns must hold it; the report has more
     frame = select(summary["results"], ["system", "benchmark", *SCORES, "errors"])
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(frame.columns):
+    for index, name in enumerate(frame.columns):
+        number = index >= 2
         table.add_column(
-            heading, justify="left" if index < 2 else "right", no_wrap=index >= 2, overflow="fold"
+            name, justify="right" if number else "left", no_wrap=number, overflow="fold"
         )
     for row in frame.to_numpy().tolist():
         table.add_row(*map(Text, row))  # Text: a name in [brackets] is no style
@@ -143,34 +125,18 @@ def print_results(summary: dict[str, Any]) -> None:
             console.print(
                 f"{result['model']}.{result['mode']} on {result['benchmark']}: "
                 f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
-                f"{'; '.join(list_errors(result))}",
-                highlight=False,
-                markup=False,
+                f"{'; '.join(list_errors(result))}"
             )
     for claim in summary["claims"]:
-        console.print(claim["sentence"], highlight=False, markup=False)
+        console.print(claim["sentence"])
 
 
 def main(cfg: DictConfig) -> None:
-    """Evaluate, then print one table.
-
-    Exits with 2 and one line for each problem that the user must fix, with 1 where all requests of
-    a model failed.
-    """
-    try:
-        summary = evaluate(cfg)
-    except UserError as error:
-        for problem in error.problems:
-            print(f"eval: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("eval: interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+    """Evaluate, then print one table. Exits with 1 where all requests of a model failed."""
+    summary = evaluate(cfg)
     print_results(summary)
-    print(
-        f"report.html, report.md, table.md, {SUMMARY}, samples/ in "
-        f"{Path(cfg.results_dir) / cfg.name}/"
-    )
+    folder = Path(cfg.results_dir) / cfg.name
+    print(f"report.html, report.md, table.md, summary.json, samples/ in {folder}/")
     if any(result["errors"] == result["n"] for result in summary["results"]):
         print("eval: all requests of a model failed; retry_errors=true asks again", file=sys.stderr)
         sys.exit(1)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.prompt import ChatFrame
-from eval.modes import has_published, judge, render
+from data_prep.prompt import PLAIN, ChatFrame, Template
+from eval.modes import Judgement, has_published, judge, render
 
 Samples = list[dict[str, Any]]
 
@@ -59,11 +59,12 @@ def list_requests(
     seed: int,
     frame: ChatFrame | None = None,
     examples: Sequence[dict[str, Any]] = (),
+    template: Template = PLAIN,
 ) -> list[Request]:
     """List all answers of a task in the order in which they are asked."""
     requests = []
     for row in rows:
-        prompt = render(row, mode, frame, examples)
+        prompt = render(row, mode, frame, examples, template)
         for sample in range(samples):
             requests.append(Request(row, sample, make_seed(seed, row["id"], sample), prompt))
     return requests
@@ -73,29 +74,25 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     """Build the row that is written: the answer, its reading, what statistics group and pair by."""
     row, meta, gold = request.row, request.row["meta"], request.row["answer"]
     datasource = row.get("datasource", "")
-    # an error has no reading, and is wrong
-    judgement = None
+    read = Judgement(False, "error", None, None)  # an error has no reading, and is wrong
     if answer.error is None:
-        judgement = judge(answer.response, gold, row["options"], mode, datasource)
-    choice = judgement.choice if judgement else None
-    lenient = judgement.choice_lenient if judgement else None
+        read = judge(answer.response, gold, row["options"], mode, datasource)
     groups = [str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")]
+    prompt = request.prompt.encode("utf-8", "surrogatepass")
     sample = {
         "id": row["id"],
         "sample": request.sample,
         "seed": request.seed,
-        "prompt_sha256": hashlib.sha256(
-            request.prompt.encode("utf-8", "surrogatepass")
-        ).hexdigest(),
+        "prompt_sha256": hashlib.sha256(prompt).hexdigest(),
         "response": answer.response,
         "tokens": answer.tokens,
         "truncated": answer.truncated,
-        "format_ok": bool(judgement and judgement.format_ok),
-        "reason": judgement.reason if judgement else "error",
-        "choice": choice,
-        "choice_lenient": lenient,
-        "correct": choice == gold,
-        "correct_lenient": lenient == gold,
+        "format_ok": read.format_ok,
+        "reason": read.reason,
+        "choice": read.choice,
+        "choice_lenient": read.choice_lenient,
+        "correct": read.choice == gold,
+        "correct_lenient": read.choice_lenient == gold,
         "answer": gold,
         "num_options": len(row["options"]),
         "group": groups[0] if groups else "",
@@ -104,9 +101,8 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
         "error": answer.error,
     }
     if has_published(mode, datasource):
-        published = judgement.choice_published if judgement else None
-        sample["choice_published"] = published
-        sample["correct_published"] = published == gold
+        sample["choice_published"] = read.choice_published
+        sample["correct_published"] = read.choice_published == gold
     if answer.scores is not None:
         sample["scores"] = answer.scores
     return sample

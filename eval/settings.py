@@ -63,50 +63,38 @@ class Settings(BaseModel, strict=True):
     retry_errors: bool
 
 
-def list_faults(cfg: DictConfig) -> list[Any]:
-    """List pydantic's errors of the settings."""
+def check_settings(cfg: DictConfig) -> list[str]:
+    """List what is wrong with the settings.
+
+    Raises UserError for values of a wrong type, with which nothing else can be checked.
+    """
     given: Any = OmegaConf.to_container(cfg, resolve=True)
+    problems, unreadable = [], False
     try:
         Settings.model_validate({key: given[key] for key in Settings.model_fields})
     except ValidationError as error:
-        return error.errors()
-    return []
+        for fault in error.errors():
+            key, told = ".".join(map(str, fault["loc"])), fault["msg"]
+            problems.append(f"{key}={fault['input']!r:.200}: {told[:1].lower()}{told[1:]}")
+            unreadable |= fault["type"].endswith(("_type", "_number"))
+    if unreadable:
+        raise UserError(*problems)
 
-
-def describe_fault(fault: Any) -> str:
-    """Describe an error: the setting, its value, what it may be."""
-    key = ".".join(map(str, fault["loc"]))
-    return f"{key}={fault['input']!r:.200}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-
-
-def check_types(cfg: DictConfig) -> None:
-    """Refuse values of a wrong type, with which nothing else can be checked. Raises UserError."""
-    wrong = [fault for fault in list_faults(cfg) if fault["type"].endswith(("_type", "_number"))]
-    if wrong:
-        raise UserError(*map(describe_fault, wrong))
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse settings with which nothing can be evaluated. Raises UserError."""
-    problems = [describe_fault(fault) for fault in list_faults(cfg)]
-    if cfg.temperature == 0 and cfg.samples not in (None, 1):
-        problems.append(
-            f"samples={cfg.samples} with temperature=0 gives the same answer each time: "
-            "temperature=1"
-        )
-    url, api = str(cfg.endpoint), OmegaConf.select(cfg, "endpoint_options.api")
-    if cfg.endpoint is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):
+    if cfg.temperature == 0 and cfg.samples != 1:
+        same = f"samples={cfg.samples} with temperature=0 gives the same answer each time"
+        problems.append(f"{same}: temperature=1")
+    url = cfg.endpoint
+    if url is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):
         problems.append(f"endpoint={url} is no address such as http://127.0.0.1:8000/v1")
-    elif cfg.endpoint is not None and re.search("[@?#]", url):
+    elif url is not None and re.search("[@?#]", url):
         # not repeated here: the message may be stored, as the address is in settings.json
         problems.append(
             "endpoint holds a user, a password or a query, which would be written into results: "
             "give the address alone, and the key as OPENAI_API_KEY in the environment"
         )
-    if cfg.endpoint is not None and api == "chat" and cfg.data.chat:
+    if url is not None and cfg.endpoint_options.api == "chat" and cfg.data.chat:
         problems.append(
             "endpoint_options.api=chat lets the server put its chat template around prompts that "
             "have one already (data.chat=true): endpoint_options.api=completions"
         )
-    if problems:
-        raise UserError(*problems)
+    return problems

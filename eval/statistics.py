@@ -75,11 +75,11 @@ def accuracy_interval(scores: ArrayLike, clusters: ArrayLike, seed: int = 0) -> 
     Wilson with the number of clusters: a bootstrap of equal values has no width.
     """
     sums, sizes = sum_clusters(scores, clusters)
-    if np.all(sizes == 1) and np.all((sums == 0) | (sums == 1)):
-        return wilson_interval(sums.sum(), len(sums))
     means = sums / sizes
-    if np.ptp(means) == 0:
-        return wilson_interval(means[0] * len(means), len(means))
+    alone = np.all(sizes == 1) and np.all(np.isin(sums, (0, 1)))
+    if alone or np.ptp(means) == 0:
+        right = sums.sum() if alone else means[0] * len(means)
+        return wilson_interval(right, len(means))
     return bootstrap_clusters(scores, clusters, seed=seed)
 
 

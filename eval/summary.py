@@ -86,7 +86,7 @@ def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
     if parts is None:
         return {}
     return {
-        str(name): {**(measure(part, seed) or {}), "chance": rounded(part["chance"].mean())}
+        str(name): (measure(part, seed) or {}) | {"chance": rounded(part["chance"].mean())}
         for name, part in frame.groupby(parts, observed=True)
     }
 
@@ -98,17 +98,13 @@ def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
     if not len(edges):
         return None
     bin_of = pd.Series(np.digitize(tokens, edges), index=tokens.index)
-    ends = tokens.groupby(bin_of).agg(["min", "max"])
-    names = [f"{low}–{high}" for low, high in ends.itertuples(index=False)]
-    return bin_of.map(dict(zip(ends.index, names, strict=True))).astype(
-        pd.CategoricalDtype(names, ordered=True)
-    )
+    names = tokens.groupby(bin_of).agg(lambda part: f"{part.min()}–{part.max()}")
+    return bin_of.map(names).astype(pd.CategoricalDtype(names.to_list(), ordered=True))
 
 
 def count_values(values: pd.Series) -> dict[str, int]:
     """Count each value, the most frequent first."""
-    counts = values.value_counts()
-    pairs = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+    pairs = sorted(values.value_counts().items(), key=lambda pair: (-pair[1], str(pair[0])))
     return {str(value): int(count) for value, count in pairs}
 
 
@@ -140,14 +136,14 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     for size in [size for size in SIZES if size < k] + [k]:
         table["passed"] = pass_at_k(table["right"], table["asked"], size)
         guessed = rounded((1 - (1 - table["chance"]) ** size).mean())
-        passed[str(size)] = {**(measure(table, seed, "passed") or {}), "chance": guessed}
+        passed[size] = (measure(table, seed, "passed") or {}) | {"chance": guessed}
     each = [rounded(part.mean()) for _, part in frame.groupby("sample")["correct"]][:k]
     return {
         "k": k,
         f"avg@{k}": rounded((table["right"] / table["asked"]).mean()),
         **{f"pass@{size}": found["value"] for size, found in passed.items()},
         f"maj@{k}": rounded(table["majority"].mean()),
-        "pass": passed,
+        "pass": {str(size): found for size, found in passed.items()},
         "accuracy_of_each_sample": each,
         "standard_deviation": rounded(np.std(each, ddof=1)),
         "calibration": calibrate(table["votes"], table["majority"]),
@@ -156,19 +152,14 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
 
 def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> dict[str, Any]:
     """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
-    edges = np.arange(1, bins) / bins
+    table = pd.DataFrame({"confidence": confidence, "accuracy": score})
+    places = np.digitize(confidence, np.arange(1, bins) / bins, right=True)
     rows, error = [], 0.0
-    for place, part in confidence.groupby(np.digitize(confidence, edges, right=True)):
-        right = score[part.index].mean()
-        error += abs(part.mean() - right) * len(part) / len(confidence)
-        rows.append(
-            {
-                "up_to": rounded((int(str(place)) + 1) / bins),
-                "n": len(part),
-                "confidence": rounded(part.mean()),
-                "accuracy": rounded(right),
-            }
-        )
+    for place, part in table.groupby(places):
+        means = part.mean()
+        error += abs(means["confidence"] - means["accuracy"]) * len(part) / len(table)
+        head = {"up_to": rounded((int(str(place)) + 1) / bins), "n": len(part)}
+        rows.append(head | {name: rounded(mean) for name, mean in means.items()})
     return {"error": rounded(error), "bins": rows}
 
 

@@ -30,9 +30,13 @@ def format_value(measured: Result | None) -> str:
 
 def format_interval(measured: Result | None) -> str:
     """Format an interval: `24.8–29.7`."""
-    if not measured:
-        return "–"
-    return f"{format_percent(measured['low'])}–{format_percent(measured['high'])}"
+    ends = [format_percent(measured[end]) for end in ("low", "high")] if measured else []
+    return "–".join(ends) or "–"
+
+
+def format_both(measured: Result) -> str:
+    """Format a rate with its interval: `27.2 (24.8–29.7)`."""
+    return f"{format_value(measured)} ({format_interval(measured)})"
 
 
 def format_p(p: float) -> str:
@@ -108,16 +112,17 @@ def select(results: list[Result], headings: list[str]) -> pd.DataFrame:
 
 def build_results(results: list[Result]) -> Table:
     """Build the main table."""
-    published = ["published rules"] if any(r["accuracy_published"] for r in results) else []
-    return Table(
-        "Accuracy (%)",
-        select(results, HEAD + SCORES + published + ["cut", "errors"]),
-        3,
+    headings = [*HEAD, *SCORES, "published rules", "cut", "errors"]
+    note = (
         "Strict: the trained format, or the whole answer, states one choice. Lenient: the last "
         "choice clearly stated. Given format: strict, of answers that follow the format. Unread "
         "answers and errors count as wrong; nothing is guessed."
-        + (" Published rules: how the benchmark's own script reads mode cot." if published else ""),
     )
+    if any(result["accuracy_published"] for result in results):
+        note += " Published rules: how the benchmark's own script reads mode cot."
+    else:
+        headings.remove("published rules")
+    return Table("Accuracy (%)", select(results, headings), 3, note)
 
 
 def build_asked(results: list[Result]) -> Table:
@@ -160,19 +165,21 @@ def build_sampled(results: list[Result]) -> Table:
     for result in results:
         if not (sampled := result["sampled"]):
             continue
-        row = {heading: COLUMNS[heading](result) for heading in HEAD}
-        k = sampled["k"]
-        row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
-        for size, found in sampled["pass"].items():
-            row[f"pass@{size}"] = f"{format_value(found)} ({format_interval(found)})"
-        row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
-        row[f"maj@{k}"] = format_percent(sampled[f"maj@{k}"])
-        row["calibration error"] = format_percent(sampled["calibration"]["error"])
-        row["sd"] = format_percent(sampled["standard_deviation"])
-        rows.append(row)
+        k, passed = sampled["k"], sampled["pass"]
+        rates = {
+            f"avg@{k}": sampled[f"avg@{k}"],
+            "guessing, same k": passed[str(k)]["chance"],
+            f"maj@{k}": sampled[f"maj@{k}"],
+            "calibration error": sampled["calibration"]["error"],
+            "sd": sampled["standard_deviation"],
+        }
+        row = {name: format_percent(rate) for name, rate in rates.items()}
+        passes = {f"pass@{size}": format_both(found) for size, found in passed.items()}
+        # avg, then pass for each k, then the rest
+        rows.append(describe_head(result) | {f"avg@{k}": row[f"avg@{k}"]} | passes | row)
     return Table(
         "Several answers to each question (%)",
-        pd.DataFrame(rows, dtype=object).fillna("–"),
+        build_frame(rows),
         3,
         "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
         "largest k. Calibration error: how far the winner's fraction of the votes is from how "
@@ -184,12 +191,15 @@ def build_comparisons(comparisons: list[Result]) -> Table:
     """Build the table of every pair on every benchmark."""
     rows = []
     for c in comparisons:
-        low, high = (format_points(c["difference"][key]) for key in ("low", "high"))
+        value, low, high = (format_points(c["difference"][key]) for key in ("value", "low", "high"))
         rows.append(
-            {key: c[key] for key in ("a", "b", "benchmark", "test")}
-            | {
+            {
+                "a": c["a"],
+                "b": c["b"],
+                "benchmark": c["benchmark"],
+                "test": c["test"],
                 "n": f"{c['n']:,}",
-                "a − b": format_points(c["difference"]["value"]),
+                "a − b": value,
                 "95 % CI": f"{low} to {high}",
                 "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
                 "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
@@ -200,7 +210,7 @@ def build_comparisons(comparisons: list[Result]) -> Table:
         )
     return Table(
         "Differences in points, on the same questions",
-        pd.DataFrame(rows, dtype=object),
+        build_frame(rows),
         4,
         "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
         "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
@@ -217,27 +227,30 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
             for part, found in result[key].items():
                 head = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
                 row = rows.setdefault(part, {"part": part} | head)
-                row[COLUMNS["system"](result)] = f"{format_value(found)} ({format_interval(found)})"
+                row[COLUMNS["system"](result)] = format_both(found)
         if len(rows) > 1:
-            frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
-            tables.append(Table(benchmark, frame, 1))
+            tables.append(Table(benchmark, build_frame(list(rows.values())), 1))
     return tables
 
 
 def build_lengths(results: list[Result]) -> Table:
     """Build the table of accuracy by the tokens of the answer; quarters are each system's own."""
-    rows = [
-        {heading: COLUMNS[heading](result) for heading in HEAD}
-        | {
-            "tokens": tokens,
-            "n": f"{part['n']:,}",
-            "strict": format_value(part),
-            "95 % CI": format_interval(part),
-        }
-        for result in results
-        for tokens, part in result["by_length"].items()
-    ]
-    return Table("Accuracy (%) by tokens of the answer", pd.DataFrame(rows, dtype=object), 3)
+    rows = []
+    for result in results:
+        for tokens, part in result["by_length"].items():
+            score = {"strict": format_value(part), "95 % CI": format_interval(part)}
+            rows.append(describe_head(result) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
+    return Table("Accuracy (%) by tokens of the answer", build_frame(rows), 3)
+
+
+def describe_head(result: Result) -> dict[str, str]:
+    """Describe which result a row is about."""
+    return {heading: result[heading] for heading in HEAD}
+
+
+def build_frame(rows: list[dict[str, str]]) -> pd.DataFrame:
+    """Build a table's frame; a cell that a row does not have is `–`."""
+    return pd.DataFrame(rows, dtype=object).fillna("–")
 
 
 def group_results(results: list[Result]) -> dict[str, list[Result]]:
@@ -251,9 +264,8 @@ def group_results(results: list[Result]) -> dict[str, list[Result]]:
 def render_markdown(table: Table) -> str:
     """Render a table in Markdown, without its title; a cell cannot leave its place, nor be HTML."""
     marks = ["---" if index < table.left else "---:" for index in range(table.frame.shape[1])]
-    rows = [list(table.frame.columns), marks, *table.frame.to_numpy().tolist()]
     text = ""
-    for row in rows:
+    for row in [list(table.frame.columns), marks, *table.frame.to_numpy().tolist()]:
         cells = [re.sub("<(?=[A-Za-z/!?])", "&lt;", " ".join(cell.split())) for cell in row]
         text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     return text

@@ -45,27 +45,23 @@ def check_batches(cfg: Any) -> Iterator[str]:
             f"openrlhf.rollout.batch_size × n_samples_per_prompt = {samples} is not a multiple of "
             f"openrlhf.train.batch_size={flags.train.batch_size}"
         )
-    roles = ["actor"]
-    roles += ["critic"] if flags.algo.advantage.estimator == "gae" else []
-    roles += ["ref"] if flags.algo.kl.init_coef > 0 else []
-    for role in roles:
+    estimator = flags.algo.advantage.estimator
+    used = {"actor": True, "critic": estimator == "gae", "ref": flags.algo.kl.init_coef > 0}
+    for role in (role for role, is_used in used.items() if is_used):
         ranks = count_ranks(cfg, role) // (flags.ds.ring_attn_size * flags.ds.tensor_parallel_size)
         # deepspeed.py:455: train_batch_size = micro × accumulation × ranks, exactly
         micro = flags.train.micro_batch_size * ranks
         if not flags.train.dynamic_batch_enable and flags.train.batch_size % micro:
             yield (
-                f"openrlhf.train.batch_size={flags.train.batch_size} is not a multiple of "
-                f"openrlhf.train.micro_batch_size={flags.train.micro_batch_size} × {ranks} {role} "
-                "ranks"
+                f"openrlhf.train.batch_size={flags.train.batch_size} is not a multiple of openrlhf."
+                f"train.micro_batch_size={flags.train.micro_batch_size} × {ranks} {role} ranks"
             )
         # launcher.py:354: uneven shards give ranks different numbers of forward passes
         if samples % (flags.rollout.micro_batch_size * ranks):
             yield (
-                f"{samples} samples a rollout are not a multiple of "
-                f"openrlhf.rollout.micro_batch_size={flags.rollout.micro_batch_size} × {ranks} "
-                f"{role} ranks"
+                f"{samples} samples a rollout are not a multiple of openrlhf.rollout."
+                f"micro_batch_size={flags.rollout.micro_batch_size} × {ranks} {role} ranks"
             )
-    estimator = flags.algo.advantage.estimator
     # cli:656: with one sample a group every advantage is 0
     if estimator in GROUP_ESTIMATORS and flags.rollout.n_samples_per_prompt < 2:
         yield (
@@ -96,70 +92,52 @@ def check_placement(cfg: Any) -> Iterator[str]:
     if not flags.vllm.num_engines:
         yield "openrlhf.vllm.num_engines must be at least 1"
         return
-    actors = count_ranks(cfg, "actor")
+    is_async = flags.train.async_enable
+    actors, ref, critic = (count_ranks(cfg, role) for role in ("actor", "ref", "critic"))
     engines = flags.vllm.num_engines * flags.vllm.tensor_parallel_size
-    if flags.train.colocate_all and not flags.train.async_enable and actors != engines:
-        yield (
-            f"with openrlhf.train.colocate_all there must be as many actor GPUs ({actors}) as "
-            f"vLLM GPUs (num_engines × tensor_parallel_size = {engines})"
-        )
     if flags.train.colocate_all:
-        ref, critic = count_ranks(cfg, "ref"), count_ranks(cfg, "critic")
+        if not is_async and actors != engines:
+            yield (
+                f"with openrlhf.train.colocate_all there must be as many actor GPUs ({actors}) as "
+                f"vLLM GPUs (num_engines × tensor_parallel_size = {engines})"
+            )
         if flags.algo.kl.init_coef > 0 and ref != actors:
             yield f"colocated, the reference model needs the actor's {actors} GPUs, not {ref}"
         if flags.algo.advantage.estimator == "gae" and critic > actors:
             yield f"colocated, the critic can have at most the actor's {actors} GPUs, not {critic}"
-    if flags.train.async_enable and flags.vllm.enable_sleep:
+    if is_async and flags.vllm.enable_sleep:
         yield "openrlhf.train.async_enable excludes openrlhf.vllm.enable_sleep"
 
 
-def check_traps(cfg: Any) -> Iterator[str]:
+def check_traps(cfg: Any) -> list[str]:
     """Refuse flags that 0.11.2 accepts and that spoil the run."""
-    flags = cfg.openrlhf
-    if flags.reward.normalize_enable:
-        yield (
-            "openrlhf.reward.normalize_enable divides values by uninitialised memory "
-            "(OpenRLHF#1343): leave it false"
-        )
-    if flags.critic.freezing_steps != -1:
-        yield (
-            "openrlhf.critic.freezing_steps trains on stale rollouts afterwards (OpenRLHF#1356): "
-            "leave it at -1"
-        )
-    if flags.algo.kl.target is not None:
-        yield (
-            "openrlhf.algo.kl.target is marked incompatible in the engine (ppo_trainer.py:252): "
-            "leave it null"
-        )
-    if flags.train.dynamic_batch_enable and flags.ds.zero_stage != 3:
-        yield (
-            "openrlhf.train.dynamic_batch_enable crashes below ZeRO-3 (OpenRLHF#1131): "
-            "openrlhf.ds.zero_stage=3"
-        )
-    # runtime/zero/config.py: offload_param, valid only with stage 3
-    if flags.ref.offload and flags.ds.zero_stage != 3:
-        yield (
-            "openrlhf.ref.offload does nothing below ZeRO-3: hardware.zero_stage=3, or "
-            "hardware.ref_offload=false"
-        )
-    generated = flags.rollout.vllm_generate_batch_size or flags.rollout.batch_size
-    if generated > flags.rollout.batch_size and flags.ckpt.save_steps > 0:
-        yield (
-            "openrlhf.rollout.vllm_generate_batch_size above rollout.batch_size loses samples on "
-            "resume (OpenRLHF#1322): leave it null"
-        )
+    flags, stage = cfg.openrlhf, cfg.openrlhf.ds.zero_stage
+    generated = flags.rollout.vllm_generate_batch_size or 0
     # recipes/engine/lora.py merges whole bf16 matrices
-    split = flags.ds.zero_stage == 3 or flags.ds.tensor_parallel_size > 1 or flags.ds.load_in_4bit
-    if flags.ds.lora.rank and split:
-        yield (
-            "openrlhf.ds.lora.rank: merged weights go to vLLM, for which each rank must hold whole "
-            "bf16 matrices: openrlhf.ds.zero_stage=2, tensor_parallel_size=1, load_in_4bit=false"
-        )
-    if flags.data.input_template is not None or flags.data.apply_chat_template:
-        yield (
-            "rows hold the whole prompt: leave openrlhf.data.input_template null and "
-            "apply_chat_template false"
-        )
+    split = stage == 3 or flags.ds.tensor_parallel_size > 1 or flags.ds.load_in_4bit
+    templated = flags.data.input_template is not None or flags.data.apply_chat_template
+    traps = {
+        "openrlhf.reward.normalize_enable divides values by uninitialised memory "
+        "(OpenRLHF#1343): leave it false": flags.reward.normalize_enable,
+        "openrlhf.critic.freezing_steps trains on stale rollouts afterwards (OpenRLHF#1356): "
+        "leave it at -1": flags.critic.freezing_steps != -1,
+        "openrlhf.algo.kl.target is marked incompatible in the engine (ppo_trainer.py:252): "
+        "leave it null": flags.algo.kl.target is not None,
+        "openrlhf.train.dynamic_batch_enable crashes below ZeRO-3 (OpenRLHF#1131): "
+        "openrlhf.ds.zero_stage=3": flags.train.dynamic_batch_enable and stage != 3,
+        # runtime/zero/config.py: offload_param, valid only with stage 3
+        "openrlhf.ref.offload does nothing below ZeRO-3: hardware.zero_stage=3, or "
+        "hardware.ref_offload=false": flags.ref.offload and stage != 3,
+        "openrlhf.rollout.vllm_generate_batch_size above rollout.batch_size loses samples on "
+        "resume (OpenRLHF#1322): leave it null": generated > flags.rollout.batch_size
+        and flags.ckpt.save_steps > 0,
+        "openrlhf.ds.lora.rank: merged weights go to vLLM, for which each rank must hold whole "
+        "bf16 matrices: openrlhf.ds.zero_stage=2, tensor_parallel_size=1, "
+        "load_in_4bit=false": flags.ds.lora.rank and split,
+        "rows hold the whole prompt: leave openrlhf.data.input_template null and "
+        "apply_chat_template false": templated,
+    }
+    return [trap for trap, is_set in traps.items() if is_set]
 
 
 def check_checkpoints(cfg: Any) -> Iterator[str]:

@@ -1,9 +1,7 @@
-"""Compute the memory and disk of a run before it starts; `make plan` prints it, preflight refuses
-by it.
+"""Compute the memory and disk of a run before it starts: for `make plan` and for preflight.
 
 Bytes, on one GPU where nothing else is said. The formulas follow OpenRLHF 0.11.2 and DeepSpeed
-0.19.6; what is assumed rather than derived is a constant here. Nothing was measured on a GPU:
-docs/hardware.md.
+0.19.6; what is assumed is a constant here. Nothing was measured on a GPU: docs/hardware.md.
 """
 
 import math
@@ -39,8 +37,8 @@ class Need(NamedTuple):
 class ModelBytes(NamedTuple):
     """One DeepSpeed model on one GPU, in bytes.
 
-    weights: bf16. states: optimizer states, which leave the GPU when the model sleeps. step:
-    gradients and what the optimizer's step needs on top. host: in host memory, for one rank.
+    weights: bf16. states: of the optimizer, they leave the GPU in sleep. step: gradients, and what
+    the optimizer's step needs on top. host: in host memory, for one rank.
     """
 
     weights: float
@@ -49,21 +47,14 @@ class ModelBytes(NamedTuple):
     host: float
 
 
-def plan_model(
-    shape: Shape, flags: Any, ranks: int, trained: bool, offload: bool = False
-) -> ModelBytes:
-    """Compute the memory of an actor or critic (trained) or a reference model.
-
-    ranks: those that share the optimizer (ZeRO). offload: the reference model's own flag.
-    """
+def plan_model(shape: Shape, flags: Any, ranks: int, trained: bool) -> ModelBytes:
+    """Compute the memory of an actor or critic (trained) or a reference; ranks: of ZeRO."""
     parameters, stage = shape.parameters, flags.ds.zero_stage
     weights = 2.0 * parameters / (ranks if stage == 3 else 1)
     if not trained:
         # DeepSpeed offloads parameters with ZeRO-3 only
-        if offload and stage == 3:
-            return ModelBytes(0.0, 0.0, 0.0, weights)
-        return ModelBytes(weights, 0.0, 0.0, 0.0)
-
+        offloaded = flags.ref.offload and stage == 3
+        return ModelBytes(0.0 if offloaded else weights, 0.0, 0.0, weights if offloaded else 0.0)
     count = count_trained(shape, flags)
     if count != parameters:
         weights += 2 * count
@@ -104,10 +95,7 @@ def plan_activations(
     train: bool,
     entropy: bool = False,
 ) -> float:
-    """Compute the bytes of one micro-batch of `tokens`.
-
-    head: with the vocabulary's logits (actor, reference) or a single value (critic).
-    """
+    """Compute the bytes of a micro-batch of `tokens`; head: with logits, not a critic's value."""
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
     # bf16 logits and their fp32 copy; backward holds both again, the logged entropy a softmax and
     # its product (openrlhf/models/utils.py:216)
@@ -120,10 +108,7 @@ def plan_activations(
 
 
 def count_kv_tokens(shape: Shape, cfg: Any) -> int:
-    """Count the tokens that one vLLM engine's KV cache holds, over its tensor-parallel GPUs.
-
-    Negative where not even the weights fit.
-    """
+    """Count the tokens of one vLLM engine's KV cache; negative where the weights do not fit."""
     vllm = cfg.openrlhf.vllm
     free = vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB - VLLM_WORK
     free -= plan_activations(shape, VLLM_BATCH, False, False, False)
@@ -139,20 +124,19 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     flags, hardware = cfg.openrlhf, cfg.hardware
     per_node = flags.actor.num_gpus_per_node
     ranks = flags.actor.num_nodes * per_node
-    models = [plan_model(shape, flags, ranks, trained=True)]
-    if flags.algo.advantage.estimator == "gae":
-        models.append(plan_model(shape, flags, ranks, trained=True))
-    ref = None
+    trained = 2 if flags.algo.advantage.estimator == "gae" else 1
+    models = [plan_model(shape, flags, ranks, trained=True)] * trained
+    refs = []
     if flags.algo.kl.init_coef > 0:
-        ref = plan_model(shape, flags, ranks, trained=False, offload=flags.ref.offload)
+        refs = [plan_model(shape, flags, ranks, trained=False)]
 
     # What is on the GPU in every phase
     shared = not flags.train.async_enable  # vLLM is on the same GPUs
     sleeps = flags.ds.enable_sleep
-    resident = {"weights": sum(model.weights for model in models) + (ref.weights if ref else 0)}
+    resident = {"weights": sum(model.weights for model in [*models, *refs])}
     if not sleeps:
         resident["optimizer"] = sum(model.states for model in models)
-    resident["processes"] = CONTEXT * (len(models) + bool(ref) + shared)
+    resident["processes"] = CONTEXT * (len(models) + len(refs) + shared)
     engine = flags.vllm.gpu_memory_utilization * hardware.gpu_memory_gb * GIB
     awake = {"vLLM": engine} if shared and not flags.vllm.enable_sleep else {}
 
@@ -168,16 +152,13 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     busiest = max(training, key=lambda parts: sum(parts.values())) if sleeps else add(*training)
 
     # Loading: a third of the states again, while the fp32 copy of the weights is made
-    loading = {"step": models[-1].states / 3}
-    if sleeps:
-        loading["optimizer"] = models[-1].states
+    states = models[-1].states
+    loading = {"step": states / 3, "optimizer": states if sleeps else 0.0}
     looked = flags.rollout.micro_batch_size * flags.data.max_len
     experience = {"activations": plan_activations(shape, looked, checkpointing, True, False)}
     woken = {"vLLM": 2 * shape.parameters / flags.vllm.tensor_parallel_size} if shared else {}
     sync = add(awake or woken, {"step": 2.0 * shape.vocab * shape.hidden})
-    rollout = add(resident, {"vLLM": engine})
-    if not shared:
-        rollout = {"vLLM": engine, "processes": CONTEXT}
+    rollout = add(resident if shared else {"processes": CONTEXT}, {"vLLM": engine})
     needs = [
         Need("load", add(resident, awake, loading)),
         Need("rollout", rollout),
@@ -186,13 +167,12 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
         Need("sync", add(resident, sync)),
     ]
 
-    host = sum(model.host for model in models) + (ref.host if ref else 0)
+    host = sum(model.host for model in [*models, *refs])
     if sleeps:
         host += sum(model.states for model in models)
     if flags.vllm.enable_sleep:
         host += 2 * shape.parameters  # sleep level 1 moves vLLM's weights to the host
-    # While loading, every rank reads the actor and then the reference into host memory; they peak
-    # one after another
+    # while loading, every rank reads the actor and then the reference: peaks one after another
     return needs, max(host, 4.0 * shape.parameters) * per_node
 
 
@@ -204,11 +184,15 @@ def plan_sft(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     tokens = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.model.gradient_checkpointing_enable
     work = plan_activations(shape, tokens, checkpointing, True, True)
-    needs = [
-        Need("load", add(fixed, {"step": model.states / 3})),
-        Need("training", add(fixed, {"step": model.step, "activations": work})),
-    ]
+    training = {"step": model.step, "activations": work}
+    needs = [Need("load", add(fixed, {"step": model.states / 3}))]
+    needs += [Need("training", add(fixed, training))]
     return needs, max(model.host, 2.0 * shape.parameters) * hardware.gpus_per_node
+
+
+def plan_phases(cfg: Any, method: str, shape: Shape) -> tuple[list[Need], float]:
+    """Compute what plan_ppo or plan_sft does."""
+    return plan_ppo(cfg, shape) if method == "ppo" else plan_sft(cfg, shape)
 
 
 def add(*parts: dict[str, float]) -> dict[str, float]:
@@ -221,8 +205,7 @@ def add(*parts: dict[str, float]) -> dict[str, float]:
 
 
 def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[str]]:
-    """List what cannot fit the GPU (refused) and what probably does not (doubtful), each with the
-    key to change.
+    """List what cannot fit the GPU (refused) and what may not (doubtful), each with its key.
 
     Refused is what weights and optimizer states alone exceed, or a KV cache that holds no sample;
     the rest rests on assumptions about activations and buffers, so it is only a warning.
@@ -230,7 +213,7 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
         return [], []
     size = cfg.hardware.gpu_memory_gb
-    needs, _ = plan_ppo(cfg, shape) if method == "ppo" else plan_sft(cfg, shape)
+    needs, _ = plan_phases(cfg, method, shape)
     refused: list[str] = []
     doubtful: list[str] = []
     for need in needs:
@@ -268,24 +251,18 @@ def suggest_key(need: Need, cfg: Any, method: str) -> str:
         keys["activations"] = f"openrlhf.{batch}.micro_batch_size=1"
     known = [name for name in need.parts if name in keys]
     ranked = sorted(known, key=lambda name: -need.parts[name])
-    chosen = [keys[name] for name in ranked[:2]]
-    return " or ".join(chosen) if chosen else "a larger hardware=…, or a smaller model"
+    chosen = " or ".join(keys[name] for name in ranked[:2])
+    return chosen or "a larger hardware=…, or a smaller model"
 
 
 def count_rows(cfg: Any) -> dict[str, int]:
-    """Count training and dev rows: of the prepared data, else of the official data set, else
-    `plan.rows`.
-
-    Raises UserError where the prepared data cannot be read.
-    """
-    folder = Path(cfg.data_dir) / cfg.data.name
-    rows = dict(cfg.plan.rows)
-    for split in rows:
-        rows[split] = (cfg.data.official.get(split) or {}).get("rows") or rows[split]
+    """Count rows of train and dev: prepared, else official, else `plan.rows`. Raises UserError."""
+    folder, assumed = Path(cfg.data_dir) / cfg.data.name, cfg.plan.rows
     if (folder / MANIFEST).is_file():
         files = open_prepared(folder).manifest["files"]
-        rows |= {split: files.get(f"{split}.jsonl", {"rows": 0})["rows"] for split in rows}
-    return rows
+        return {split: files.get(f"{split}.jsonl", {"rows": 0})["rows"] for split in assumed}
+    official = {split: (cfg.data.official.get(split) or {}).get("rows") for split in assumed}
+    return {split: official[split] or assumed[split] for split in assumed}
 
 
 def count_steps(flags: Any, method: str, rows: int) -> int:
@@ -306,15 +283,12 @@ def plan_checkpoint(cfg: Any, method: str, shape: Shape) -> float:
     flags = cfg.openrlhf
     trained = count_trained(shape, flags)
     one = CHECKPOINT * trained + (2 * shape.parameters if trained != shape.parameters else 0)
-    return float(one * (2 if method == "ppo" and flags.algo.advantage.estimator == "gae" else 1))
+    has_critic = method == "ppo" and flags.algo.advantage.estimator == "gae"
+    return float(one * (2 if has_critic else 1))
 
 
 def plan_disk(cfg: Any, method: str, shape: Shape, rows: dict[str, int]) -> dict[str, float]:
-    """Compute the bytes on disk of a run, by what they are.
-
-    The engine rotates to ckpt.max_num before it saves, and keeps the best by dev accuracy next to
-    them.
-    """
+    """Compute the bytes on disk of a run: ckpt.max_num checkpoints, and the best next to them."""
     flags, ckpt = cfg.openrlhf, cfg.openrlhf.ckpt
     trained = count_trained(shape, flags)
     adapter = 2 * trained if trained != shape.parameters else 0

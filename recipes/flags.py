@@ -1,11 +1,8 @@
 """Turn OpenRLHF's command line into configuration and back, by the engine's own parser.
 
-The parser is the engine's: the lines that build it are taken from the installed OpenRLHF's source
-and run alone, so that flags, types, choices and defaults are always the engine's, and torch is not
-imported.
-
-recipes/configs/openrlhf/{ppo,sft}.yaml have every flag with its default and help, written by
-`python -m dev.engine_flags`. Hydra refuses any other key, and only what differs goes into argv.
+The lines that build the parser are taken from the installed OpenRLHF's source and run alone: flags,
+types and defaults are the engine's, and torch is not imported. recipes/configs/openrlhf/*.yaml have
+every flag (`python -m dev.engine_flags`), so Hydra refuses others; only differences go into argv.
 """
 
 import argparse
@@ -37,10 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 @cache
 def read_main(method: str) -> list[ast.stmt]:
-    """Read the statements of the engine's CLI module under `__main__`, without importing it.
-
-    Raises ModuleNotFoundError where OpenRLHF is not installed.
-    """
+    """Read the statements of the engine's CLI module under `__main__`, without importing it."""
     source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
     return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
 
@@ -56,18 +50,16 @@ def find_engine() -> Path:
 def build_parser(method: str) -> argparse.ArgumentParser:
     """Build OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF."""
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime, "parser": _Parser()}
-    for statement in read_main(method)[1:]:  # the first is `parser = argparse.ArgumentParser()`
-        if "parse_args" in ast.unparse(statement):
-            break
-        run_statement(statement, namespace)
+    statements = read_main(method)
+    end = next(i for i, node in enumerate(statements) if "parse_args" in ast.unparse(node))
+    run_statements(statements[1:end], namespace)  # the first is `parser = ArgumentParser()`
     return namespace["parser"]
 
 
 def validate(argv: list[str], method: str) -> str:
     """Run the engine's own validation on argv: the lines after `parse_args()` of its CLI.
 
-    Returns what the engine prints meanwhile: it changes settings with no more than a warning.
-    Raises FlagError with the engine's words where it refuses.
+    Returns what it prints: it changes settings with no more than a warning. Raises FlagError.
     """
     path = find_engine() / "utils" / "config.py"
     spec = importlib.util.spec_from_file_location("engine_config", path)
@@ -78,27 +70,26 @@ def validate(argv: list[str], method: str) -> str:
     statements = read_main(method)
     lines = [ast.unparse(node) for node in statements]
     start = lines.index("args = hierarchize(args)") + 1
-    printed, namespace = io.StringIO(), {"args": args}
+    # the last is `train(args)`; use_ms would import ModelScope
+    wanted = [node for node in statements[start:-1] if "use_ms" not in ast.unparse(node)]
+    printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            for statement in statements[start:-1]:  # the last is `train(args)`
-                if "use_ms" not in ast.unparse(statement):  # ModelScope would be imported
-                    run_statement(statement, namespace)
+            run_statements(wanted, {"args": args})
     except (AssertionError, TypeError) as error:  # `None > 0` where it forgets a default
         raise FlagError(f"OpenRLHF refuses: {error}") from error
     return printed.getvalue()
 
 
-def run_statement(statement: ast.stmt, namespace: dict[str, Any]) -> None:
-    """Run one of the engine's statements as it is."""
-    exec(compile(ast.Module([statement], []), "openrlhf/cli", "exec"), namespace)
+def run_statements(statements: list[ast.stmt], namespace: dict[str, Any]) -> None:
+    """Run statements of the engine as they are."""
+    exec(compile(ast.Module(statements, []), "openrlhf/cli", "exec"), namespace)
 
 
 def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]:
-    """Build the engine's argv of a nested config: true → flag, null → nothing, list → values.
+    """Build the engine's argv of a config, nested or flat, without what equals its defaults.
 
-    Values equal to the engine's default are left out. Raises FlagError for a key or a value the
-    parser refuses.
+    true → flag, null → nothing, list → values. Raises FlagError for what the parser refuses.
     """
     given = flatten(config)
     argv: list[str] = []
@@ -110,17 +101,15 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
         if isinstance(value, bool):
             wanted = [action for action in actions if action.const is value]
             if not wanted:
-                raise FlagError(
-                    f"openrlhf.{key}={str(value).lower()} cannot be said on OpenRLHF's command line"
-                )
+                said = f"openrlhf.{key}={str(value).lower()}"
+                raise FlagError(f"{said} cannot be said on OpenRLHF's command line")
             argv.append(wanted[0].option_strings[0])
         else:
             values = value if isinstance(value, list) else [value]
             argv += [actions[0].option_strings[0], *(str(item) for item in values)]
     if given:
-        raise FlagError(
-            "not flags of OpenRLHF: " + ", ".join(f"openrlhf.{key}" for key in sorted(given))
-        )
+        listed = ", ".join(f"openrlhf.{key}" for key in sorted(given))
+        raise FlagError(f"not flags of OpenRLHF: {listed}")
     parser.parse_args(argv)
     return argv
 

@@ -18,17 +18,21 @@ from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
 from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
-from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
-from recipes.preflight import (
-    find_doubts,
-    find_problems,
-    list_data_files,
-    name_preparation,
-)
+from recipes.preflight import find_doubts, find_problems, list_data_files, name_preparation
 from recipes.reward import choose_hook
 from recipes.values import find_wrong_settings
 
+PATHS = (
+    "data.prompt_dataset",
+    "data.dataset",
+    "eval.dataset",
+    "train.agent_func_path",
+    "ckpt.path",
+    "ckpt.output_dir",
+    "logger.tensorboard_dir",
+)
 FULL = 1_000_000  # bytes that are free on a disk that is called full
 INTERRUPTED = 130
 
@@ -44,33 +48,28 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
         fetch_model(cfg)
         argv, problems = check_recipe(cfg, method)  # again, now that there are files to look at
+    listed = [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
     if cfg.dry_run and argv:
         command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
         environment = process.build_environment(cfg, 0, wandb_id="new")
         print(process.format_command(command, environment))
         if problems:
-            print(*list_problems(problems), sep="\n", file=sys.stderr)
+            print(*listed, sep="\n", file=sys.stderr)
         return
     if problems:
-        raise UserError(*list_problems(problems))
+        raise UserError(*listed)
     run_dir = Path(cfg.run_dir)
     if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
         print(f"{run_dir} is finished: nothing to continue")
         return
     print_banner(cfg, method)
-    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's ignored SIGHUP stays
-    # ignored
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's SIGHUP stays ignored
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     run_dir.mkdir(parents=True, exist_ok=True)
     with run_folder.lock_run(run_dir) as lock:
         sys.exit(run_locked(cfg, method, argv, lock))
-
-
-def list_problems(problems: list[str]) -> list[str]:
-    """List the problems under a line that counts them."""
-    return [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
 
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
@@ -83,45 +82,31 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     except (OSError, ValueError):
         if not wrong:
             raise
-        argv = []  # a path that is none, which is among the wrong settings
+        return [], wrong  # a path that is none is among them
     return argv, find_problems(cfg, method)
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
-    """Build the engine's argv, its paths absolute, since Ray's workers may run elsewhere.
-
-    Raises FlagError.
-    """
-    flags: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
+    """Build the engine's argv with absolute paths, for Ray's workers. Raises FlagError."""
     parser = build_parser(method)
-    model = flags["actor"] if method == "ppo" else flags["model"]
-    data, ckpt, train = flags["data"], flags["ckpt"], flags["train"]
-    # of a hub id the snapshot: the engine knows no revisions
-    folder = find_folder(cfg)
-    if folder:
-        model["model_name_or_path"] = str(folder.resolve())
-    if run_folder.decide_resume(
-        cfg
-    ):  # without a checkpoint the run starts again from its beginning
-        found = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints")
-        ckpt["load_enable"] = found is not None
+    flags: Any = flatten(OmegaConf.to_container(cfg.openrlhf, resolve=True))
     if method == "ppo":
-        agent, url = choose_hook(
-            cfg.reward.hook, train["agent_func_path"], flags["reward"]["remote_url"]
-        )
-        train["agent_func_path"] = str(Path(agent).resolve()) if agent else None
-        flags["reward"]["remote_url"] = url
+        hook = flags["train.agent_func_path"], flags["reward.remote_url"]
+        agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)
+        flags["train.agent_func_path"] = agent
         # train.jsonl is trimmed already, and the engine would cut the evaluation set too
-        data["max_samples"] = parser.get_default("data.max_samples")
-    for group, key in (
-        (data, "prompt_dataset" if method == "ppo" else "dataset"),
-        (flags["eval"], "dataset"),
-        (ckpt, "path"),
-        (ckpt, "output_dir"),
-        (flags["logger"], "tensorboard_dir"),
-    ):
-        if group[key] is not None:
-            group[key] = str(Path(group[key]).resolve())
+        flags["data.max_samples"] = parser.get_default("data.max_samples")
+    for key in PATHS:
+        if flags.get(key) is not None:
+            flags[key] = str(Path(flags[key]).resolve())
+    # of a hub id the snapshot: the engine knows no revisions
+    if folder := find_folder(cfg):
+        model = "actor" if method == "ppo" else "model"
+        flags[f"{model}.model_name_or_path"] = str(folder.resolve())
+    # without a checkpoint the run starts again from its beginning
+    if run_folder.decide_resume(cfg):
+        found = checkpoints.find_last(Path(cfg.run_dir) / "checkpoints")
+        flags["ckpt.load_enable"] = found is not None
     argv = to_argv(flags, parser)
     validate(argv, method)
     return argv
@@ -163,8 +148,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    total_steps = fit.count_steps(cfg.openrlhf, method, used)
-    record |= {"arguments": sys.argv[1:], "total_steps": total_steps}
+    steps = fit.count_steps(cfg.openrlhf, method, used)
+    record |= {"arguments": sys.argv[1:], "total_steps": steps}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])
     write_text(run_dir / "config.yaml", run_folder.render_config(cfg))
@@ -179,7 +164,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
         engine = process.start_engine(command, environment, log, lock)
-        code = supervise_engine(engine, run_dir, method, start_step, total_steps)
+        code = supervise_engine(engine, cfg, method, start_step, steps)
     seconds = time.monotonic() - started
     report_end(cfg, method, code, seconds, begin)
     record |= {"wall_seconds": round(seconds, 1), "exit": code}
@@ -190,32 +175,31 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
 def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
     """Put the rows of this run in place; returns how many are trained on."""
     flags, known = cfg.openrlhf, data.manifest["files"]["train.jsonl"]
-    if (
-        method == "sft"
-    ):  # the engine reads the data set itself, and drops a last partial micro-batch
-        used = min(known["rows"], flags.data.max_samples)
-        return used - used % flags.train.micro_batch_size
-    size, most = flags.rollout.batch_size, flags.data.max_samples
-    target = Path(cfg.run_dir) / "train.jsonl"
+    rows, most = known["rows"], flags.data.max_samples
+    # SFT's engine reads the data set itself, and drops a last partial micro-batch
+    if method == "sft":
+        return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
+    size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
-    if left_out := known["rows"] - used:
-        limit = f"openrlhf.data.max_samples={most}, and " if most < known["rows"] else ""
+    if used < rows:
+        limit = f"openrlhf.data.max_samples={most}, and " if most < rows else ""
         print(
-            f"{left_out} of {known['rows']} training rows are left out: {limit}"
+            f"{rows - used} of {rows} training rows are left out: {limit}"
             f"rollouts are whole batches of {size}"
         )
     return used
 
 
 def supervise_engine(
-    engine: subprocess.Popen, run_dir: Path, method: str, start_step: int, total_steps: int
+    engine: subprocess.Popen, cfg: DictConfig, method: str, start_step: int, total_steps: int
 ) -> int:
     """Show the engine's steps and end all its processes; returns its exit code, 130 on Ctrl-C.
 
     An engine that waits for a part that has died is stopped, with exit code 1.
     """
-    family: list[Any] = []
+    run_dir, split = Path(cfg.run_dir), Path(cfg.openrlhf.eval.dataset or "dev").stem
     parts, stall = process.PartsWatch(), process.StallWatch(run_dir)
+    family: list[Any] = []
     dead: list[str] = []
 
     def is_running() -> bool:
@@ -231,14 +215,15 @@ def supervise_engine(
 
     try:
         reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
+        # of the run that is resumed: not shown again, but its phase continues
+        before = [row for row in reader.read_new() if row["kind"] == "train"]
         live = None
         if method == "ppo":
-            words = terminal.count_question_words(run_dir / "train.jsonl")
-            live = terminal.LiveView(words)
-            for row in reader.read_before():
-                if row["kind"] == "train":
-                    live.take(row)
-        terminal.watch(reader, method, start_step, total_steps, is_running, time.sleep, live)
+            live = terminal.LiveView(terminal.count_question_words(run_dir / "train.jsonl"))
+            for row in before:
+                live.take(row)
+        steps = start_step, total_steps
+        terminal.watch(reader, method, *steps, is_running, time.sleep, live, split)
         if dead:
             print(
                 f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: "
@@ -259,30 +244,25 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
     begin: the byte of engine.log at which this life of the run begins.
     """
     run_dir = Path(cfg.run_dir)
+    log, metrics = run_dir / "engine.log", run_dir / "metrics.jsonl"
+    if code == 0:
+        rows = read_jsonl(metrics) if metrics.exists() else []
+        terminal.summarise_run(rows, method, run_dir, seconds)
+        return
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     recipe = "rlvr" if method == "ppo" else "sft"
     again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
-    if code == 0:
-        path = run_dir / "metrics.jsonl"
-        rows = read_jsonl(path) if path.exists() else []
-        terminal.summarise_run(rows, method, run_dir, seconds)
-        return
-    if code == INTERRUPTED:
-        print(
-            "\nstopped; every process of the run is ended. "
-            f"To continue from its last checkpoint: {again}",
-            file=sys.stderr,
-        )
-        return
-    if code < 0:
-        cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
-    elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on the same disk, could not say so
-        cause = f"No space left on device: {run_dir}"
-    else:
-        cause = process.find_cause(run_dir / "engine.log", begin)
-    print(f"\nthe engine failed (exit {code}): {cause}", file=sys.stderr)
-    if advice := process.advise(cause):
-        print(f"  {advice}", file=sys.stderr)
-    print(f"  whole log: {run_dir / 'engine.log'}", file=sys.stderr)
-    if checkpoints.find_last(run_dir / "checkpoints"):
-        print(f"  from the last checkpoint: {again}", file=sys.stderr)
+    lines = ["\nstopped; every process of the run is ended"]
+    if code != INTERRUPTED:
+        if code < 0:
+            cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
+        elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on that disk, could not say so
+            cause = f"No space left on device: {run_dir}"
+        else:
+            cause = process.find_cause(log, begin)
+        lines = [f"\nthe engine failed (exit {code}): {cause}"]
+        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
+        lines += [f"  whole log: {log}"]
+    if code == INTERRUPTED or checkpoints.find_last(run_dir / "checkpoints"):
+        lines += [f"  from the last checkpoint: {again}"]
+    print(*lines, sep="\n", file=sys.stderr)

@@ -71,10 +71,7 @@ def read_preset(name: str) -> dict:
 
 
 def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
-    """Choose the preset for these GPUs; returns its name and a line that says why.
-
-    Raises UserError.
-    """
+    """Choose the preset for these GPUs; returns its name and why. Raises UserError."""
     if not gpus:
         return "cpu", "hardware=auto: no CUDA GPU here, so cpu"
     if os.environ.get("RAY_ADDRESS"):
@@ -84,11 +81,10 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
         )
     smallest = min(gpu.memory_gb or 0 for gpu in gpus)
     found = f"{len(gpus)} × {gpus[0].name} ({smallest:.0f} GiB)"
-    for preset in list_presets():
-        if len(gpus) >= preset.gpus and smallest >= preset.memory_gb:
-            idle = len(gpus) - preset.gpus
-            spare = f", {idle} of them idle" if idle else ""
-            return preset.name, f"hardware=auto: {found}, so {preset.name}{spare}"
+    for count, memory_gb, name in list_presets():
+        if len(gpus) >= count and smallest >= memory_gb:
+            spare = f", {len(gpus) - count} of them idle" if len(gpus) > count else ""
+            return name, f"hardware=auto: {found}, so {name}{spare}"
     raise UserError(
         f"hardware=auto knows no preset for {found}: start from the nearest and say what differs, "
         f"as in hardware=1x80gb hardware.gpu_memory_gb={smallest:.0f}; "
@@ -96,12 +92,26 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
     )
 
 
+def complete_experiment(value: str, sft: bool) -> str:
+    """Complete the word of an experiment: SFT's are in their own folder. Raises UserError."""
+    name = "paper" if value == "sft" else value.removeprefix("sft/")
+    if not sft:
+        if value != name:
+            raise UserError(f"experiment={value} is the SFT baseline: make sft experiment={name}")
+        return f"experiment={value}"
+    if not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
+        raise UserError(
+            f"experiment={name} has no SFT file of its own: the head of recipes/configs/experiment/"
+            f"{name}.yaml has its command, as in make sft experiment=paper model=NAME name={name}"
+        )
+    return f"experiment=sft/{name}"
+
+
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
     """Return the words that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
 
     With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
-    UserError for `data=[a,b]`, of which Hydra would make one data set with the settings of both,
-    and where no preset fits.
+    UserError, also for `data=[a,b]`, of which Hydra would make one data set.
     """
     hardware = "auto"
     completed = []
@@ -109,22 +119,10 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
         key, _, value = word.partition("=")
         if key == "data" and value.startswith("["):
             raise UserError(
-                f"{word}: a mixture is prepared first, `make prep {word}`, then trained on as "
-                "data=mix"
+                f"{word}: a mixture is prepared first, `make prep {word}`, then data=mix"
             )
-        is_sft = value == "sft" or value.startswith("sft/")
-        if key == "experiment" and sft:
-            name = "paper" if value == "sft" else value.removeprefix("sft/")
-            if not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
-                raise UserError(
-                    f"experiment={name} has no SFT file of its own: the head of "
-                    f"recipes/configs/experiment/{name}.yaml has its command, as in "
-                    f"make sft experiment=paper model=NAME name={name}"
-                )
-            word = f"experiment=sft/{name}"
-        elif key == "experiment" and is_sft:
-            name = value.removeprefix("sft").removeprefix("/") or "paper"
-            raise UserError(f"{word} is the SFT baseline: make sft experiment={name}")
+        if key == "experiment":
+            word = complete_experiment(value, sft)
         if key == "hardware":
             hardware = value
         else:

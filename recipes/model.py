@@ -79,10 +79,7 @@ def find_folder(cfg: Any) -> Path | None:
 
 
 def read_shape(cfg: Any) -> Shape | None:
-    """Read the shape from the model's config.json, else from model.shape; None without either.
-
-    Raises UserError for a config.json that cannot be read.
-    """
+    """Read the shape from config.json, else model.shape; None without either. Raises UserError."""
     folder = find_folder(cfg)
     if folder is None or not (folder / "config.json").is_file():
         return Shape(**cfg.model.shape) if cfg.model.shape else None
@@ -106,12 +103,9 @@ def read_shape(cfg: Any) -> Shape | None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read one of a model folder's JSON objects. Raises UserError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({str(error)[:80]}): fetch it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: fetch it again")
-    return value
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON object ({error!s:.80}): fetch it again") from error
 
 
 def list_code(folder: Path) -> Iterator[str]:
@@ -130,30 +124,17 @@ def list_code(folder: Path) -> Iterator[str]:
                 yield f"auto_map in {name}"
 
 
-def read_template(folder: Path) -> str | None:
-    """Read the chat template, found as transformers finds it; None without one."""
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    path = folder / "tokenizer_config.json"
-    template = read_json(path).get("chat_template") if path.is_file() else None
-    if isinstance(template, list):
+def read_template(folder: Path) -> tuple[str | None, str | None]:
+    """Read the chat template, found as transformers finds it, and the end-of-sequence token."""
+    path, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    config = read_json(path) if path.is_file() else {}
+    template, token = config.get("chat_template"), config.get("eos_token")
+    if own.is_file():
+        template = own.read_text(encoding="utf-8")
+    elif isinstance(template, list):
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
-
-
-def read_eos_token(folder: Path) -> str | None:
-    """Read the tokenizer's end-of-sequence token."""
-    path = folder / "tokenizer_config.json"
-    token = read_json(path).get("eos_token") if path.is_file() else None
-    return token.get("content") if isinstance(token, dict) else token  # older files give its flags
-
-
-def read_stop_ids(folder: Path) -> tuple[str, list[int]]:
-    """Read the ids at which vLLM stops, and the file that it takes them from."""
-    generation = (folder / "generation_config.json").is_file()
-    name = "generation_config.json" if generation else "config.json"
-    ids = read_json(folder / name).get("eos_token_id")
-    return name, [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    # older files give the token's flags with it
+    return template, token.get("content") if isinstance(token, dict) else token
 
 
 def check_chat(
@@ -161,12 +142,11 @@ def check_chat(
 ) -> Iterator[str]:
     """Check that the model has the prepared prompts' chat template and stops where a turn ends.
 
-    The template was rendered when the data was prepared; here its manifest and the model's files
-    are compared, so no tokenizer is loaded. name: `model.path`; prepare: the command that prepares
-    this run's data for this model.
+    The manifest and the model's files are compared, so no tokenizer is loaded. name: `model.path`;
+    prepare: the command that prepares this run's data for this model.
     """
     chat, source = manifest["chat"], manifest["tokenizer"]["path"]
-    template = read_template(folder)
+    template, eos_token = read_template(folder)
     if template is None or hashlib.sha256(template.encode()).hexdigest() != chat["template_sha256"]:
         found = "has no chat template" if template is None else "has another chat template"
         yield (
@@ -174,9 +154,12 @@ def check_chat(
             f"{found}: run `{prepare}`"
         )
         return
-    eos_token, (file, stops) = read_eos_token(folder), read_stop_ids(folder)
-    end, end_id = chat["end_of_turn"], chat["end_of_turn_id"]
     # vLLM stops at the tokenizer's EOS and at these (SamplingParams.update_from_generation_config)
+    files = ("generation_config.json", "config.json")
+    file = next(file for file in files if (folder / file).is_file())
+    ids = read_json(folder / file).get("eos_token_id")
+    stops = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    end, end_id = chat["end_of_turn"], chat["end_of_turn_id"]
     if end != eos_token and end_id not in stops:
         yield (
             f"the chat template of {name} ends a turn in {end} (token {end_id}), at which it does "
@@ -194,25 +177,20 @@ def check_chat(
 
 
 def fetch_model(cfg: Any) -> Path:
-    """Fetch `model.path` at `model.revision` from the hub or its cache; returns the folder.
-
-    An interrupted download continues where it stopped. Raises UserError with the cause and what
-    fixes it.
-    """
+    """Fetch `model.path` at `model.revision` from the hub or its cache. Raises UserError."""
     import httpx
     from huggingface_hub import errors, snapshot_download
 
     path, revision = cfg.model.path, cfg.model.revision
     name = f"model.path={path} at model.revision={revision}"
+    offline = "the hub cannot be reached; give a local copy, model.path=FOLDER"
     # the more special classes first: RepositoryNotFoundError is an HfHubHTTPError
     advice: dict[type[Exception], str] = {
         errors.GatedRepoError: "is gated: accept its terms on its page and run `hf auth login`",
         errors.RevisionNotFoundError: "has no such commit: take one from the model's page",
         errors.RepositoryNotFoundError: "does not exist or is private: check it, `hf auth login`",
-        errors.LocalEntryNotFoundError: "is not here and the hub cannot be reached; "
-        "give a local copy, model.path=FOLDER",
-        httpx.TransportError: "cannot be fetched: the hub cannot be reached; "
-        "give a local copy, model.path=FOLDER",
+        errors.LocalEntryNotFoundError: f"is not here and {offline}",
+        httpx.TransportError: f"cannot be fetched: {offline}",
     }
     try:
         folder = Path(snapshot_download(path, revision=revision, allow_patterns=PATTERNS))

@@ -3,12 +3,11 @@
 make plan experiment=paper hardware=8x80gb
 make plan experiment=7B hardware=2x8x80gb openrlhf.rollout.batch_size=512
 make plan method=sft experiment=paper hardware=1x80gb
-make plan hardware=8x80gb plan.measured=runs/smoke/paper/smoke.json      with constants that `make
-smoke` measured
+make plan hardware=8x80gb plan.measured=runs/smoke/NAME/smoke.json      constants of `make smoke`
 
 Memory and disk are those of recipes/fit.py. Time is a range, from FLOPs, bytes and calls: each
-constant of Machine is an assumption about an H100 node, and RANGE is what seven public runs took of
-such estimates (docs/hardware.md).
+constant of Machine is assumed of an H100 node, and RANGE is what seven public runs took of such
+estimates (docs/hardware.md).
 """
 
 import json
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
@@ -33,9 +32,7 @@ RANGE = (0.6, 3.0)  # of an estimate: where the public measurements of tests/tes
 
 
 class Machine(NamedTuple):
-    """Speed of an H100 node: FLOP/s (bf16, dense) and bytes/s of one GPU, fractions of those peaks,
-    seconds a call.
-    """
+    """Speed of an H100 node: FLOP/s (bf16, dense) and bytes/s a GPU, fractions, seconds a call."""
 
     flops: float = 989e12  # data sheet, H100 SXM; hardware.gpu_tflops
     memory: float = 3.35e12  # HBM3, data sheet; hardware.gpu_tbps
@@ -67,14 +64,9 @@ class StepLoad(NamedTuple):
 
 
 def read_machine(cfg: Any) -> Machine:
-    """Read the constants: the assumed ones, replaced by those that `make smoke` measured
-    (plan.measured).
-
-    Raises UserError where the file is none of smoke's.
-    """
-    machine = Machine()._replace(
-        flops=cfg.hardware.gpu_tflops * 1e12, memory=cfg.hardware.gpu_tbps * 1e12
-    )
+    """Read the constants: assumed, or those of plan.measured. Raises UserError."""
+    flops, memory = cfg.hardware.gpu_tflops * 1e12, cfg.hardware.gpu_tbps * 1e12
+    machine = Machine(flops=flops, memory=memory)
     if cfg.plan.measured is None:
         return machine
     try:
@@ -97,16 +89,13 @@ def plan_load(cfg: Any) -> StepLoad:
 
 
 def estimate_generation(cfg: Any, shape: Shape, load: StepLoad, machine: Machine) -> float:
-    """Estimate the seconds in which vLLM answers load.samples prompts: prefill by FLOPs, decoding
-    by bytes.
-    """
+    """Estimate the seconds of a rollout in vLLM: prefill by FLOPs, decoding by bytes."""
     vllm = cfg.openrlhf.vllm
     gpus = vllm.tensor_parallel_size
     samples = load.samples / vllm.num_engines
     speed = gpus * machine.flops * machine.forward_fraction
     prefill = 2 * shape.parameters * samples * load.prompt / speed
-    # As many at once as the KV cache holds, 1,024 at most (recipes/engine/startup); the others wait
-    # their turn
+    # as many at once as the KV cache holds, 1,024 at most (recipes/engine/startup)
     room = fit.count_kv_tokens(shape, cfg) / (load.prompt + load.response)
     waves = samples / min(samples, max(1.0, room), 1024.0)
     # Decoding ends with the longest response, which is taken to be as long as it may be
@@ -114,24 +103,17 @@ def estimate_generation(cfg: Any, shape: Shape, load: StepLoad, machine: Machine
     bandwidth = gpus * machine.memory * machine.decode_fraction
     weights = max(2 * shape.parameters / bandwidth, machine.decode_floor)
     context = load.prompt + load.response / 2
-    return (
-        prefill + steps * weights + samples * load.response * context * shape.kv_bytes / bandwidth
-    )
+    cached = samples * load.response * context * shape.kv_bytes
+    return prefill + steps * weights + cached / bandwidth
 
 
 def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Machine) -> float:
-    """Estimate the seconds to train one model on `tokens` (of all ranks) in `updates` optimizer
-    steps.
-    """
+    """Estimate the seconds to train one model on `tokens` of all ranks, in optimizer steps."""
     flags, hardware = cfg.openrlhf, cfg.hardware
-    if "actor" in flags:
-        per_node = flags.actor.num_gpus_per_node
-        checkpointing = flags.actor.gradient_checkpointing_enable
-    else:
-        per_node = hardware.gpus_per_node
-        checkpointing = flags.model.gradient_checkpointing_enable
-    ranks = hardware.nodes * per_node
-    micro = flags.train.micro_batch_size
+    is_ppo = "actor" in flags
+    per_node = flags.actor.num_gpus_per_node if is_ppo else hardware.gpus_per_node
+    checkpointing = (flags.actor if is_ppo else flags.model).gradient_checkpointing_enable
+    ranks, micro = hardware.nodes * per_node, flags.train.micro_batch_size
     # Larger micro-batches fill the GPU better: 20 % of its FLOPs at 4, 25 % at 8
     fraction = machine.train_fraction * (1.25 if micro >= 8 else 1.0)
     flop = (8 if checkpointing else 6) * shape.parameters * tokens
@@ -144,8 +126,7 @@ def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine
     reduced = micro_batches * (6 if flags.ds.zero_stage == 3 else 2) * count
     seconds += (reduced + updates * 2 * count) / wire * (ranks - 1) / ranks
     if flags.ds.adam_offload:
-        # Gradients cross PCIe twice at each micro-batch (stage_1_and_2.py:1526), weights at each
-        # update
+        # gradients cross PCIe twice a micro-batch (stage_1_and_2.py:1526), weights each update
         adam = min(machine.adam_node, machine.adam_thread * machine.adam_threads)
         seconds += updates * (count / hardware.nodes / adam + 4 * count / ranks / machine.host)
         seconds += micro_batches * 2 * 2 * count / ranks / machine.host
@@ -153,9 +134,7 @@ def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine
 
 
 def estimate_sync(cfg: Any, shape: Shape, machine: Machine) -> float:
-    """Estimate the seconds to bring the actor's weights to every vLLM engine: one call a tensor,
-    then its bytes.
-    """
+    """Estimate the seconds of a weight sync to every vLLM engine: calls, then bytes."""
     flags = cfg.openrlhf
     call = machine.tensor_call + machine.engine_call * flags.vllm.num_engines
     wire = machine.network if cfg.hardware.nodes > 1 else machine.link
@@ -168,10 +147,7 @@ def estimate_sync(cfg: Any, shape: Shape, machine: Machine) -> float:
 
 
 def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
-    """Estimate the seconds of one PPO step by phase; `step` is the whole.
-
-    In async mode generation overlaps the rest.
-    """
+    """Estimate the seconds of one PPO step by phase; `step` is the whole."""
     flags, load = cfg.openrlhf, plan_load(cfg)
     ranks = cfg.hardware.nodes * flags.actor.num_gpus_per_node
     critic, ref = flags.algo.advantage.estimator == "gae", flags.algo.kl.init_coef > 0
@@ -192,7 +168,7 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
         "sync": estimate_sync(cfg, shape, machine),
         "moving": moved,
     }
-    if flags.train.async_enable:
+    if flags.train.async_enable:  # generation overlaps the rest
         busy = phases["generation"] + phases["controller"]
         whole = max(busy, sum(phases.values()) - busy) + phases["sync"]
     else:
@@ -234,17 +210,14 @@ def main() -> None:
     method = methods[-1] if methods else "ppo"
     if method not in ("ppo", "sft"):
         sys.exit(f"method={method} is neither ppo nor sft")
-    run_command(
-        lambda cfg: print_plan(cfg, method),
-        "rlvr" if method == "ppo" else "sft",
-        partial(complete_words, sft=method == "sft"),
-    )
+    complete = partial(complete_words, sft=method == "sft")
+    name = "rlvr" if method == "ppo" else "sft"
+    run_command(partial(print_plan, method=method), name, complete)
 
 
-def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> None:
+def print_plan(cfg: DictConfig, method: str) -> None:
     """Print memory by phase, time by phase, disk, what does not fit, and what the time rests on."""
-    console = console or Console(highlight=False)
-    shape = read_shape(cfg)
+    console, shape = Console(highlight=False), read_shape(cfg)
     if shape is None:
         raise UserError(
             f"the shape of model.path={cfg.model.path} is unknown: download it, or set model.shape"
@@ -270,47 +243,37 @@ def print_plan(cfg: DictConfig, method: str, console: Console | None = None) -> 
 
 def tabulate_memory(cfg: Any, method: str, shape: Shape) -> Table:
     """Build the table of GiB on a GPU: a row a phase, a column a part."""
-    needs, host = fit.plan_ppo(cfg, shape) if method == "ppo" else fit.plan_sft(cfg, shape)
+    needs, host = fit.plan_phases(cfg, method, shape)
     names = list(dict.fromkeys(name for need in needs for name in need.parts))
-    caption = f"host memory: {host / fit.GIB:.0f} GiB a node and the data"
-    caption += f" (this machine has {find_host_memory_gb():.0f})"
-    title = f"GiB on a GPU of {cfg.hardware.gpu_memory_gb:g}"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD)
-    table.title_justify = table.caption_justify = "left"
-    table.add_column("phase")
-    for name in [*names, "all"]:
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [Column(name, justify="right", no_wrap=True) for name in [*names, "all"]]
+    table = Table("phase", *columns, box=SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    table.title = f"GiB on a GPU of {cfg.hardware.gpu_memory_gb:g}"
+    table.caption = f"host memory: {host / fit.GIB:.0f} GiB a node and the data"
+    table.caption += f" (this machine has {find_host_memory_gb():.0f})"
     for need in needs:
-        sizes = [need.parts.get(name, 0.0) for name in names]
-        cells = [f"{size / fit.GIB:.1f}" if size else "" for size in sizes]
-        table.add_row(need.phase, *cells, f"{need.bytes / fit.GIB:.1f}")
+        sizes = [*(need.parts.get(name, 0.0) for name in names), need.bytes]
+        table.add_row(need.phase, *(f"{size / fit.GIB:.1f}" if size else "" for size in sizes))
     return table
 
 
 def tabulate_time(cfg: Any, method: str, shape: Shape, machine: Machine) -> Table:
-    """Build the table of seconds of a step by phase and hours of the run, each estimate with its
-    range.
-    """
-    table = Table(title="time", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("", "estimate", "range"):
-        table.add_column(name, justify="left" if not name else "right")
-
-    def add_row(name: str, value: float, unit: str) -> None:
-        low, high = (f"{value * factor:.3g}" for factor in RANGE)
-        table.add_row(name, f"{value:.3g} {unit}", f"{low} to {high} {unit}")
-
-    if method == "ppo":
-        for name, seconds in estimate_step(cfg, shape, machine).items():
-            if name != "step":
-                add_row(name, seconds, "s")
-        table.add_section()
+    """Build the table of seconds by phase and hours of the run, each estimate with its range."""
+    phases = estimate_step(cfg, shape, machine) if method == "ppo" else {}
     run = estimate_run(cfg, method, shape, machine)
-    add_row("step", run["step"], "s")
-    if method == "ppo":
-        add_row("evaluation on dev", run["evaluation"], "s")
-    add_row("save", run["save"], "s")
-    add_row(f"run of {run['steps']:.0f} steps", run["run"] / 3600, "h")
-    add_row("GPU-hours", run["gpu_hours"], "h")
+    rows = [(name, seconds, "s") for name, seconds in phases.items() if name != "step"]
+    rows += [
+        ("step", run["step"], "s"),
+        ("evaluation on dev", run["evaluation"], "s"),
+        ("save", run["save"], "s"),
+        (f"run of {run['steps']:.0f} steps", run["run"] / 3600, "h"),
+        ("GPU-hours", run["gpu_hours"], "h"),
+    ]
+    columns = [Column(name, justify="right") for name in ("estimate", "range")]
+    table = Table("", *columns, title="time", title_justify="left", box=SIMPLE_HEAD)
+    for name, value, unit in rows:
+        low, high = (f"{value * factor:.3g}" for factor in RANGE)
+        if value:
+            table.add_row(name, f"{value:.3g} {unit}", f"{low} to {high} {unit}")
     return table
 
 
@@ -321,10 +284,10 @@ def list_assumptions(cfg: Any, method: str, machine: Machine) -> str:
         lengths += f", responses of {cfg.plan.response_tokens}, the longest as long as allowed"
     source = f"measured constants of {cfg.plan.measured}" if cfg.plan.measured else "no measurement"
     return (
-        f"{lengths}; a GPU: {machine.flops / 1e12:.0f} TFLOP/s bf16 at {machine.train_fraction:.0%} "
-        f"(training) and {machine.forward_fraction:.0%} (forward), {machine.memory / 1e12:.2f} TB/s "
-        f"at {machine.decode_fraction:.0%} (decoding), {machine.host / 1e9:.0f} GB/s to the host; "
-        f"{source}. "
+        f"{lengths}; a GPU: {machine.flops / 1e12:.0f} TFLOP/s bf16 at "
+        f"{machine.train_fraction:.0%} (training) and {machine.forward_fraction:.0%} (forward), "
+        f"{machine.memory / 1e12:.2f} TB/s at {machine.decode_fraction:.0%} (decoding), "
+        f"{machine.host / 1e9:.0f} GB/s to the host; {source}. "
         f"Seven public runs took {RANGE[0]:g} to {RANGE[1]:g} times such an estimate"
     )
 

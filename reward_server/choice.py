@@ -10,7 +10,6 @@ A list of hedges to refuse would never be complete; a list of forms to accept is
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from string import ascii_uppercase as LETTERS
 from typing import NamedTuple
 
@@ -66,7 +65,8 @@ def read_choice(body: str, options: Sequence[str]) -> Choice:
     if label is None:
         return Choice(None, "no_choice")
     letter, stated = label["letter"].upper(), _simplify(text[label.end() :])
-    named = {LETTERS[place] for place, text in enumerate(options) if stated == _reduce(text)}
+    reduced = [_simplify(normalise(option)) for option in options]
+    named = [LETTERS[place] for place, option in enumerate(reduced) if stated == option]
     if letter in named:
         return Choice(letter, "stated")
     # `C. Insulin` where insulin is D: two answers in one
@@ -79,11 +79,6 @@ def normalise(text: str) -> str:
         text = INVISIBLE.sub("", text).translate(TO_ASCII)
     text = MARKUP.sub("", text)
     return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
-
-
-@lru_cache(maxsize=4096)
-def _reduce(option: str) -> str:
-    return _simplify(normalise(option))
 
 
 def _simplify(text: str) -> str:

@@ -1,8 +1,7 @@
 """Ask a reward server over HTTP, for the agent.
 
-OpenRLHF's own client sends a token in the URL only and logs that URL, tries five times, then gives
-up silently. Here the token travels in a header, a server that comes back in time costs only the
-wait, and one that does not is named.
+OpenRLHF's own client sends a token in the URL and logs that URL, tries five times, then gives up
+silently. Here the token is in a header, and a server that does not come back in time is named.
 """
 
 import asyncio
@@ -30,10 +29,9 @@ class RewardClient:
         self.requests = count()
 
     async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
-        """Score one sample; returns rewards, scores (floats) and extra_logs ({str: float}).
+        """Score one sample: rewards and scores (floats), extra_logs ({str: float}).
 
-        Raises ConnectionError that names server and reason: at once for a refusal (4xx), else
-        after `patience`.
+        Raises ConnectionError: at once for a refusal (4xx), else after `patience`.
         """
         body = {"query": [query], "prompts": [prompt], "labels": [label]}
         deadline = time.monotonic() + self.patience
@@ -73,12 +71,12 @@ def read_token(environ: Mapping[str, str]) -> str:
 def read_reply(reply: Any) -> dict[str, Any]:
     """Read the one sample of a reply. Raises ValueError where its values are no lists of one."""
     try:
-        (reward,), (score,), logs = reply["rewards"], reply["scores"], reply["extra_logs"]
-        reward, score = float(reward), float(score)
-        logs = {key: float(value) for key, (value,) in logs.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        wanted = "the reward server's reply is not rewards, scores, extra_logs"
-        raise ValueError(f"{wanted}: {reply!r:.300}") from error
-    if not math.isfinite(reward):
-        raise ValueError(f"the reward server's reply is not a finite reward: {reply!r:.300}")
-    return {"rewards": reward, "scores": score, "extra_logs": logs}
+        (reward,), (score,) = map(float, reply["rewards"]), map(float, reply["scores"])
+        logs = {key: float(value) for key, (value,) in reply["extra_logs"].items()}
+        if math.isfinite(reward):
+            return {"rewards": reward, "scores": score, "extra_logs": logs}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass  # refused below, like a reward that is no finite number
+    raise ValueError(
+        f"the reward server's reply is not rewards, scores, extra_logs: {reply!r:.300}"
+    )

@@ -3,10 +3,9 @@
     --train.agent_func_path reward_server/openrlhf_hook.py     AgentExecutor; the default
     --reward.remote_url reward_server/openrlhf_hook.py         reward_func
 
-Both give the same rewards. Only the agent sees token counts and truncation, so only it writes the
-rollouts. Environment, set by the launcher:
+Both give the same rewards; only the agent sees tokens and truncation, and writes the rollouts.
+The launcher sets, besides PYTHONPATH with the project's root:
 
-    PYTHONPATH                 must hold the project's root: this file imports its siblings
     MEDRLVR_REWARD             JSON of mode, options, control, seed: reward_server/scoring.py
     MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none
     MEDRLVR_REWARD_URL         the agent asks this server (several: comma-separated) for rewards
@@ -33,10 +32,9 @@ SETTINGS = scoring.read_settings(os.environ)
 
 
 class RewardFailure(BaseException):
-    """Report a fault of the data or the set-up, found by `reward_func`.
+    """Report a fault of the data or the set-up, and end the run at once.
 
-    Not an Exception, since the engine swallows those (an INFO line, then an unrelated crash later);
-    this one ends the run at once, with its message.
+    Not an Exception: the engine swallows those (an INFO line, then an unrelated crash later).
     """
 
 
@@ -45,9 +43,8 @@ def reward_func(
 ) -> dict[str, Any]:
     """Score one sample; the engine passes lists of one, from several threads.
 
-    queries: prompt and response decoded, special tokens kept. labels: JSON strings.
-    Returns rewards, scores and extra_logs, see `score_response`. Raises RewardFailure for a bad
-    label, a cut prompt or lists that are not of length one; never for a response.
+    queries: prompt and response decoded, special tokens kept. labels: JSON strings. Raises
+    RewardFailure for a bad label, a cut prompt or lists that are not of length one.
     """
     try:
         (query,), (prompt,), (label,) = queries, prompts, labels
@@ -58,8 +55,11 @@ def reward_func(
 
 
 @cache
-def define_agent_executor() -> type:
+def __getattr__(name: str) -> Any:
     """Define the class AgentExecutor on demand: `reward_func` needs neither OpenRLHF nor torch."""
+    if name != "AgentExecutor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     from reward_server.client import RewardClient, read_token
@@ -78,47 +78,30 @@ def define_agent_executor() -> type:
             self.rollouts = open_rollouts(os.environ.get("MEDRLVR_ROLLOUTS", ""))
 
         async def execute(
-            self,
-            prompt: str,
-            label: str,
-            sampling_params: Any,
-            max_length: int,
-            hf_tokenizer: Any,
-            llm_engine: Any,
-            images: Any = None,
-        ) -> dict[str, Any]:
+            self, prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=None
+        ):
             """Generate one response; fill reward, scores and extra_logs into the engine's fields.
 
-            Raises ValueError that names the row for a bad label, ConnectionError for a reward
-            server that stays away.
+            Raises ValueError for a bad label, ConnectionError for a server that stays away.
             """
             row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images
             )
             ((start, end),) = output["action_ranges"]
-            response = hf_tokenizer.decode(
-                output["observation_tokens"][start:end], skip_special_tokens=False
-            )
+            tokens = output["observation_tokens"][start:end]
+            response = hf_tokenizer.decode(tokens, skip_special_tokens=False)
             verdict, scored = scoring.score_response(response, row_label, SETTINGS)
             if self.client is not None:
                 scored = await self.client.ask(prompt + response, prompt, label)
-            output.update(
-                reward=scored["rewards"], scores=scored["scores"], extra_logs=scored["extra_logs"]
-            )
+            output["reward"] = scored.pop("rewards")
+            output.update(scored)
             if self.rollouts is not None:
-                write_rollout(
-                    self.rollouts, row_label, verdict, output, response, sampling_params.temperature
-                )
+                temperature = sampling_params.temperature
+                write_rollout(self.rollouts, row_label, verdict, output, response, temperature)
             return output
 
     return AgentExecutor
-
-
-def __getattr__(name: str) -> Any:
-    if name == "AgentExecutor":
-        return define_agent_executor()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_rollouts(folder: str) -> TextIO | None:
@@ -141,11 +124,8 @@ def write_rollout(
 ) -> None:
     """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
-    row = {
-        "id": label.id,
-        "split": label.split,
-        "step": label.step,
-        "episode": label.episode,
+    row = label.model_dump(exclude={"answer", "options"})
+    row |= {
         "prompt_tokens": start,
         "response_tokens": end - start,
         "truncated": output["truncated"],

@@ -3,20 +3,22 @@
 Function, agent and HTTP server share this path, so the same sample gets the same reward on each.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from data_prep.errors import UserError
-from reward_server import shaping
+from reward_server.choice import LETTERS
+from reward_server.shaping import RewardOptions, shape_reward
 from reward_server.signals import measure_signals
 from reward_server.verifier import Verdict, check_arguments, verify
 
 VARIABLE = "MEDRLVR_REWARD"
+WRONG_PENALTY = -0.5  # of the control of this name
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
@@ -25,7 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     mode: Literal["paper", "strict"] = "paper"
-    options: shaping.RewardOptions = shaping.RewardOptions()
+    options: RewardOptions = RewardOptions()
     control: Literal["coin", "format_only", "shuffled_labels", "wrong_penalty", None] = None
     seed: int = 0
 
@@ -39,32 +41,22 @@ class Label(BaseModel):
     split: Text
     answer: str
     options: list[str]
-    step: Count | None = None
-    episode: Count | None = None
-
-
-def check_settings(values: Any) -> list[str]:
-    """List what is wrong, one line each: the recipe's key, its value and what it may be."""
-    try:
-        Settings.model_validate(values)
-    except ValidationError as error:
-        return [_explain(fault, "reward") for fault in error.errors()]
-    return []
+    step: NonNegativeInt | None = None
+    episode: NonNegativeInt | None = None
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read $MEDRLVR_REWARD, a JSON object with mode, options, control, seed; each has a default.
 
-    Raises UserError with what check_settings lists.
+    Raises UserError with one line a fault: the recipe's key, its value and what it may be.
     """
     text = environ.get(VARIABLE) or "{}"
     try:
-        values = json.loads(text)
+        return Settings.model_validate(json.loads(text))
+    except ValidationError as error:
+        raise UserError(*(_explain(fault, "reward") for fault in error.errors())) from None
     except ValueError as error:
         raise UserError(f"{VARIABLE}={text!r:.200} is not JSON: {error}") from None
-    if problems := check_settings(values):
-        raise UserError(*problems)
-    return Settings.model_validate(values)
 
 
 def parse_label(text: str, prompt: str) -> Label:
@@ -74,7 +66,7 @@ def parse_label(text: str, prompt: str) -> Label:
     """
     row = f"the prompt {prompt[-200:]!r}"
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=_build_object)
         if isinstance(fields, dict) and fields.get("id"):
             row = f"row {fields['id']!r}"
         label = Label.model_validate(fields)
@@ -82,10 +74,18 @@ def parse_label(text: str, prompt: str) -> Label:
     except ValidationError as error:
         fault = _explain(error.errors()[0], "label")
     except (TypeError, ValueError, RecursionError):
-        fault = f"label {text!r:.200} is not a JSON object"
+        fault = f"label {text!r:.200} is not a JSON object, or has a key twice"
     if fault:
         raise ValueError(f"{row}: {fault}. Prepare the data again (`make prep`).")
     return label
+
+
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of JSON. Raises ValueError for a key given twice: which one is meant?"""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key is given twice")
+    return fields
 
 
 def _explain(fault: Any, root: str) -> str:
@@ -119,21 +119,42 @@ def score_response(
 
     rewards: the shaped reward; accuracy (0 or 1) for rows of another split than `train`, since the
     engine reports the mean reward of an evaluation as `pass1`. scores: accuracy, which dynamic
-    filtering wants within 0 to 1. extra_logs: every signal. Verdict, scores and signals are true,
-    whatever the control.
+    filtering wants within 0 to 1. extra_logs: every signal. A control touches `rewards` alone.
     """
     verdict = verify(response, label.answer, label.options, settings.mode)
     signals = measure_signals(response, verdict, label.options)
-    accuracy = signals["accuracy"]
-    if label.split != "train":
-        return verdict, {"rewards": accuracy, "scores": accuracy, "extra_logs": signals}
-
-    options, rewarded = settings.options, verdict
-    if settings.control == "wrong_penalty":
-        options = options.model_copy(update={"wrong": shaping.WRONG_PENALTY})
-    elif settings.control:
-        row = (label.answer, len(label.options), settings.seed, label.id, response)
-        truth = shaping.find_controlled_truth(settings.control, verdict, *row)
-        rewarded = verdict._replace(correct=truth)
-    reward = float(shaping.shape_reward(rewarded, signals, options))
+    reward = accuracy = signals["accuracy"]
+    if label.split == "train":
+        rewarded = verdict._replace(correct=find_truth(verdict, response, label, settings))
+        options = settings.options
+        if settings.control == "wrong_penalty":
+            options = options.model_copy(update={"wrong": WRONG_PENALTY})
+        reward = float(shape_reward(rewarded, signals, options))
     return verdict, {"rewards": reward, "scores": accuracy, "extra_logs": signals}
+
+
+def find_truth(verdict: Verdict, response: str, label: Label, settings: Settings) -> bool:
+    """Find out if a response counts as right in training.
+
+    A control (`reward.control`) replaces the truth by something that teaches no medicine, to find
+    out what the true reward is worth: `coin` tosses a coin seeded by row and response,
+    `format_only` takes every answer for right, `shuffled_labels` replaces the gold letter by
+    another one of the row, always the same. `wrong_penalty` makes a wrong answer cost 0.5. Logged
+    accuracy stays true.
+    """
+    if settings.control == "coin":
+        return bool(_draw(2, settings.seed, label.id, response))
+    if settings.control == "format_only":
+        return True
+    if settings.control == "shuffled_labels":
+        # 1 to count - 1 places on, so that it is never the gold letter itself
+        count = len(label.options)
+        place = LETTERS.index(label.answer) + 1 + _draw(count - 1, settings.seed, label.id)
+        return verdict.choice == LETTERS[place % count]
+    return verdict.correct
+
+
+def _draw(below: int, *parts: object) -> int:
+    """Draw a number from 0 to below - 1, the same for the same parts on every machine."""
+    text = "\0".join(map(str, parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(text).digest(), "big") % below

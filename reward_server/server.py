@@ -8,10 +8,9 @@
     GET  /healthz       200 after a right and a wrong answer got their rewards; needs no token
     GET  /metrics       Prometheus text: requests by status, verdicts by reason, latency
 
-With a token (required for any address but this machine's own), clients send the header
-`Authorization: Bearer TOKEN`; in a URL it would end in logs. How to judge comes from
-$MEDRLVR_REWARD, as for the hook. What the client got wrong is a 4xx with a reason, in the status
-line too, which is the part that OpenRLHF's own client logs.
+Clients send the token as `Authorization: Bearer TOKEN`; in a URL it would end in logs. How to judge
+comes from $MEDRLVR_REWARD, as for the hook. What a client got wrong is a 4xx with a reason, in the
+status line too, which is the part that OpenRLHF's own client logs.
 """
 
 import argparse
@@ -39,8 +38,9 @@ from reward_server.verifier import REASONS
 MAX_BODY_BYTES = 8 * 2**20
 MAX_CHARACTERS = 4_000_000  # of all queries of a batch
 MAX_BATCH = 1024
+BACKLOG = 4096  # the engine opens a connection a sample, hundreds at once; the default drops some
 READ_SECONDS = 30.0  # that a client has to send a body
-PROBE_LABEL = json.dumps({"id": "healthz", "split": "test", "answer": "A", "options": ["1", "2"]})
+PROBE = json.dumps({"id": "healthz", "split": "test", "answer": "A", "options": ["1", "2"]})
 
 
 class Refused(Exception):
@@ -93,7 +93,7 @@ class RewardServer:
             response = await handler(request)
         except (Refused, web.HTTPException, web.RequestPayloadError) as error:
             status = getattr(error, "status", 400)  # a body that breaks off has none
-            text = str(getattr(error, "text", None) or error)
+            text = getattr(error, "text", None) or str(error)
             reason = ascii(text)[1:-1][:300]
             response = web.json_response({"error": text}, status=status, reason=reason)
             response.force_close()  # what is left of the body, if anything, is not read
@@ -111,35 +111,27 @@ class RewardServer:
         raise Refused(401, "this reward server needs a header `Authorization: Bearer TOKEN`")
 
     async def answer(self, request: web.Request) -> web.Response:
-        """POST /get_reward."""
+        """POST /get_reward: score a batch in its order. A bad label or a cut prompt is a 422."""
+        samples = []
         with self.seconds.time():
-            try:
-                body = await asyncio.wait_for(request.read(), READ_SECONDS)
-            except asyncio.TimeoutError:
-                raise Refused(408, f"no whole body within {READ_SECONDS:.0f} s") from None
-            return web.json_response(await self.score_batch(parse_body(body)))
-
-    async def score_batch(self, batch: Batch) -> dict[str, Any]:
-        """Score a batch in its order. Raises Refused (422) for a bad label or a cut prompt."""
-        rewards, scores = [], []
-        logs: dict[str, list[float]] = {signal.name: [] for signal in SIGNALS}
-        for query, prompt, text in zip(batch.query, batch.prompts, batch.labels, strict=True):
-            try:
-                label = parse_label(text, prompt)
-                verdict, scored = score_response(strip_prompt(query, prompt), label, self.settings)
-            except ValueError as error:
-                raise Refused(422, str(error)) from error
-            self.verdicts.labels(verdict.reason).inc()
-            rewards.append(scored["rewards"])
-            scores.append(scored["scores"])
-            for key, value in scored["extra_logs"].items():
-                logs[key].append(value)
-            await asyncio.sleep(0)  # others are answered between two samples
-        return {"rewards": rewards, "scores": scores, "extra_logs": logs}
+            batch = parse_body(await read_body(request))
+            for query, prompt, text in zip(batch.query, batch.prompts, batch.labels, strict=True):
+                try:
+                    label, response = parse_label(text, prompt), strip_prompt(query, prompt)
+                except ValueError as error:
+                    raise Refused(422, str(error)) from error
+                verdict, scored = score_response(response, label, self.settings)
+                self.verdicts.labels(verdict.reason).inc()
+                samples.append(scored)
+                await asyncio.sleep(0)  # others are answered between two samples
+        reply: dict[str, Any] = {key: [s[key] for s in samples] for key in ("rewards", "scores")}
+        names = [signal.name for signal in SIGNALS]
+        reply["extra_logs"] = {name: [s["extra_logs"][name] for s in samples] for name in names}
+        return web.json_response(reply)
 
     async def probe(self, request: web.Request) -> web.Response:
         """GET /healthz: check that a right and a wrong answer get 1 and 0."""
-        label = parse_label(PROBE_LABEL, "")
+        label = parse_label(PROBE, "")
         texts = [f"<think>a</think><answer>{letter}</answer>" for letter in "AB"]
         rewards = [score_response(text, label, self.settings)[1]["rewards"] for text in texts]
         healthy = rewards == [1.0, 0.0]
@@ -151,8 +143,18 @@ class RewardServer:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")
 
 
+async def read_body(request: web.Request) -> bytes:
+    """Read a body. Raises Refused: 408 where it takes too long, 503 where the server stops."""
+    try:
+        return await asyncio.wait_for(request.read(), READ_SECONDS)
+    except asyncio.TimeoutError:
+        raise Refused(408, f"no whole body within {READ_SECONDS:.0f} s") from None
+    except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
+        raise Refused(503, "the server stops and the body is not whole: ask again") from None
+
+
 def parse_body(body: bytes) -> Batch:
-    """Read a body. Raises Refused: 400 for another form, 413 for too large a batch."""
+    """Parse a body. Raises Refused: 400 for another form, 413 for too large a batch."""
     try:
         # json's parser, since pydantic's refuses the lone surrogates that JSON may hold
         batch = Batch.model_validate(json.loads(body.decode()))
@@ -165,10 +167,10 @@ def parse_body(body: bytes) -> Batch:
     lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
     if len(set(lengths)) > 1:
         raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
-    characters = sum(map(len, batch.query))
-    if lengths[0] > MAX_BATCH or characters > MAX_CHARACTERS:
+    count, characters = lengths[0], sum(map(len, batch.query))
+    if count > MAX_BATCH or characters > MAX_CHARACTERS:
         limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"
-        raise Refused(413, f"{lengths[0]} samples, {characters} characters: {limit}")
+        raise Refused(413, f"{count} samples, {characters} characters: {limit}")
     return batch
 
 
@@ -183,8 +185,7 @@ def open_socket(host: str, port: int, token: str) -> socket.socket:
         )
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        # the engine opens a connection a sample, hundreds at once; the default backlog drops some
-        return socket.create_server((host, port), family=family, backlog=4096)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         raise UserError(f"cannot listen on {host}:{port}, {error}: choose another --port") from None
 
@@ -214,18 +215,18 @@ def main() -> None:
     except UserError as error:
         sys.exit(str(error))
     host = f"[{args.host}]" if ":" in args.host else args.host
-    ready = f"http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
+    ready = f"reward server: http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
     if not is_local(args.host):
         ready += "\nWARNING: requests and token travel unencrypted: use a private network only"
     logging.getLogger("aiohttp.server").addFilter(is_our_fault)
     web.run_app(
         RewardServer(settings, token).build_app(),
         sock=listener,
-        backlog=4096,
+        backlog=BACKLOG,
         shutdown_timeout=5,
         access_log=None,
         auto_decompress=False,  # a compressed body is refused, so it must not be unpacked first
-        print=lambda *_: print(f"reward server: {ready}", flush=True),  # called once it listens
+        print=lambda *_: print(ready, flush=True),  # called once it listens
     )
     print("reward server: stopped", flush=True)
 

@@ -24,7 +24,7 @@ class Signal(NamedTuple):
 
 LAST_CHARACTERS = 4000  # of the text before <think>
 OPENING_CHARACTERS = 400  # of the thinking
-
+LAST_WORDS = 128  # a loop, once entered, lasts to the end, and each request pays for every word
 # ends of sentences, but not after the initial of a species (E. coli)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|\n")
 WORD = re.compile(r"\w+")
@@ -69,10 +69,9 @@ CLAUSE_END = re.compile(r"[,;:]")
 def leak(verdict: Verdict, options: Sequence[str]) -> float:
     """Return 1.0 where the choice is stated as the answer before or at the start of the reasoning.
 
-    Stated by its letter or by its option's text (nearly all of the words), in the text before
-    `<think>` or in the opening of the thinking: its first sentence, and at least five words. The
-    paper's phases 4 and 5 show in it. To name an option while arguing against it, or among others,
-    states nothing.
+    Stated by its letter or its option's text (nearly all words), in the text before `<think>` or
+    in the opening of the thinking: its first sentence, and at least five words. To name an option
+    while arguing against it, or among others, states nothing.
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
@@ -80,46 +79,38 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
     wanted = [_list_words(option) for option in options]
     wanted.insert(0, wanted.pop(place))  # the chosen option first
 
-    before = _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
-    opening = _cut_opening(_split_sentences(verdict.think[:OPENING_CHARACTERS]))
+    opening: list[str] = []
+    words = 0
+    for sentence in _split_sentences(verdict.think[:OPENING_CHARACTERS]):
+        if words < 5:
+            opening.append(sentence)
+            words += len(sentence.split())
     # the text alone is a statement where nothing comes before it ("Measles.")
-    stated = [_states_text(sentence, wanted, alone=True) for sentence in opening[:1]]
-    for sentence in [*before, *opening]:
-        stated.append(_states_letter(sentence, verdict.choice))
-        stated.append(_states_text(sentence, wanted, alone=False))
-    return float(any(stated))
+    if opening and _states_text(opening[0], wanted, alone=True):
+        return 1.0
+    for sentence in opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:]):
+        if _states_letter(sentence, verdict.choice) or _states_text(sentence, wanted):
+            return 1.0
+    return 0.0
 
 
 def _split_sentences(text: str) -> list[str]:
     return [part.strip() for part in SENTENCE_END.split(normalise(text)) if part.strip()]
 
 
-def _cut_opening(sentences: list[str]) -> list[str]:
-    """Keep the first sentence, and further ones until there are five words."""
-    words = 0
-    for count, sentence in enumerate(sentences, start=1):
-        words += len(sentence.split())
-        if words >= 5:
-            return sentences[:count]
-    return sentences
-
-
 def _states_letter(sentence: str, letter: str) -> bool:
     """Find out if a sentence states the letter: `C`, `The answer is C.`, `C is correct.`"""
-    if letter not in sentence:
-        return False
     # not "C-reactive", "C. difficile", "B12"
     bare = rf"(?<![A-Za-z0-9'-])[(\[\"']?{letter}(?![\w'-]|\. ?[a-z])[)\]\"']?"
-    if re.fullmatch(
-        rf"\W*(?:(?i:so|thus|therefore|hence|it is|it's|option)\W+)?{bare}\W*", sentence
-    ):
+    alone = rf"\W*(?:(?i:so|thus|therefore|hence|it is|it's|option)\W+)?{bare}\W*"
+    if re.fullmatch(alone, sentence):
         return not sentence.endswith("?")
     ends = rf"(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{CONFIRMS})"
     found = re.search(rf"(?i:{ANNOUNCES}){bare}{ends}|{bare}{CONFIRMS}", sentence)
-    return found is not None and not _is_denied(sentence.casefold(), found.start(), found.end())
+    return found is not None and not _is_denied(sentence.casefold(), *found.span())
 
 
-def _states_text(sentence: str, wanted: list[list[str]], alone: bool) -> bool:
+def _states_text(sentence: str, wanted: list[list[str]], alone: bool = False) -> bool:
     """Find out if a sentence states the first of the options. alone: its bare text is enough."""
     lowered = sentence.casefold()
     start, end = _find_words(lowered, wanted[0])
@@ -140,13 +131,10 @@ def _list_words(text: str) -> list[str]:
 
 def _find_words(lowered: str, wanted: list[str]) -> tuple[int, int]:
     """Find where a sentence has nearly all words of an option, in any order; (0, 0) without."""
-    needed = len(set(wanted)) * (NEARLY_ALL if len(wanted) >= 4 else 1)
-    if not wanted or sum(word in lowered for word in set(wanted)) < needed:
-        return 0, 0
     spans = [match.span() for match in WORD.finditer(lowered) if match[0] in wanted]
-    if len({lowered[start:end] for start, end in spans}) < needed:
-        return 0, 0
-    return spans[0][0], spans[-1][1]
+    found = {lowered[start:end] for start, end in spans}
+    needed = len(set(wanted)) * (NEARLY_ALL if len(wanted) >= 4 else 1)
+    return (spans[0][0], spans[-1][1]) if found and len(found) >= needed else (0, 0)
 
 
 def _is_denied(lowered: str, start: int, end: int) -> bool:
@@ -156,24 +144,21 @@ def _is_denied(lowered: str, start: int, end: int) -> bool:
     return DENIES.search(clause) is not None or DENIES.search(after) is not None
 
 
-def _has_pre_think(verdict: Verdict) -> bool:
-    return verdict.format_ok and not is_blank(verdict.pre_think or "")
-
-
-RUN_WORDS = 4  # two or three words recur in any prose
-LAST_WORDS = 128  # a loop, once entered, lasts to the end, and each request pays for every word
-
-
 def measure_repetition(response: str) -> float:
     """Return the fraction of the runs of four words that came before among the last 128 words.
 
     A loop of one sentence approaches 1.0, prose stays below about 0.1; 0.0 below eight words.
     """
     words = response.rsplit(None, LAST_WORDS)[-LAST_WORDS:]
-    if len(words) < 2 * RUN_WORDS:
+    if len(words) < 8:
         return 0.0
+    # of four, since two or three words recur in any prose
     runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return 1.0 - len(set(runs)) / len(runs)
+
+
+def _has_pre_think(verdict: Verdict) -> bool:
+    return verdict.format_ok and not is_blank(verdict.pre_think or "")
 
 
 def _count_words(text: str | None) -> int:

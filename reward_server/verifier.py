@@ -39,11 +39,11 @@ REASONS = {
 
 
 class Verdict(NamedTuple):
-    """Hold what `verify` found.
+    """Hold what `verify` found. reward: -1.0, 0.0 or 1.0. correct implies format_ok.
 
-    reward: -1.0, 0.0 or 1.0. correct implies format_ok. choice: the stated letter, None where the
-    format is not followed or there is no single choice. reason: one of REASONS. think, pre_think:
-    the text inside and before `<think>`; None where the tags are not there once each and in order.
+    choice: the stated letter, None where the format is not followed or there is no single choice.
+    reason: one of REASONS. think, pre_think: the text inside and before `<think>`; None where the
+    tags are not there once each and in order.
     """
 
     reward: float
@@ -90,15 +90,14 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
 
 def check_arguments(answer: str, options: Sequence[str], mode: str = "paper") -> str | None:
     """Return what is wrong with these arguments of `verify`, None where nothing is."""
+    count = len(options)
     if mode not in MODES:
         return f"mode {mode!r} is not one of {', '.join(MODES)}"
-    if isinstance(options, str) or not 2 <= len(options) <= len(LETTERS):
+    if isinstance(options, str) or not 2 <= count <= len(LETTERS):
         return f"options {options!r:.200} are not 2 to {len(LETTERS)} texts"
-    if len(answer) != 1 or answer not in LETTERS[: len(options)]:
-        last = LETTERS[len(options) - 1]
-        return (
-            f"answer {answer!r} is not one capital letter from A to {last} ({len(options)} options)"
-        )
+    if len(answer) != 1 or answer not in LETTERS[:count]:
+        last = LETTERS[count - 1]
+        return f"answer {answer!r} is not one capital letter from A to {last} ({count} options)"
     return None
 
 

@@ -228,5 +228,5 @@ def test_a_frame_may_end_in_a_special_token(tmp_path):
 
 
 def test_neither_true_nor_false_is_refused(make_cfg, tmp_path):
-    with pytest.raises(UserError, match=r"data\.chat=maybe must be true or false"):
+    with pytest.raises(UserError, match=r"data\.chat=maybe is not one of false, true"):
         prepare(make_cfg(write_base_model(tmp_path / "model"), "data.chat=maybe"))

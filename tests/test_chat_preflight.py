@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from eval.plan import make_plan
+from eval.tasks import make_plan
 from recipes.preflight import find_problems
 from tests.chatml import END, PREFIX, SUFFIX, TEMPLATE, write_base_model, write_model
 

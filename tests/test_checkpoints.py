@@ -158,3 +158,78 @@ def test_a_mark_is_whole_or_not_there(tmp_path, save, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save("global_step4", 4)
     assert find_last(tmp_path) is None
+
+
+ADAM = """
+import os, socket, sys
+import torch
+from recipes.engine import cpu
+
+cpu.answer_cuda_calls(torch)
+import deepspeed
+import deepspeed.comm.torch as backend
+
+cpu.skip_shared_memory_op(backend)
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+os.environ.update(
+    RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+)
+deepspeed.init_distributed("gloo")
+
+
+def make(fused):
+    torch.manual_seed(0)
+    layers = torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 8)
+    model = torch.nn.Sequential(*layers).bfloat16()
+    adam = {"lr": 1e-3, "betas": [0.9, 0.95], "torch_adam": True} | ({"fused": True} if fused else {})
+    config = {
+        "train_batch_size": 16,
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": 2},
+        "gradient_clipping": 1.0,
+        "optimizer": {"type": "AdamW", "params": adam},
+    }
+    engine = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
+    assert bool(engine.optimizer.optimizer.param_groups[0].get("fused")) == fused
+    return engine
+
+
+def train(engine, steps):
+    losses = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        inputs = torch.randn(16, 64, generator=generator).bfloat16()
+        wanted = torch.randn(16, 8, generator=generator)
+        loss = ((engine(inputs).float() - wanted) ** 2).mean()
+        engine.backward(loss)
+        engine.step()
+        losses.append(round(loss.item(), 4))
+    return losses
+
+
+plain = make(fused=False)
+first = train(plain, range(6))
+plain.save_checkpoint(sys.argv[1], "plain")
+expected = train(plain, range(6, 12))
+assert expected != first
+fused = make(fused=True)
+assert train(fused, range(6)) == first
+fused.save_checkpoint(sys.argv[1], "fused")
+assert train(fused, range(6, 12)) == expected
+for tag in ("fused", "plain"):
+    resumed = make(fused=True)
+    resumed.load_checkpoint(sys.argv[1], tag)
+    assert train(resumed, range(6, 12)) == expected, tag
+print("SAME")
+"""
+
+
+@pytest.mark.slow
+def test_the_cpu_engines_adam_learns_as_the_plain_one_and_resumes_from_either(tmp_path, root):
+    """On the real DeepSpeed: torch's fused Adam, which the CPU engine asks for, changes no loss."""
+    command = [sys.executable, "-c", ADAM, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root)
+    assert done.stdout.endswith("SAME\n"), done.stdout[-500:] + done.stderr[-2000:]

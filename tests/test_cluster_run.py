@@ -5,6 +5,7 @@ Each takes 2 to 4 minutes on 2 idle cores. The run is the laptop's, its trainer 
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -78,6 +79,10 @@ def run_daemon(
 def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two raylets, one logical GPU each, started as docs/hardware.md says."""
     folder = tmp_path_factory.mktemp("ray")
+    # As docs/engine.md says: every process of the cluster and of its guests inherits both.
+    token = pytest.MonkeyPatch()
+    token.setenv("RAY_AUTH_MODE", "token")
+    token.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = [
         str(Path(sys.executable).parent / "ray"),
         "start",
@@ -89,6 +94,7 @@ def cluster(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     gcs, dashboard = find_port(), find_port()
     path = f"{root / 'recipes' / 'engine' / 'startup'}{os.pathsep}{root}"
     with ExitStack() as daemons:
+        daemons.callback(token.undo)
         # Ports of their own, since both nodes are this machine.
         head = [
             "--head",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from dev.simulate_run import simulate_rollouts, write_run
-from eval.dynamics.analysis import Analysis, analyse, bootstrap_phases, find_spans, measure_evals
-from eval.dynamics.features import UNKNOWN, extract_features, find_terms, split_parts
+from eval.dynamics.analysis import Analysis, analyse, bootstrap_phases, measure_evals
+from eval.dynamics.features import UNKNOWN, extract_features, find_terms, join_parts, label_pieces
 from eval.dynamics.page import draw_evenly, render_page
 from eval.dynamics.report import list_runs
 from eval.dynamics.run_files import read_run
@@ -38,7 +38,9 @@ REASONED = "<think> Fever is a sign. The drug lowers fever. So aspirin B. </thin
     ],
 )
 def test_a_response_is_cut_at_its_tags(response, expected):
-    assert tuple(split_parts(response)) == expected
+    pieces = label_pieces(response)
+    assert tuple(join_parts(pieces).values()) == expected
+    assert "".join(text for _, text in pieces) == response
 
 
 def test_features_of_a_reasoned_answer():
@@ -186,18 +188,8 @@ def test_a_resumed_run_with_a_gap_and_no_end(run):
     assert "steps 5 have neither" in said and "steps 12 have rollouts and no metrics" in said
     assert "the run has not ended; it was to have 20 steps" in said
     analysis, page = make_page(run)
-    assert [row["step"] for row in analysis.steps] == [
-        1,
-        2,
-        3,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
-    ] and "have neither" in page
+    assert analysis.steps["step"].tolist() == [1, 2, 3, 6, 7, 8, 9, 10, 11, 12]
+    assert "have neither" in page
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "train.jsonl"])
@@ -205,7 +197,7 @@ def test_a_missing_file_is_said_and_the_rest_is_shown(run, name):
     (run / name).unlink()
     analysis, page = make_page(run)
     assert f"{name} is not there" in page and len(analysis.steps) == 12
-    assert [phase for _, _, phase in find_spans(analysis) if phase] == [1, 3]
+    assert [span["phase"] for span in analysis.phases if span["phase"]] == [1, 3]
 
 
 def test_no_rollouts_at_all_is_an_error(tmp_path):

@@ -115,6 +115,7 @@ def test_any_content_of_a_side_file_is_survived(run, name):
     for junk in [
         *JUNK,
         '{"git": 3, "exit": [], "name": {}, "total_steps": NaN}',
+        r'{"git": {"commit": "\ud800"}, "exit": "\ud800", "total_steps": "\ud800"}',
         "a: &a [*a]",
         "openrlhf: 5",
     ]:

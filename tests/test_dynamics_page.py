@@ -32,7 +32,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         signal = Signal("shouting", "fraction", lambda response, verdict, options: 0.25, "capitals")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("reward_server.signals.SIGNALS", (*SIGNALS, signal))
-            patch.setattr("eval.dynamics.page.SIGNALS", (*SIGNALS, signal))
+            patch.setattr("eval.dynamics.figures.SIGNALS", (*SIGNALS, signal))
             analyses = [analyse(read_run(folder / name)) for name in names]
             text = render_page(analyses[:count], names[:count], "made", shown, "paper")
         (folder / f"{page}.html").write_text(text)
@@ -40,7 +40,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 HELPERS = """
-const set = async (id, value) => { document.getElementById(id).value = value; await applyFilters(); };
+const fields = document.getElementById("filters").elements;
+const set = async (name, value) => { fields[name].value = value; await applyFilters(); };
+const clearFilters = () => document.getElementById("filters").reset();
 const count = () => document.getElementById("count").textContent;
 const texts = () => hits.map(([r, i]) => runs[r].response[i]);
 const steps = () => hits.map(([r, i]) => runs[r].step[i]);
@@ -58,7 +60,7 @@ def drive(address: str, page: Path, script: str, theme: str = "light") -> tuple[
 def test_nothing_leaves_the_page_and_model_output_is_text(
     chromium: str, pages: dict[str, Path]
 ) -> None:
-    script = f"""await set("f-text", "onerror"); await rest();
+    script = f"""await set("text", "onerror"); await rest();
     const detail = document.getElementById("detail"), shown = detail.textContent.includes({json.dumps(HOSTILE)});
     return [document.title, hits.length, detail.querySelectorAll("img, script").length, shown]"""
     (title, hits, elements, shown), asked = drive(chromium, pages["one"], script)
@@ -68,11 +70,11 @@ def test_nothing_leaves_the_page_and_model_output_is_text(
 
 def test_filters(chromium: str, pages: dict[str, Path]) -> None:
     script = """const result = {all: count()};
-    await set("f-from", 13); await set("f-to", 13); result.step = steps();
-    await set("f-verdict", "right"); result.right = hits.map(([r, i]) => runs[r].verdict[i] === "right" ? 1 : 0);
-    clearFilters(); await set("f-phase", "5"); result.phase = steps();
-    await set("f-habit", "pre_think"); result.texts = await texts();
-    clearFilters(); await set("f-verdict", "failed"); result.failed = hits.length;
+    await set("from", 13); await set("to", 13); result.step = steps();
+    await set("verdict", "right"); result.right = hits.map(([r, i]) => runs[r].verdict[i] === "right" ? 1 : 0);
+    clearFilters(); await set("phase", "5"); result.phase = steps();
+    await set("habit", "pre_think"); result.texts = await texts();
+    clearFilters(); await set("verdict", "failed"); result.failed = hits.length;
     return result"""
     result, _ = drive(chromium, pages["one"], script)
     assert result["all"] == "432 of 432 rollouts"
@@ -96,7 +98,7 @@ def test_search_finds_what_a_search_of_the_files_finds(
     result, _ = drive(
         chromium,
         pages["one"],
-        'await set("f-text", "The answer is B"); return [hits.length, await texts()]',
+        'await set("text", "The answer is B"); return [hits.length, await texts()]',
     )
     assert result[0] == expected > 0 and all(
         "the answer is b" in text.lower() for text in result[1]
@@ -116,9 +118,10 @@ def test_a_question_is_followed_over_training(chromium: str, pages: dict[str, Pa
 
 def test_two_runs_side_by_side(chromium: str, pages: dict[str, Path]) -> None:
     script = """const ribbons = document.querySelectorAll("#ribbons .ribbon-label").length; const all = hits.length;
-    await set("f-run", "1"); const one = hits.length; await set("f-habit", "pre_think");
+    await set("run", "1"); const one = hits.length; await set("habit", "pre_think");
     return {ribbons, all, one, pre_think: hits.length, monitors: document.getElementById("monitors").textContent,
-      bands: report.runs.map((run) => run.bands.map((band) => band[2]).filter(Boolean))}"""
+      bands: [...document.querySelectorAll(".ribbon")].map((ribbon) => [...ribbon.querySelectorAll("button")]
+        .map((band) => parseInt(band.textContent)).filter(Boolean))}"""
     result, asked = drive(chromium, pages["two"], script)
     assert result["ribbons"] == 2 and result["all"] == 2 * result["one"] == 864
     assert result["bands"] == [[1, 3, 5], [1, 3]] and "pre_think" in result["monitors"]
@@ -182,3 +185,26 @@ def test_a_new_signal_of_the_hook_has_a_panel_and_nothing_else_to_change(
     assert ["shouting", "capitals", 0.25] in found
     titles = [title for title, _, _ in found]
     assert len(titles) == len(set(titles)) and "think_words" not in titles
+
+
+def test_arrow_keys_move_through_the_list_and_only_what_is_seen_is_drawn(
+    chromium: str, pages: dict[str, Path]
+) -> None:
+    script = """const list = document.getElementById("list"), rows = () => list.querySelectorAll(".row");
+    rows()[3].click();
+    for (let n = 0; n < 40; n++) list.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowDown" }));
+    await rest();
+    const [on] = list.querySelectorAll(".on"), box = on.getBoundingClientRect(), frame = list.getBoundingClientRect();
+    const seen = box.top >= frame.top && box.bottom <= frame.bottom + 1;
+    return [Number(on.dataset.at), seen, rows().length, document.getElementById("detail").textContent, steps()[43]]"""
+    (at, seen, drawn, detail, step), _ = drive(chromium, pages["one"], script)
+    assert at == 43 and seen and drawn < 40 and detail.startswith(f"step {step}, ")
+
+
+def test_clear_and_a_ribbon_set_the_filters(chromium: str, pages: dict[str, Path]) -> None:
+    script = """await set("text", "zzz"); const none = [hits.length, document.getElementById("detail").textContent];
+    document.querySelector("button[type=reset]").click(); await rest(); const all = hits.length;
+    const bar = document.querySelectorAll("#ribbons button")[0]; bar.click(); await rest();
+    return [none, all, Math.max(...steps()), Number(bar.dataset.to)]"""
+    (none, all_, last, to), _ = drive(chromium, pages["one"], script)
+    assert none == [0, "No rollout passes these filters."] and all_ == 432 and last == to > 1

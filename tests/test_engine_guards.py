@@ -6,7 +6,7 @@ from recipes.engine.guards import SkippedSteps, check_finite
 
 
 def test_each_broken_metric_is_named():
-    with pytest.raises(FloatingPointError, match="step 7: loss=nan, actor_grad_norm=-1.0"):
+    with pytest.raises(FloatingPointError, match=r"step 7: loss=nan, actor_grad_norm=-1.0"):
         check_finite({"loss": float("nan"), "kl": -0.1, "actor_grad_norm": -1.0}, 7)
     check_finite({"kl": -0.1, "actor_grad_norm": 0.0, "generated_samples": ["text", 1]}, 8)
 
@@ -18,7 +18,7 @@ def test_the_third_step_in_a_row_with_a_skipped_update_stops_the_run():
     skipped.check({"actor_skipped_steps": 0, "actor_grad_norm": 0.5}, 3)
     for step in (4, 5):
         skipped.check({"critic_skipped_steps": 2, "actor_grad_norm": 0.1 * step}, step)
-    with pytest.raises(FloatingPointError, match="3 steps in a row.*critic_skipped_steps"):
+    with pytest.raises(FloatingPointError, match=r"3 steps in a row.*critic_skipped_steps"):
         skipped.check({"critic_skipped_steps": 1, "actor_grad_norm": 0.7}, 6)
 
 

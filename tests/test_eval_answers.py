@@ -17,10 +17,10 @@ from data_prep.rows import Question, build_row
 from eval import ask
 from eval.ask import answer_tasks, cut_chunks
 from eval.modes import judge, render
-from eval.plan import make_plan
 from eval.run import evaluate
 from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
 from eval.summary import summarise_samples
+from eval.tasks import make_plan
 
 
 def write_data(
@@ -94,12 +94,11 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def run_engine(job: dict[str, Any], log: Path):  # type: ignore[no-untyped-def]
         jobs.append(job)
-        yield {"event": "loaded"}
         for task in job["tasks"]:
             for chunk in task["chunks"]:
                 yield {"event": "progress", "done": len(chunk)}
                 text = {"response": "<think>x</think><answer>B</answer>", "tokens": 3}
-                yield {"event": "answers", "task": task["key"], "answers": [text for _ in chunk]}
+                yield {"event": "answers", "answers": [text for _ in chunk]}
         yield {"event": "done"}
 
     monkeypatch.setattr(ask, "run_engine", run_engine)

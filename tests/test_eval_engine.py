@@ -179,7 +179,6 @@ def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
     prompts = [{"text": f"Case {i}\nAssistant:\n", "seed": i, "num_options": 4} for i in range(300)]
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "stop": []}
     task = {
-        "key": "k",
         "letters": False,
         "keep_special_tokens": True,
         "sampling": sampling,

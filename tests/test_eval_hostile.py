@@ -16,12 +16,12 @@ from data_prep.errors import UserError
 from eval import endpoint
 from eval.card import make_card
 from eval.page import render_page
-from eval.plan import make_plan
 from eval.plots import plot_accuracy, plot_parts
 from eval.run import evaluate, main, print_results
 from eval.samples import Request, build_sample, read_samples
 from eval.settings import check_settings
 from eval.summary import summarise_samples
+from eval.tasks import make_plan
 from tests.test_card import run as run_folder  # noqa: F401
 from tests.test_eval_endpoint import SAMPLING, Server, ask, cfg, say, server, write_toy_data  # noqa: F401
 from tests.test_eval_report import HOSTILE, list_results, make_samples
@@ -396,7 +396,7 @@ def test_samples_of_errors_are_rows_too(
     sample = build_sample(request, endpoint.Answer(error="timeout"), "think")
     assert sample["reason"] == "error" and not sample["correct"]
     assert read_samples(tmp_path / "none") == []
-    check_settings(make_cfg())
+    assert check_settings(make_cfg()) == []
 
 
 ODD: list[Any] = [

@@ -18,7 +18,6 @@ import yaml
 from data_prep.errors import UserError
 from reward_server.scoring import (
     Settings,
-    check_settings,
     parse_label,
     read_settings,
     score_response,
@@ -153,6 +152,7 @@ def test_mode_comes_from_the_environment(hook, monkeypatch):
             make_label(answer="E"),
             "row 'medqa/train/7': answer 'E' is not one capital letter from A to D",
         ),
+        (make_label()[:-1] + ', "answer": "D"}', "is not a JSON object, or has a key twice"),
         (make_label(answer="c"), "row 'medqa/train/7': answer 'c'"),
         (make_label(answer=2), "row 'medqa/train/7': label.answer=2: must be a valid string"),
         (make_label(options=["one"]), "row 'medqa/train/7': options ['one'] are not 2 to 26 texts"),
@@ -235,17 +235,17 @@ def test_the_hook_needs_no_engine():
     ],
 )
 def test_bad_settings_are_named_by_the_recipe_s_key(settings, problem):
-    (found,) = check_settings(settings)
-    assert found.startswith("reward") and problem in found and "\n" not in found
     with pytest.raises(UserError) as caught:
         read_settings({"MEDRLVR_REWARD": json.dumps(settings)})
-    assert caught.value.problems == (found,)
+    (found,) = caught.value.problems
+    assert found.startswith("reward") and problem in found and "\n" not in found
 
 
 def test_all_bad_settings_are_named_at_once():
-    found = check_settings({"mode": 3, "options": {"wrong": "x", "max_words": -1}})
+    with pytest.raises(UserError) as caught:
+        read_settings(make_settings(mode=3, options={"wrong": "x", "max_words": -1}))
     keys = ["reward.mode=3", "reward.options.wrong=x", "reward.options.max_words=-1"]
-    assert [problem.split(":")[0] for problem in found] == keys
+    assert [problem.split(":")[0] for problem in caught.value.problems] == keys
 
 
 def test_settings_that_are_no_json_are_named():

@@ -69,7 +69,7 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 2150,
-    "reward_server": 1175,
+    "reward_server": 1120,
     "recipes": 3150,
     "eval": 3450,
 }

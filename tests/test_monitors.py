@@ -217,7 +217,7 @@ def test_the_terminal_shows_both_while_it_watches(tmp_path, monkeypatch):
     path.write_text("".join(json.dumps(row) + "\n" for row in before))
     reader = terminal.MetricsReader(path)
     live = LiveView(question_words=20)
-    for row in reader.read_before():  # a run that is resumed goes on in its phase
+    for row in reader.read_new():  # a run that is resumed goes on in its phase
         live.take(row)
     assert live.describe_phase() == "phase 3, Concise Structurer"
     with path.open("a") as file:

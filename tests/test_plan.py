@@ -275,7 +275,7 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
 
 
 def test_the_disk_counts_what_is_kept(compose_one):
-    cfg, shape = compose_one("paper", "8x80gb")
+    cfg, shape = compose_one("tuned", "8x80gb")
     sizes = fit.plan_disk(cfg, "ppo", shape, {"train": 10178, "dev": 1272})
     assert (
         sizes["to resume from"] == 14 * shape.parameters * 2 * 3

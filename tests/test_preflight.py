@@ -309,7 +309,7 @@ def test_a_compute_node_must_be_able_to_compile_adam(gpu_node, node, parts):
 
 def test_what_may_not_fit_is_a_warning_and_does_not_stop_a_run(compose_config, bank):
     """Activations and buffers rest on assumptions, so only weights and optimizer states refuse."""
-    words = ("experiment=paper", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
+    words = ("experiment=tuned", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
     cfg = compose_config("rlvr", *words, "data=bank", f"data_dir={bank}")
     assert list(fit.check_memory(cfg, "ppo", read_shape(cfg))[0]) == []
     doubts = find_doubts(cfg, "ppo")

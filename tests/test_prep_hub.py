@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow  # 10 s: a process of its own, with `datasets`
 ROOT = Path(__file__).resolve().parents[1]
 PINNED, MOVED = "a" * 40, "b" * 40
 MEDQA, MMLU_PRO = "openlifescienceai/MedQA-USMLE-4-options-hf", "TIGER-Lab/MMLU-Pro"
+MEDQA_5, CONVERTED = "bigbio/med_qa", "c" * 39 + "0"
 FIRST = {"train": 100, "validation": 40, "test": 0}
 
 # Runs in the child: prepares each case and prints its outcome, one JSON line each.
@@ -73,6 +74,24 @@ def upstream_row(number: int) -> dict:
         "meta_info": "step1",
         "answer_idx": "B",
     }
+
+
+def medqa_5_row(number: int) -> dict:
+    """A row of the hub's five-option data set: options as key and value."""
+    row = upstream_row(number)
+    options = {**row["options"], "E": 'waiting\n"'}
+    pairs = [{"key": key, "value": text} for key, text in options.items()]
+    return {**row, "options": pairs}
+
+
+def medqa_5_files() -> dict[str, bytes]:
+    """The hub's own conversion to Parquet: a folder for each config, none of them described."""
+    files = {}
+    for folder in ("med_qa_en_source", "med_qa_zh_source"):
+        for split, first in FIRST.items():
+            rows = [medqa_5_row(first + number + len(folder)) for number in range(30)]
+            files[f"{folder}/{split}/0000.parquet"] = to_parquet(rows)
+    return files
 
 
 def mmlu_pro_row(number: int, category: str = "health") -> dict:
@@ -134,7 +153,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"},
                 body,
             )
-        commit = self.server.main if revision == "main" else revision
+        branches = {"main": self.server.main, "refs%2Fconvert%2Fparquet": CONVERTED}
+        commit = branches.get(revision, revision)
         revisions = self.server.repos.get(repo)
         if revisions is None or commit not in revisions:
             code = "RepoNotFound" if revisions is None else "RevisionNotFound"
@@ -293,6 +313,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
         jsonl = "\n".join(map(json.dumps, lines)).encode()
         hub.repos[MMLU_PRO] = {PINNED: {"test.jsonl": jsonl}}
         results["jsonl"] = run("data=mmlu_pro_health", f"data.hub.revision={PINNED}")
+        hub.repos[MEDQA_5] = {CONVERTED: medqa_5_files()}
+        results["five options"] = run("data=medqa_5", "data.official.dev.sha256=null")
         local = work / "local"
         local.mkdir()
         for name, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
@@ -358,3 +380,13 @@ def test_jsonl_on_the_hub_is_read_and_other_categories_are_left_out(outcomes: di
 def test_the_hubs_parquet_and_a_local_jsonl_of_the_same_rows_have_one_hash(outcomes: dict) -> None:
     hub, local = (outcomes[case]["manifest"]["origin"]["rows"] for case in ("dropped", "local"))
     assert hub == local
+
+
+def test_five_options_are_read_from_the_hubs_parquet_branch(outcomes: dict) -> None:
+    manifest = outcomes["five options"]["manifest"]
+    assert manifest["origin"]["revision"] == CONVERTED
+    assert manifest["origin"]["asked_revision"] == "refs/convert/parquet"
+    kept = {name: facts["kept"] for name, facts in manifest["splits"].items()}
+    assert kept == {"train": 30, "dev": 30, "test": 30}
+    assert len(manifest["splits"]["dev"]["fixed"]["stray_quotes"]) == 30
+    assert manifest["files"]["test.jsonl"]["rows"] == 30

@@ -504,7 +504,7 @@ def test_hostile_files_are_rows_drops_or_one_line(tmp_path, kind):
         try:
             records = read_records(cfg)
             for name, rows in records.splits.items():
-                split, _ = parse_records(name, rows, custom.parse_row, cfg.data, lambda *_: None)
+                split, _ = parse_records(name, rows, custom.parse_row, cfg.data)
                 kept += split.describe()["kept"]
                 for question in split.questions:
                     shuffle_options(question, 1)

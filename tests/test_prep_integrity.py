@@ -53,7 +53,10 @@ def write_manifest(
 ) -> Path:
     folder.mkdir()
     origin = {"rows": rows, "revision": revision}
-    (folder / "manifest.json").write_text(json.dumps({"format": form, "origin": origin}))
+    files = {f"{split}.jsonl": facts for split, facts in rows.items()}
+    (folder / "manifest.json").write_text(
+        json.dumps({"format": form, "origin": origin, "files": files})
+    )
     return folder
 
 

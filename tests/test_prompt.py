@@ -1,12 +1,22 @@
 """The prompt: its exact text, and that no response can merge with its end."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from data_prep.prompt import render_direct_prompt, render_prompt, render_question
+from data_prep.errors import UserError
+from data_prep.prompt import (
+    PAPER,
+    PLAIN,
+    ChatFrame,
+    find_template,
+    render_direct_prompt,
+    render_prompt,
+    render_question,
+)
 
 OPTIONS = ["Aspirin", "Rest"]
 TOKENIZER = Path(__file__).with_name("tokenizer")
@@ -100,3 +110,100 @@ def test_a_number_of_options_without_letters_is_refused(number: int) -> None:
 
 def test_26_options_are_lettered_to_z() -> None:
     assert render_question("q", ["x"] * 26).endswith("\nZ. x")
+
+
+# --- named templates ------------------------------------------------------------------------------------------------
+
+LAPTOP = Path(__file__).resolve().parents[1] / "recipes/laptop_model"
+RESPONSES = ["B<|endoftext|>", "<think>\nIt is.\n</think>\n<answer>B</answer>", " B", "B", "."]
+
+
+def write_template(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.txt"
+    path.write_bytes(text.encode())
+    return str(path)
+
+
+def test_the_paper_template_is_exactly_this() -> None:
+    assert render_prompt("What helps?", OPTIONS, template=PAPER) == (
+        "User talks with Assistant. User asks a question, and Assistant works out the answer. It reasons silently "
+        "first and then tells User the answer. The reasoning goes into <think> </think>, the answer into <answer> "
+        "</answer>, in this form: <think> the reasoning </think><answer> the answer </answer>\n\n"
+        "User: What helps?\nReply with the letter of just one option.\nOptions:\nA. Aspirin\nB. Rest\nAssistant:\n"
+    )
+    assert render_direct_prompt("What helps?", OPTIONS, template=PAPER).endswith(
+        "best option.\n\nUser: What helps?\nReply with the letter of just one option.\n"
+        "Options:\nA. Aspirin\nB. Rest\nAssistant:\n"
+    )
+
+
+def test_the_hashes_of_the_templates_stay() -> None:
+    """A new hash means other scores: raise PROMPT_VERSION with it."""
+    assert [template.describe()["sha256"][:16] for template in (PLAIN, PAPER)] == [
+        "970e7dc977cdaaaa",
+        "005d68bc453105d6",
+    ]
+
+
+@pytest.mark.parametrize("folder", [TOKENIZER, LAPTOP])
+@pytest.mark.parametrize("template", ["plain", "paper", "file"])
+@pytest.mark.parametrize("response", RESPONSES)
+def test_every_template_keeps_its_ids_apart_from_the_response(
+    tmp_path: Path, folder: Path, template: str, response: str
+) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if template == "file":
+        chosen = find_template(
+            "paper", write_template(tmp_path, "{question}\n{options}\nAssistant:\n")
+        )
+    else:
+        chosen = find_template(template)
+    for render in (render_prompt, render_direct_prompt):
+        prompt = render("What helps?", OPTIONS, template=chosen)
+        ids = [
+            tokenizer.encode(text, add_special_tokens=False).ids
+            for text in (prompt, response, prompt + response)
+        ]
+        assert ids[0] + ids[1] == ids[2]
+
+
+def test_a_file_replaces_the_think_prompt_alone(tmp_path: Path) -> None:
+    chosen = find_template(
+        "paper", write_template(tmp_path, "Q {question}\r\n{options}\nAssistant:")
+    )
+    assert render_prompt("{options}?", OPTIONS, template=chosen) == (
+        "Q {options}?\nA. Aspirin\nB. Rest\nAssistant:"
+    )
+    direct = [render_direct_prompt("q", OPTIONS, template=t) for t in (chosen, PAPER)]
+    assert direct[0] == direct[1]
+    assert chosen.describe()["file"] == "mine.txt"
+    assert chosen.describe()["sha256"] != PAPER.describe()["sha256"]
+    assert render_prompt("q", OPTIONS, ChatFrame("<u>", "</u>\n"), chosen) == (
+        "<u>Q q\nA. Aspirin\nB. Rest\nAssistant:</u>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{options}\n", "has no {question}"),
+        ("{question}\n", "has no {options}"),
+        ("{question} {options} {x}\n", "braces"),
+        ("{question} {options} {{\n", "braces"),
+        ("{question!r} {options}\n", "has no {question}"),
+        ("{question}\n{options}\nAssistant: ", "ends in a blank"),
+        ("{question}\n{options}", "end it in a line break"),
+    ],
+)
+def test_a_file_that_is_no_template_is_refused_with_the_reason(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    with pytest.raises(UserError, match="mine.txt.*" + re.escape(told)):
+        find_template("plain", write_template(tmp_path, text))
+
+
+def test_an_unknown_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not one of plain, paper"):
+        find_template("r1")
+    with pytest.raises(UserError, match="cannot be read"):
+        find_template("paper", str(tmp_path / "none.txt"))

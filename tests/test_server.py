@@ -437,6 +437,19 @@ def test_the_process_starts_and_stops():
     assert "reward server: stopped" in output
 
 
+def test_a_half_sent_body_gets_a_reply_when_the_server_stops():
+    port = find_port()
+    process = start_server(port=port)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 the server stops")
+    assert "ask again" in json.loads(body)["error"]
+    assert process.wait(timeout=10) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "message"),
     [

@@ -9,15 +9,14 @@ from data_prep.options import find_index_base
 from data_prep.rows import Question, unify_meta
 
 
-def cop_rows(values: list[object], explanations: list[str] | None = None) -> list[dict]:
-    return [
-        {"cop": value, "exp": (explanations or [""] * len(values))[n]}
-        for n, value in enumerate(values)
-    ]
+def cop_rows(values: list[object]) -> list[dict]:
+    return [{"cop": value, "options": list("abcd")} for value in values]
 
 
 def find_base(rows: list) -> int:
-    return find_index_base(rows, "cop", lambda record: 4, "exp")["base"]
+    base = find_index_base(rows, "cop", "options")
+    assert base == find_index_base(rows, "cop", ["opa", "opb", "opc", "opd"])
+    return base
 
 
 @pytest.mark.parametrize(
@@ -34,22 +33,11 @@ def test_the_base_is_found_out(values: list, base: int) -> None:
         cop_rows([1, 2, 3]),  # could be either
         cop_rows([0, 1, 4]),  # contradicts itself
         cop_rows([]),
-        cop_rows(
-            [0, 2, 3], ["", "Ans. (b)", "Answer is 'c'"]
-        ),  # 0 says base 0, the explanations say base 1
     ],
 )
 def test_a_base_that_the_rows_do_not_settle_stops_preparation(rows: list) -> None:
     with pytest.raises(UserError, match=r"data\.index_base"):
         find_base(rows)
-
-
-def test_explanations_are_read_in_the_shapes_that_occur() -> None:
-    said = ["Ans. is 'c' i.e.", "Answer- C. ", "ANS: (c) Because", "Ans. C: see", "Ans is c "]
-    facts = find_index_base(
-        cop_rows([3, 3, 3, 3, 3, 4], [*said, "Ant. to"]), "cop", lambda record: 4, "exp"
-    )
-    assert facts == {"base": 1, "explanations_that_agree": 5, "that_say_the_other": 0}
 
 
 def test_meta_columns_get_one_type_that_arrow_can_hold() -> None:

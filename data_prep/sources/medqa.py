@@ -1,14 +1,17 @@
 """MedQA-USMLE, the English questions of the US medical licensing exam, with 4 or 5 options.
 
 Data set   MedQA (Jin et al. 2020, arXiv 2009.13081), https://github.com/jind11/MedQA
-Hub        id and revision in recipes/configs/data/medqa.yaml; 5 options: the upstream's files
+Hub        4 options: id and revision in recipes/configs/data/medqa.yaml
+           5 options: bigbio/med_qa behind a script; its Parquet branch needs none (medqa_5.yaml)
 Licence    MIT (upstream repository)
 Splits     train 10,178 / dev 1,272 / test 1,273
 Fields     upstream: question, answer, options {A..D or A..E}, meta_info, answer_idx; not read:
                      metamap_phrases
-           hub:      id, sent1, sent2, ending0..ending3, label (counts from 0); no meta_info
+           hub, 4:   id, sent1, sent2, ending0..ending3, label (counts from 0); no meta_info
+           hub, 5:   as upstream, but options [{key, value}, ..]
 
-About 1 row in 150 has blanks around an option; in two test rows only the gold option has them.
+About 1 row in 150 has blanks around an option; in two test rows only the gold option has them. With
+5 options, E ends in a line break and a stray quote in 112 rows of dev and test.
 """
 
 from typing import Any
@@ -20,13 +23,15 @@ from data_prep.rows import Question, get_letter, get_optional_text, get_text, ge
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """Read a MedQA record in either of its two published layouts. Raises BadRow."""
+    """Read a MedQA record in any of its three published layouts. Raises BadRow."""
     if isinstance(record, dict) and "ending0" in record:
         options = [get_text(record, f"ending{number}") for number in range(4)]
         stem = " ".join(
             filter(None, [get_text(record, "sent1"), get_optional_text(record, "sent2")])
         )
         return Question(row_id, stem, options, get_letter(record, "label", 0, 4), {"step": ""})
+    if isinstance(record, dict) and isinstance(record.get("options"), list):
+        record = {**record, "options": read_pairs(record["options"])}
     stem, answer, options = (
         get_text(record, "question"),
         get_text(record, "answer_idx"),
@@ -38,3 +43,11 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
             "gold_text_differs", f"answer_idx {answer} is {gold!r}, answer is {record['answer']!r}"
         )
     return Question(row_id, stem, options, answer, {"step": get_text(record, "meta_info")})
+
+
+def read_pairs(options: list[Any]) -> dict[str, str]:
+    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow (a letter twice)."""
+    pairs = {get_text(option, "key"): get_text(option, "value") for option in options}
+    if len(pairs) != len(options):
+        raise BadRow("wrong_type", f"options are lettered {[o['key'] for o in options][:30]}")
+    return pairs

@@ -21,9 +21,7 @@ CHOICES = "Answer Choices:"
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """Read a MedXpertQA record. Raises BadRow, also where the list in the stem does not repeat the
-    options.
-    """
+    """Read a MedXpertQA record. Raises BadRow, also where the stem lists other options."""
     question, options = get_text(record, "question"), get_texts(record, "options")
     stem, found, listed = question.rpartition(CHOICES)
     if found:

@@ -1,14 +1,14 @@
 """MMLU-Pro, one category: `health` is the out-of-distribution test of the paper.
 
 Data set   MMLU-Pro (Wang et al. 2024, arXiv 2406.01574), https://github.com/TIGER-AI-Lab/MMLU-Pro
-Hub        TIGER-Lab/MMLU-Pro; revision in recipes/configs/data/mmlu_pro_health.yaml
+Hub        TIGER-Lab/MMLU-Pro; revisions in recipes/configs/data/mmlu_pro_health*.yaml
 Licence    MIT (data set card; the code repository is Apache-2.0)
-Splits     test 12,032, of which 818 in health; the upstream's 70 validation rows are few-shot examples, not read
-Fields     question_id, question, options [3 to 10], answer, answer_index, cot_content, category, src
+Splits     test 12,032, of which 818 in health; 70 validation rows are few-shot examples, not read
+Fields     question_id, question, options [3 to 10], answer, answer_index, category, src
 
-The 818 rows hold 683 different stems, but two stems are generic ("Which of the following statements is correct?"), so
-rows are told apart by stem and gold option: 686 clusters. Stem and whole option set: 723, since the authors drew the
-added distractors anew for each copy. Older copies differ in some gold letters (health: id 6392).
+Two stems are generic ("Which of the following statements is correct?"), so rows are told apart by
+stem and gold option: 686 clusters of 683 stems. Labels were corrected since April 2025 (21 rows of
+health): mmlu_pro_health has the older ones, mmlu_pro_health_2026 the corrected ones.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """Read an MMLU-Pro record, numbered by its question_id. Raises BadRow and NotSelected."""
+    """Read an MMLU-Pro record of `data.category`. Raises BadRow, and NotSelected for others."""
     if get_text(record, "category") != data.category:
         raise NotSelected
     number = record.get("question_id")

@@ -34,9 +34,7 @@ def read_test_ids() -> frozenset[str]:
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
-    """Read a PubMedQA record in either layout, numbered by its PubMed id. Raises BadRow, and
-    NotSelected.
-    """
+    """Read a PubMedQA record, numbered by its PubMed id. Raises BadRow, and NotSelected."""
     dataset_split = row_id.rsplit("/", 1)[0]
     if isinstance(record, dict) and "pubid" in record:
         number, stem = str(record["pubid"]), get_text(record, "question")

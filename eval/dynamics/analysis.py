@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from eval.dynamics.features import extract_features, find_terms
 from eval.dynamics.monitors import Span, check_run
-from eval.dynamics.phases import KEYS, label_steps
+from eval.dynamics.phases import KEYS, NAMES, label_steps
 from eval.dynamics.run_files import RunFiles
 from eval.statistics import wilson_interval
 
@@ -38,14 +38,14 @@ class Analysis(NamedTuple):
     """An analysed run.
 
     rollouts: one row each, with its features and its step's phase. steps: means by step, with the
-    names of metrics.jsonl. phases, confidence: one for each step. evals: accuracy by evaluation.
+    names of metrics.jsonl, its phase and how sure that is; NaN where unknown. phases: spans of
+    steps of one phase. spans: of tripped monitors. evals: accuracy by evaluation.
     """
 
     run: RunFiles
     rollouts: pd.DataFrame
-    steps: list[dict[str, Any]]
-    phases: list[int]
-    confidence: list[float]
+    steps: pd.DataFrame
+    phases: list[dict[str, Any]]
     spans: list[Span]
     evals: list[dict[str, Any]]
     question_words: float
@@ -62,12 +62,12 @@ def analyse(run: RunFiles, advance: Callable[[int], None] = lambda count: None) 
     steps = describe_steps(train, run.train)
 
     samples = [step[list(KEYS)].to_numpy(np.float32) for _, step in train.groupby("step")]
-    phases = label_steps(steps, words)
-    confidence = bootstrap_phases(samples, phases, words)
-    phase_of = {row["step"]: phase for row, phase in zip(steps, phases, strict=True)}
-    rollouts["phase"] = rollouts["step"].map(phase_of).fillna(0).astype(int)
+    phases = label_steps(steps.to_dict("records"), words)
+    steps = steps.assign(phase=phases, confidence=bootstrap_phases(samples, phases, words))
+    rollouts["phase"] = rollouts["step"].map(steps.set_index("step")["phase"]).fillna(0).astype(int)
     evals = measure_evals(rollouts[rollouts["split"] != "train"])
-    return Analysis(run, rollouts, steps, phases, confidence, check_run(steps), evals, words)
+    spans = check_run(steps.to_dict("records"))
+    return Analysis(run, rollouts, steps, find_phases(steps), spans, evals, words)
 
 
 def measure_rollouts(
@@ -78,9 +78,8 @@ def measure_rollouts(
     for number, row in enumerate(run.rollouts, 1):
         question = run.questions.get(row.id)
         gold, options = (question.answer, question.options) if question else (None, [])
-        features = extract_features(
-            row.response, gold or "A", options, terms.get(row.id, frozenset())
-        )
+        known = terms.get(row.id, frozenset())
+        features = extract_features(row.response, gold or "A", options, known)
         measured.append(row.model_dump() | features)
         if number % 500 == 0:
             advance(500)
@@ -91,9 +90,7 @@ def measure_rollouts(
     return rollouts
 
 
-def describe_steps(
-    train: pd.DataFrame, metrics: dict[int, dict[str, float]]
-) -> list[dict[str, Any]]:
+def describe_steps(train: pd.DataFrame, metrics: dict[int, dict[str, float]]) -> pd.DataFrame:
     """Average each step's rollouts, and add what the engine logged; drop means of nothing."""
     groups = train.groupby("step")
     # UNKNOWN is NaN, which a mean leaves out
@@ -101,13 +98,11 @@ def describe_steps(
     means = means.rename(columns=RENAMED)
     means.insert(0, "n", groups.size())
     means["reward_se"] = groups["reward"].sem().fillna(0.0)
-    steps = []
-    for step, row in zip(means.index, means.to_dict("records"), strict=True):
-        known = {key: value for key, value in row.items() if value == value}
-        logged = metrics.get(step, {})
-        known |= {key: logged[key] for key in ENGINE_METRICS if key in logged}
-        steps.append({"step": int(step), **known, "n": int(row["n"])})
-    return steps
+    right = means["accuracy"]
+    means["accuracy_se"] = np.sqrt(right * (1 - right) / means["n"])
+    logged = pd.DataFrame.from_dict(metrics, orient="index", dtype=float)
+    means = means.join(logged.reindex(columns=ENGINE_METRICS))
+    return means.dropna(axis="columns", how="all").reset_index()
 
 
 def bootstrap_phases(
@@ -130,13 +125,17 @@ def bootstrap_phases(
     return [float(fraction) for fraction in same / RESAMPLES]
 
 
-def find_spans(one: Analysis) -> list[tuple[int, int, int]]:
-    """List the run's phases in order: (first step, last step, phase), no phase (0) among them."""
-    spans: list[tuple[int, int, int]] = []
-    for row, phase in zip(one.steps, one.phases, strict=True):
-        first = spans.pop()[0] if spans and spans[-1][2] == phase else row["step"]
-        spans.append((first, row["step"], phase))
-    return spans
+def find_phases(steps: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the spans of steps of one phase in order, no phase (0) among them."""
+    phase = steps["phase"]
+    spans = steps.groupby((phase != phase.shift()).cumsum()).agg(
+        phase=("phase", "first"),
+        first=("step", "first"),
+        last=("step", "last"),
+        confidence=("confidence", "mean"),
+    )
+    spans.insert(1, "name", spans["phase"].map(NAMES))
+    return spans.to_dict("records")
 
 
 def measure_evals(rollouts: pd.DataFrame) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ paper's format check whatever the run was rewarded by, so that runs can be compa
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from eval.reading import lenient_choice
 from reward_server.signals import measure_signals
@@ -28,43 +28,35 @@ WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = math.nan
 """A feature that a rollout does not have; means leave it out."""
 
-
-class Parts(NamedTuple):
-    """A response cut at its tags. untagged: everything, where there is no `<think>`."""
-
-    before: str
-    think: str
-    answer: str
-    after: str
-    untagged: str
+PARTS = ("before", "think", "answer", "after", "untagged")
+"""Of a response: before, inside and after its tags; all is untagged where there is no `<think>`."""
 
 
-def drop_end(response: str) -> str:
-    """Drop the special tokens at the end (looked for in the last 200 characters: linear time)."""
-    end = END_OF_TEXT.search(response, max(0, len(response) - 200))
-    return response[: end.start()] if end else response
+def label_pieces(response: str) -> list[tuple[str, str]]:
+    """Cut a response at its first tags: (part, text) in order; a tag's part is `tag`.
 
-
-def split_parts(response: str) -> Parts:
-    """Cut a response at its first tags; the special tokens at its end are no text.
-
-    A part that is not closed continues to the next tag. Text between parts is `after`.
+    A part that is not closed continues to the next tag. Text between parts is `after`. The last
+    piece is the special tokens at the end, which are no text (of 200 characters: linear time).
     """
-    pieces = TAG.split(drop_end(response))
-    has_think = "<think>" in pieces
-    parts = {"before": "", "think": "", "answer": "", "after": "", "untagged": ""}
-    place = "before" if has_think else "untagged"
+    end = END_OF_TEXT.search(response, max(0, len(response) - 200))
+    texts = TAG.split(response[: end.start()] if end else response)
+    place = "before" if "<think>" in texts else "untagged"
+    pieces = [(place, texts[0])]
     opened = set()
-    parts[place] = pieces[0]
-    for tag, text in zip(pieces[1::2], pieces[2::2], strict=True):
+    for tag, text in zip(texts[1::2], texts[2::2], strict=True):
         name = tag.strip("</>")
         if not tag.startswith("</") and name not in opened:
             opened.add(name)
             place = name
         elif place != "untagged" or "answer" in opened:
             place = "after"
-        parts[place] = f"{parts[place]} {text}" if parts[place] and text else parts[place] or text
-    return Parts(**parts)
+        pieces += [("tag", tag), (place, text)]
+    return [*pieces, ("tag", end[0] if end else "")]
+
+
+def join_parts(pieces: list[tuple[str, str]]) -> dict[str, str]:
+    """Join the pieces of each part."""
+    return {of: " ".join(text for part, text in pieces if part == of and text) for of in PARTS}
 
 
 def extract_features(
@@ -80,24 +72,23 @@ def extract_features(
     # of a question that was not found the options are unknown, of which there are at least two
     options = [*options, *[""] * (max(2, ord(answer) - 64) - len(options))]
     verdict = verify(response, answer, options)
-    parts = split_parts(response)
-    reasoning = "\n".join(
-        part for part in (parts.before, parts.think, parts.untagged) if part.strip()
-    )
+    pieces = label_pieces(response)
+    parts = join_parts(pieces)
+    reasoned = (parts["before"], parts["think"], parts["untagged"])
+    reasoning = "\n".join(part for part in reasoned if part.strip())
     choice = verdict.choice
-    if choice is None and not parts.think:
+    if choice is None and not parts["think"]:
         choice = lenient_choice(response, options)
     stated = find_first_statement(reasoning, choice, options)
     words = len(reasoning.split())
     features = measure_signals(response, verdict, options)
     del features["accuracy"]  # by the paper's check; the run's own is in its rollouts
-    for name, part in parts._asdict().items():
-        features[f"words_{name}"] = float(len(part.split()))
+    features |= {f"words_{name}": float(len(part.split())) for name, part in parts.items()}
     return features | {
-        "characters": float(len(drop_end(response))),
+        "characters": float(len(response) - len(pieces[-1][1])),
         "first_statement": stated,
         "leak_position": stated / words if stated >= 0 else UNKNOWN,
-        "steps": float(count_sentences(reasoning)),
+        "steps": float(sum(len(match[0].split()) >= 3 for match in SENTENCE.finditer(reasoning))),
         "overlap": measure_overlap(reasoning, terms),
         "agrees": judge_agreement(verdict, options),
     }
@@ -120,11 +111,6 @@ def find_first_statement(reasoning: str, choice: str | None, options: Sequence[s
     return UNKNOWN
 
 
-def count_sentences(reasoning: str) -> int:
-    """Count steps of reasoning: sentences and lines of three words and more."""
-    return sum(len(match[0].split()) >= 3 for match in SENTENCE.finditer(reasoning))
-
-
 def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
     """Compare the choice that the reasoning names last with the answer's."""
     if verdict.choice is None or verdict.think is None:
@@ -136,14 +122,11 @@ def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
         named = match[1]
     if named is None:
         text = reasoning.lower()
-        places = {
-            chr(65 + index): text.rfind(option.lower())
-            for index, option in enumerate(options)
-            if option
-        }
-        last = max(places, key=lambda letter: places[letter], default=None)
-        named = last if last is not None and places[last] >= 0 else None
-    return UNKNOWN if named is None else float(named == verdict.choice)
+        places = [text.rfind(option.lower()) if option else -1 for option in options]
+        if max(places) < 0:
+            return UNKNOWN
+        named = chr(65 + places.index(max(places)))
+    return float(named == verdict.choice)
 
 
 def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, frozenset[str]]:
@@ -153,15 +136,10 @@ def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, froze
     questions: id -> question with options.
     """
     words = {key: frozenset(WORD.findall(text.lower())) for key, text in questions.items()}
-    counts: dict[str, int] = {}
-    for found in words.values():
-        for word in found:
-            counts[word] = counts.get(word, 0) + 1
+    counts = Counter(word for found in words.values() for word in found)
     limit = max(1.0, most * len(words))
-    return {
-        key: frozenset(word for word in found if counts[word] <= limit)
-        for key, found in words.items()
-    }
+    frequent = {word for word, count in counts.items() if count > limit}
+    return {key: found - frequent for key, found in words.items()}
 
 
 def measure_overlap(reasoning: str, terms: frozenset[str]) -> float:

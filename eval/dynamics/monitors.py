@@ -5,8 +5,12 @@ names of metrics.jsonl. A monitor whose metric is not logged stays silent.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median_high, variance
 from typing import Any, NamedTuple
+
+import yaml
 
 Row = Mapping[str, Any]
 Found = tuple[float, float] | None  # the value and the limit that it reached
@@ -16,11 +20,10 @@ FLAT = 30  # steps, compared with the 30 before them
 KEPT = 200  # steps that a monitor looks back at most, and the run's first
 PAUSE = 20  # steps without it after which a monitor that trips again begins a new span
 
-LEAK, PRE_THINK, TRUNCATED, REPETITION = 0.5, 0.3, 0.2, 0.25  # fractions
 FORMAT_LOST = 0.3  # of all responses, below the best that the run had
 NEVER = 0.005  # fraction that follows the format; paper-size base models begin at about 0.02
 FIRST_STEPS = 3  # without the format, after which that is no accident
-KL, LENGTH_GROWTH = 0.5, 2.5  # nats a token; times the run's median
+LENGTH_GROWTH = 2.5  # times the run's median
 NOISE = 1.0  # standard errors that a reward must gain over FLAT steps not to be flat
 SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
 
@@ -30,26 +33,20 @@ KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind wit
 MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
 
 
-class Alarm(NamedTuple):
-    """A tripped monitor. value is beyond limit; says: what was seen; advice: what to do first.
+class Monitor(NamedTuple):
+    """An entry of monitors.yaml, which explains the fields."""
 
-    loud: the run learns nothing as it is, so the terminal must not let it be overlooked.
-    """
-
-    monitor: str
-    value: float
-    limit: float
     says: str
     advice: str
     loud: bool = False
+    fraction: str = ""
+    limit: float = 0.0
+    of_followed: bool = False
 
 
-class Span(NamedTuple):
-    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
-
-    first: int
-    last: int
-    alarm: Alarm
+TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+MONITORS = {name: Monitor(**entry) for name, entry in TABLE.items()}
+"""Every monitor by name; docs/dynamics.md has a section for each."""
 
 
 def read_values(rows: Sequence[Row], key: str) -> list[float]:
@@ -58,23 +55,19 @@ def read_values(rows: Sequence[Row], key: str) -> list[float]:
     return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def mean_recent(rows: Sequence[Row], key: str, count: int = RECENT) -> float | None:
-    """Average the last `count` steps; None where any lacks the metric or there are fewer."""
-    values = read_values(rows[-count:], key)
-    return sum(values) / count if len(values) == count else None
+def mean_recent(rows: Sequence[Row], key: str) -> float | None:
+    """Average the last RECENT steps; None where any lacks the metric or there are fewer."""
+    values = read_values(rows[-RECENT:], key)
+    return sum(values) / RECENT if len(values) == RECENT else None
 
 
-def watch_fraction(key: str, limit: float, of_followed: bool = False) -> Callable:
-    """Watch a fraction. of_followed: of the responses that follow the format, where most do."""
-
-    def watch(rows: Sequence[Row]) -> Found:
-        value = mean_recent(rows, key)
-        if value is not None and of_followed:
-            followed = mean_recent(rows, "format") or 0.0
-            value = value / followed if followed >= 0.5 else None
-        return (value, limit) if value is not None and value >= limit else None
-
-    return watch
+def watch_fraction(rows: Sequence[Row], monitor: Monitor) -> Found:
+    """Watch a metric for reaching a fixed limit."""
+    value = mean_recent(rows, monitor.fraction)
+    if value is not None and monitor.of_followed:
+        followed = mean_recent(rows, "format") or 0.0
+        value = value / followed if followed >= 0.5 else None
+    return (value, monitor.limit) if value is not None and value >= monitor.limit else None
 
 
 def watch_no_format(rows: Sequence[Row]) -> Found:
@@ -98,109 +91,60 @@ def watch_format(rows: Sequence[Row]) -> Found:
 def watch_length(rows: Sequence[Row]) -> Found:
     """Watch for responses several times as long as the run's median so far."""
     now = mean_recent(rows, "response_length")
-    earlier = sorted(read_values(rows[:-RECENT], "response_length"))
+    earlier = read_values(rows[:-RECENT], "response_length")
     if now is None or len(earlier) < 2 * RECENT:
         return None
-    limit = LENGTH_GROWTH * earlier[len(earlier) // 2]
+    limit = LENGTH_GROWTH * median_high(earlier)
     return (now, limit) if now >= limit else None
 
 
 def watch_reward(rows: Sequence[Row]) -> Found:
     """Watch for 30 steps that earned no more than the 30 before, while there is more to earn."""
     values = read_values(rows[-2 * FLAT :], "rollout/reward_mean")
-    if len(values) < 2 * FLAT:
-        return None
     before, now = values[:FLAT], values[FLAT:]
-    means = sum(before) / FLAT, sum(now) / FLAT
-    squares = sum((x - means[0]) ** 2 for x in before) + sum((x - means[1]) ** 2 for x in now)
-    limit = NOISE * math.sqrt(squares / (FLAT - 1) / FLAT)
-    gain = means[1] - means[0]
-    return (gain, limit) if gain <= limit and means[1] < SETTLED else None
+    if len(now) < FLAT or fmean(now) >= SETTLED:
+        return None
+    gain = fmean(now) - fmean(before)
+    limit = NOISE * math.sqrt((variance(before) + variance(now)) / FLAT)
+    return (gain, limit) if gain <= limit else None
 
 
 def watch_vllm_kl(rows: Sequence[Row]) -> Found:
     """Watch for rollouts that do not come from the weights being trained."""
-    value, first = mean_recent(rows, "vllm_kl"), read_values(rows[:1], "vllm_kl")
-    if first and abs(first[0]) >= MOST_ROUNDING:
-        return abs(first[0]), MOST_ROUNDING
-    limit = max(HEALTHY_KL, *(KL_GROWTH * abs(noise) for noise in first), 0.0)
+    value = mean_recent(rows, "vllm_kl")
+    first = max(map(abs, read_values(rows[:1], "vllm_kl")), default=0.0)
+    if first >= MOST_ROUNDING:
+        return first, MOST_ROUNDING
+    limit = max(HEALTHY_KL, KL_GROWTH * first)
     return (abs(value), limit) if value is not None and abs(value) >= limit else None
 
 
-class Monitor(NamedTuple):
-    """A check, what is said when it trips, and what to do; `key=value` can be typed as it is."""
+WATCHES = {
+    "no_format": watch_no_format,
+    "format_collapse": watch_format,
+    "length_runaway": watch_length,
+    "reward_flat": watch_reward,
+    "vllm_kl": watch_vllm_kl,
+}
 
-    watch: Callable[[Sequence[Row]], Found]
+
+class Alarm(NamedTuple):
+    """A tripped monitor: its name, what it found and what it says of that."""
+
+    monitor: str
+    value: float
+    limit: float
     says: str
     advice: str
-    loud: bool = False
+    loud: bool
 
 
-SLOWER = (
-    "stop; continue from the last checkpoint with a lower rate, such as "
-    "openrlhf.actor.adam.lr=5e-7, or hold it closer: openrlhf.algo.kl.init_coef=0.05"
-)
-MONITORS = {
-    "no_format": Monitor(
-        watch_no_format,
-        "NO RESPONSE FOLLOWS THE FORMAT since the first step ({value:.1%}): every reward is the "
-        "same, and nothing is learnt",
-        "read rollouts; the usual causes: responses are cut before </answer> "
-        "(openrlhf.rollout.max_new_tokens=1024); the prompt does not show the format to this "
-        "model; an instruct model has no chat template, or a base model has one (data.chat=true)",
-        loud=True,
-    ),
-    "leak": Monitor(
-        watch_fraction("leak", LEAK, of_followed=True),
-        "{value:.0%} of the responses state the answer before they reason",
-        "read some rollouts; reward.options.leak_penalty=0.2 makes it cost",
-    ),
-    "pre_think": Monitor(
-        watch_fraction("pre_think", PRE_THINK, of_followed=True),
-        "{value:.0%} of the responses write before <think>",
-        "reward.mode=strict forbids it, reward.options.pre_think_penalty=0.2 makes it cost",
-    ),
-    "truncation": Monitor(
-        watch_fraction("truncated", TRUNCATED),
-        "{value:.0%} of the responses are cut at openrlhf.rollout.max_new_tokens",
-        "raise it, such as openrlhf.rollout.max_new_tokens=1024, or shape the length: "
-        "reward.options.length_penalty=0.2 reward.options.max_words=200",
-    ),
-    "repetition": Monitor(
-        watch_fraction("repetition", REPETITION),
-        "{value:.0%} of the four-word runs repeat earlier ones",
-        SLOWER,
-    ),
-    "format_collapse": Monitor(
-        watch_format,
-        "{value:.0%} follow the format, after {best:.0%} at its best",
-        SLOWER,
-    ),
-    "kl_runaway": Monitor(
-        watch_fraction("kl", KL),
-        "KL to the base model is {value:.2f} nats a token",
-        SLOWER,
-    ),
-    "length_runaway": Monitor(
-        watch_length,
-        "responses have {value:.0f} tokens, over {limit:.0f}, which is 2.5 times the run's median",
-        "look for repetition first; then shape the length: "
-        "reward.options.length_penalty=0.2 reward.options.max_words=200",
-    ),
-    "reward_flat": Monitor(
-        watch_reward,
-        "the reward gained {value:+.3f} over 30 steps, which is within noise ({limit:.3f})",
-        "where it is high, stop; where it is low, train on easier questions first, or sample more: "
-        "openrlhf.rollout.n_samples_per_prompt=8",
-    ),
-    "vllm_kl": Monitor(
-        watch_vllm_kl,
-        "rollouts and training differ by {value:.1e} nats a token, over {limit:.1e}",
-        "the weight sync is broken or stale: stop, nothing learnt from here on counts",
-        loud=True,
-    ),
-}
-"""Every monitor by name; docs/dynamics.md has a section for each."""
+class Span(NamedTuple):
+    """The steps, first to last, over which a monitor stayed tripped; alarm: its strongest."""
+
+    first: int
+    last: int
+    alarm: Alarm
 
 
 def append_step(rows: Sequence[Row], row: Row) -> list[Row]:
@@ -212,7 +156,8 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
     """List what is tripped at the last of `rows`: the run's first step and its last ones."""
     alarms = []
     for name, monitor in MONITORS.items():
-        if found := monitor.watch(rows):
+        found = WATCHES[name](rows) if name in WATCHES else watch_fraction(rows, monitor)
+        if found:
             value, limit = found
             says = monitor.says.format(value=value, limit=limit, best=limit + FORMAT_LOST)
             alarms.append(Alarm(name, value, limit, says, monitor.advice, monitor.loud))
@@ -222,18 +167,18 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
 def check_run(rows: Sequence[Row]) -> list[Span]:
     """List the spans of steps over which a monitor was tripped in a run, by first step."""
     spans: list[Span] = []
-    running: dict[str, Span] = {}
+    latest: dict[str, int] = {}  # monitor -> the place of its last span
     kept: list[Row] = []
     for row in rows:
         step = int(row["step"])
         kept = append_step(kept, row)
-        alarms = {alarm.monitor: alarm for alarm in check_monitors(kept)}
-        # close the spans whose monitor has been silent for long enough
-        for name, span in list(running.items()):
-            if name not in alarms and step - span.last > PAUSE:
-                spans.append(running.pop(name))
-        for name, alarm in alarms.items():
-            old = running.get(name, Span(step, step, alarm))
+        for alarm in check_monitors(kept):
+            place = latest.get(alarm.monitor)
+            if place is None or step - spans[place].last > PAUSE:
+                latest[alarm.monitor] = len(spans)
+                spans.append(Span(step, step, alarm))
+                continue
+            old = spans[place]
             stronger = max(old.alarm, alarm, key=lambda one: abs(one.value - one.limit))
-            running[name] = Span(old.first, step, stronger)
-    return sorted([*spans, *running.values()], key=lambda span: (span.first, span.alarm.monitor))
+            spans[place] = Span(old.first, step, stronger)
+    return sorted(spans, key=lambda span: (span.first, span.alarm.monitor))

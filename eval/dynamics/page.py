@@ -10,34 +10,18 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
-from eval.dynamics.analysis import Analysis, find_spans
+from eval.dynamics.analysis import Analysis
+from eval.dynamics.features import label_pieces
+from eval.dynamics.figures import TABLES, WORDS, list_charts, name_runs, read_curve, to_json
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
-from reward_server.signals import SIGNALS
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("vendor/uPlot.min.css", "style.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "charts.js", "browser.js", "main.js")
-CURVE = Path(__file__).parent / "paper_curve.csv"
-"""The paper's figure 2, digitised: step, accuracy on the test set, characters of a response."""
-SHOWN = {
-    "step": 0,
-    "reward": 2,
-    "response_tokens": 0,
-    "steps": 0,
-    "first_statement": 0,
-    "repetition": 2,
-    "overlap": 2,
-    "agrees": 0,
-    "leak": 0,
-    "pre_think": 0,
-    "truncated": 0,
-}
-"""Numbers that the browser shows of a rollout or filters by, with their decimals."""
 
 
 def render_page(
@@ -49,23 +33,23 @@ def render_page(
     all runs together. overlay: `paper` lays its figure 2 under the curves.
     """
     labels = name_runs(analyses, groups)
+    steps = sorted({step for one in analyses for step in one.rollouts["step"].tolist()})
+    paper = read_curve(steps) if overlay == "paper" else None
+    report = {
+        "charts": list_charts(analyses, groups, paper),
+        "bands": analyses[0].phases if len(analyses) == 1 else [],
+        "range": [steps[0], steps[-1]],
+        "names": NAMES,
+        "labels": labels,
+    }
     drawn = [draw_evenly(one.rollouts, max(1, shown // len(analyses))) for one in analyses]
     ids = sorted({key for rollouts in drawn for key in rollouts["id"]})
     known = {key: row for one in analyses for key, row in one.run.questions.items()}
-    runs = [describe_run(*named) for named in zip(analyses, labels, groups, strict=True)]
-    steps = sorted({row["step"] for one in analyses for row in [*one.steps, *one.evals]})
-    curve = read_curve(steps) if overlay == "paper" else None
-    report = {
-        "runs": runs,
-        "range": [steps[0], steps[-1]],
-        "names": NAMES,
-        "overlay": curve,
-        "signals": [[signal.name, signal.unit, signal.shows] for signal in SIGNALS],
-    }
+    kept = {"id", "prompt", "answer"}
     rollouts = {
-        "questions": ids,
-        "prompts": [known[key].prompt if key in known else "" for key in ids],
-        "gold": [known[key].answer if key in known else "" for key in ids],
+        "questions": [
+            known[key].model_dump(include=kept) if key in known else {"id": key} for key in ids
+        ],
         "runs": [list_columns(rows, ids) for rows in drawn],
     }
     total, count = (sum(map(len, of)) for of in ((one.rollouts for one in analyses), drawn))
@@ -85,8 +69,13 @@ def render_page(
         title="Training dynamics: " + " against ".join(dict.fromkeys(groups)),
         made=made,
         missing=missing,
+        runs=analyses,
+        labels=dict(enumerate(labels)),
+        range=report["range"],
+        phases={phase: f"{phase or ''} {name}" for phase, name in NAMES.items()},
+        parts=WORDS.values(),
+        overlay=overlay,
         monitors=len(MONITORS),
-        **report,
         style=join_files(STYLES),
         script=join_files(SCRIPTS),
         data={"report": pack(report), "rollouts": pack(rollouts)},
@@ -96,14 +85,6 @@ def render_page(
 def join_files(names: tuple[str, ...]) -> str:
     """Join our own files, which are the only text that the template does not escape."""
     return "\n".join((WEB / name).read_text(encoding="utf-8") for name in names)
-
-
-def name_runs(analyses: list[Analysis], groups: list[str]) -> list[str]:
-    """Name each run by its group, and by its folder too where the group has several."""
-    return [
-        group if groups.count(group) == 1 else f"{group}: {one.run.folder.name}"
-        for one, group in zip(analyses, groups, strict=True)
-    ]
 
 
 def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
@@ -119,59 +100,17 @@ def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
 
 def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, list[Any]]:
     """List what the browser needs of each rollout, by column; null where it is unknown."""
-    numbers = rollouts[list(SHOWN)].astype(float).round(SHOWN)
-    columns: dict[str, list[Any]] = {key: to_json(numbers[key]) for key in SHOWN}
+    numbers = rollouts[TABLES["rollout"]].astype(float).round(2)
+    columns: dict[str, list[Any]] = {key: to_json(numbers[key]) for key in numbers}
     place = {key: number for number, key in enumerate(ids)}
     verdict = rollouts["format_ok"].map({True: "wrong", False: "failed"})
     columns["verdict"] = verdict.mask(rollouts["correct"], "right").tolist()
     columns["question"] = rollouts["id"].map(place).tolist()
     columns["train"] = (rollouts["split"] == "train").tolist()
-    for key in ("response", "reason"):
-        columns[key] = rollouts[key].fillna("").tolist()
+    columns["reason"] = rollouts["reason"].fillna("").tolist()
+    pieces = rollouts["response"].map(label_pieces)
+    columns["pieces"] = [[piece for piece in of_one if piece[1]] for of_one in pieces]
     return columns
-
-
-def describe_run(one: Analysis, label: str, group: str) -> dict[str, Any]:
-    """Gather what the charts draw of a run."""
-    steps = pd.DataFrame(one.steps)
-    reward, error = steps["rollout/reward_mean"], 1.96 * steps["reward_se"]
-    right = steps["accuracy"]
-    half = 1.96 * np.sqrt(right * (1 - right) / steps["n"])
-    return {
-        "label": label,
-        "group": group,
-        "steps": steps["step"].tolist(),
-        "phases": one.phases,
-        "doubtful": [
-            (step, sure)
-            for step, sure in zip(steps["step"].tolist(), one.confidence, strict=True)
-            if sure < 0.95
-        ],
-        "bands": find_spans(one),
-        "series": {key: to_json(steps[key]) for key in steps if key != "step"},
-        "bounds": {
-            "rollout/reward_mean": [to_json(reward - error), to_json(reward + error)],
-            "accuracy": [to_json((right - half).clip(0)), to_json((right + half).clip(upper=1))],
-        },
-        "evals": one.evals,
-        "spans": one.spans,
-    }
-
-
-def to_json(values: pd.Series) -> list[float | None]:
-    """List numbers with five digits; null for what is unknown, since JSON has no NaN."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
-
-
-def read_curve(steps: list[int]) -> dict[str, Any]:
-    """Read the paper's curve at the run's steps, its last laid on theirs: both are 10 passes."""
-    curve = pd.read_csv(CURVE)
-    laid = curve["step"] * steps[-1] / curve["step"].iloc[-1]
-    keys = ("accuracy", "characters")
-    return {
-        "steps": steps,
-        "series": {key: np.interp(steps, laid, curve[key]).round(3).tolist() for key in keys},
-    }
 
 
 def pack(value: Any) -> str:

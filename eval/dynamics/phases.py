@@ -101,33 +101,25 @@ class PhaseTracker:
         """Take the next step's means; return True where the phase changed, from `since` on."""
         self.index += 1
         shape = measure_shape(row, self.question_words)
-        if self.phase and fits(self.phase, shape, SLACK):
-            self.candidates = []
-            return False
         candidate = self.find_candidate(shape)
-        if candidate == self.phase:
+        if candidate == self.phase or (self.phase and fits(self.phase, shape, SLACK)):
             self.candidates = []
             return False
         # DWELL steps that agree begin a new phase; MOST_MISSES without agreement end the old
         self.candidates.append(candidate)
         agreed = self.candidates[-DWELL:].count(candidate) == DWELL
-        if not agreed:
-            if len(self.candidates) < MOST_MISSES:
-                return False
-            candidate = 0
-        if candidate == self.phase:  # no phase, and no agreement on any
+        if not agreed and (not self.phase or len(self.candidates) < MOST_MISSES):
             return False
-        self.phase, self.since = candidate, self.index - (DWELL - 1 if agreed else 0)
-        self.hacked = self.hacked or candidate in (4, 5)
+        self.phase = candidate if agreed else 0
+        self.since = self.index - (DWELL - 1 if agreed else 0)
+        self.hacked = self.hacked or self.phase in (4, 5)
         self.candidates = []
         return True
 
     def find_candidate(self, shape: StepShape) -> int:
         """Find the phase whose rule holds outright, 0 for none; no two hold together."""
-        for phase in (1, 2, 4, 5, 6 if self.hacked else 3):
-            if fits(phase, shape):
-                return phase
-        return 0
+        phases = (1, 2, 4, 5, 6 if self.hacked else 3)
+        return next((phase for phase in phases if fits(phase, shape)), 0)
 
 
 def label_steps(rows: Iterable[Mapping[str, Any]], question_words: float) -> list[int]:

@@ -11,7 +11,6 @@ explains; recipes/configs/report.yaml has every setting.
 import json
 import sys
 from datetime import datetime, timezone
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
-from eval.dynamics.analysis import Analysis, analyse, find_spans
-from eval.dynamics.figures import draw_figure
-from eval.dynamics.page import name_runs, render_page
-from eval.dynamics.phases import NAMES
+from eval.dynamics.analysis import Analysis, analyse
+from eval.dynamics.figures import draw_figure, name_runs
+from eval.dynamics.page import render_page
 from eval.dynamics.run_files import look_up, read_run
 from eval.provenance import read_commit
 
@@ -39,12 +37,14 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     out = Path(cfg.out or (runs[0][1] / "report" if len(runs) == 1 else Path("reports", names)))
     analyses = analyse_runs([folder for _, folder in runs])
     labels = name_runs(analyses, groups)
+    tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
     page = render_page(analyses, groups, describe_making(analyses), cfg.shown, cfg.overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
     files = {
-        "report.html": page.encode(),
-        "dynamics.png": draw_figure(analyses, labels),
-        "rollouts.parquet": pack_rollouts(analyses, labels),
+        "report.html": page.encode("utf-8", "backslashreplace"),  # half an emoji in run.json
+        "dynamics.png": draw_figure(analyses, groups),
+        # every rollout with its features and its step's phase, for further analysis
+        "rollouts.parquet": pd.concat(tables, ignore_index=True).to_parquet(index=False),
         "dynamics.json": results.encode() + b"\n",
     }
     try:
@@ -113,43 +113,19 @@ def describe_making(analyses: list[Analysis]) -> str:
     return "; ".join(parts) + f". Report made {made} by commit {read_commit() or 'unknown'}."
 
 
-def pack_rollouts(analyses: list[Analysis], labels: list[str]) -> bytes:
-    """Pack every rollout, its features and its step's phase as Parquet, for further analysis."""
-    tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
-    content = BytesIO()
-    pd.concat(tables, ignore_index=True).to_parquet(content, index=False)
-    return content.getvalue()
-
-
 def list_results(one: Analysis) -> dict[str, Any]:
     """List everything but the rollouts, for scripts and for the model card."""
-    labelled = zip(one.steps, one.phases, one.confidence, strict=True)
+    steps = [row.dropna().to_dict() for _, row in one.steps.astype(object).iterrows()]
     return {
         "run": str(one.run.folder),
         "rollouts": len(one.rollouts),
         "question_words": one.question_words,
-        "steps": [row | {"phase": phase, "confidence": sure} for row, phase, sure in labelled],
-        "phases": describe_phases(one),
+        "steps": steps,
+        "phases": one.phases,
         "monitors": [{"first": s.first, "last": s.last, **s.alarm._asdict()} for s in one.spans],
         "evals": one.evals,
         "missing": one.run.missing,
     }
-
-
-def describe_phases(one: Analysis) -> list[dict[str, Any]]:
-    """Describe the spans of steps of one phase, with their mean confidence."""
-    steps = [row["step"] for row in one.steps]
-    sure = pd.Series(one.confidence, index=steps)
-    return [
-        {
-            "phase": phase,
-            "name": NAMES[phase],
-            "first": first,
-            "last": last,
-            "confidence": float(sure.loc[first:last].mean()),
-        }
-        for first, last, phase in find_spans(one)
-    ]
 
 
 def print_summary(out: Path, analyses: list[Analysis]) -> None:
@@ -158,7 +134,7 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
         for line in one.run.missing:
             print(f"report: {line}", file=sys.stderr)
         print(f"{one.run.folder}: {len(one.rollouts):,} rollouts, {len(one.steps)} steps")
-        for span in describe_phases(one):
+        for span in one.phases:
             steps = f"  steps {span['first']:>5} to {span['last']:>5}"
             label = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
             print(f"{steps}  {label} (bootstrap {span['confidence']:.0%})")

@@ -93,7 +93,8 @@ def read_run(folder: Path) -> RunFiles:
     """Read what there is. Raises UserError where there is no rollout of the split train."""
     missing: list[str] = []
     rollouts = read_rollouts(folder, missing)
-    if not any(row.split == "train" for row in rollouts):
+    steps = {row.step or 0 for row in rollouts if row.split == "train"}
+    if not steps:
         raise UserError(
             f"{folder}/rollouts holds no rollout of the split train, so there is no step to report "
             "on: is it a run folder of `make rlvr` with reward.hook=agent or server?",
@@ -107,29 +108,41 @@ def read_run(folder: Path) -> RunFiles:
     dataset = look_up(config, "openrlhf", "eval", "dataset")
     if isinstance(dataset, str):
         paths.append(Path(dataset))
-    questions = {row.id: row for path in paths for row in read_lines(path, missing, Question)}
+    questions = {row.id: row for path in paths for row in read_rows(path, missing, Question)}
 
-    compare_steps({row.step or 0 for row in rollouts if row.split == "train"}, set(train), missing)
+    missing += compare_steps(steps, set(train))
     if unknown := len({row.id for row in rollouts} - set(questions)):
         missing.append(f"{unknown:,} questions are not found: no prompt, no comparison with it")
-    if run and run.get("exit") != 0:
-        code = run.get("exit")
+    code = run.get("exit")
+    if run and code != 0:
         ended = "has not ended" if code is None else f"ended with exit code {code}"
         total = run.get("total_steps", "an unknown number of")
         missing.append(f"the run {ended}; it was to have {total} steps")
     return RunFiles(folder, rollouts, questions, train, run, missing)
 
 
-def compare_steps(with_rollouts: set[int], with_metrics: set[int], missing: list[str]) -> None:
+def compare_steps(with_rollouts: set[int], with_metrics: set[int]) -> Iterator[str]:
     """Report the steps that have no rollouts, no metrics, or neither."""
-    if lost := join_numbers(with_metrics - with_rollouts):
-        missing.append(f"steps {lost} have metrics and no rollouts")
+    if lost := join_ranges((step, step) for step in with_metrics - with_rollouts):
+        yield f"steps {lost} have metrics and no rollouts"
     # the gaps themselves are never listed: a damaged step number would make millions of them
     known = sorted(with_rollouts | with_metrics)
-    if gaps := join_ranges([(a + 1, b - 1) for a, b in pairwise(known) if b > a + 1]):
-        missing.append(f"steps {gaps} have neither rollouts nor metrics")
-    if with_metrics and (lost := join_numbers(with_rollouts - with_metrics)):
-        missing.append(f"steps {lost} have rollouts and no metrics: no KL there")
+    if gaps := join_ranges((a + 1, b - 1) for a, b in pairwise(known) if b > a + 1):
+        yield f"steps {gaps} have neither rollouts nor metrics"
+    lost = join_ranges((step, step) for step in with_rollouts - with_metrics)
+    if with_metrics and lost:
+        yield f"steps {lost} have rollouts and no metrics: no KL there"
+
+
+def join_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """Write ranges as `3 to 7, 12`, neighbours joined, at most five of them."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and joined[-1][1] == first - 1:
+            first, _ = joined.pop()
+        joined.append((first, last))
+    shown = [str(a) if a == b else f"{a} to {b}" for a, b in joined[:5]]
+    return ", ".join(shown) + (f" and {len(joined) - 5} more" if len(joined) > 5 else "")
 
 
 def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
@@ -137,7 +150,7 @@ def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
     files = sorted((folder / "rollouts").glob("*.jsonl"))
     if not files:
         missing.append(f"{folder}/rollouts has no .jsonl file")
-    read = [row for path in files for row in read_lines(path, missing, Rollout)]
+    read = [row for path in files for row in read_rows(path, missing, Rollout)]
     if unstamped := sum(row.step is None for row in read):
         missing.append(f"{unstamped:,} rollouts have no step (not of `make rlvr`): left out")
     rows = {(row.id, row.step, row.time, row.response): row for row in read if row.step is not None}
@@ -150,69 +163,62 @@ def read_metrics(path: Path, missing: list[str]) -> dict[int, dict[str, float]]:
     """Read step -> its finite numbers, of training. Of a resumed step the later row counts."""
     train: dict[int, dict[str, float]] = {}
     unusable = 0
-    for row in read_lines(path, missing, MetricsRow):
-        logged = row.model_extra or {}
+    for row in read_rows(path, missing, MetricsRow):
         if row.kind == "train":
-            numbers = {
-                key: value
-                for key, value in logged.items()
-                if type(value) in (int, float) and abs(value) < LARGEST
-            }
-            train[row.step] = numbers
-            unusable += len(logged) - len(numbers)
+            logged = (row.model_extra or {}).items()
+            usable = {k: v for k, v in logged if type(v) in (int, float) and abs(v) < LARGEST}
+            train[row.step] = usable
+            unusable += len(logged) - len(usable)
     if unusable:
         missing.append(f"{unusable:,} values of {path.name} are not finite numbers: left out")
     return train
 
 
-def read_lines(path: Path, missing: list[str], kind: type[Row]) -> Iterator[Row]:
-    """Yield the rows of a .jsonl file that are whole and of this kind; report how many are not."""
+def read_rows(path: Path, missing: list[str], kind: type[Row]) -> list[Row]:
+    """Read the rows of a .jsonl file that are whole and of this kind; report how many are not."""
+    lines = (read_content(path, missing) or b"").splitlines(keepends=True)
+    rows: list[Row] = []
     faults: list[int] = []
-    number = 0
-    cut = False
-    try:
-        if not is_regular(path, missing):
-            return
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield kind.model_validate(json.loads(line))
-                except (ValueError, RecursionError):  # RecursionError: brackets thousands deep
-                    cut = not line.endswith(b"\n")
-                    faults += [] if cut else [number]
-    except OSError as error:
-        missing.append(f"{path.name} cannot be read: {error.strerror or error}")
-    if cut:
-        missing.append(f"the last line of {path.name} (line {number:,}) is cut: left out")
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(kind.model_validate(json.loads(line)))
+        except (ValueError, RecursionError):  # RecursionError: brackets thousands deep
+            faults.append(number)
+    if faults and not lines[faults[-1] - 1].endswith(b"\n"):
+        missing.append(f"the last line of {path.name} (line {faults.pop():,}) is cut: left out")
     if faults:
         missing.append(
-            f"{len(faults):,} of {number:,} lines of {path.name} are not rows (no JSON, or a field "
-            f"missing, of another type, out of range): left out, the first is line {faults[0]:,}"
+            f"{len(faults):,} of {len(lines):,} lines of {path.name} are not rows (no JSON, or a "
+            "field missing, of another type, out of range): left out, the first is line "
+            f"{faults[0]:,}"
         )
+    return rows
 
 
-def read_mapping(path: Path, parse: Callable[[str], Any], missing: list[str]) -> dict[str, Any]:
+def read_mapping(path: Path, parse: Callable[[bytes], Any], missing: list[str]) -> dict[str, Any]:
     """Read a whole file's mapping; empty where it is not there or broken, which is reported."""
+    content = read_content(path, missing)
+    if content is None:
+        return {}
     try:
-        if not is_regular(path, missing):
-            return {}
-        found = parse(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
+        found = parse(content)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         missing.append(f"{path.name} is broken")
+        return {}
+    return found
+
+
+def read_content(path: Path, missing: list[str]) -> bytes | None:
+    """Read a regular file: a FIFO would hang, /dev/zero would fill the memory."""
+    try:
+        if path.is_file():
+            return path.read_bytes()
+        missing.append(f"{path.name} is {'no regular file' if path.exists() else 'not there'}")
     except OSError as error:
         missing.append(f"{path.name} cannot be read: {error.strerror or error}")
-    except (ValueError, yaml.YAMLError, RecursionError):
-        missing.append(f"{path.name} is broken")
-    return {}
-
-
-def is_regular(path: Path, missing: list[str]) -> bool:
-    """Refuse what is no regular file: a FIFO would hang, /dev/zero would fill the memory."""
-    if path.is_file():
-        return True
-    missing.append(f"{path.name} is {'no regular file' if path.exists() else 'not there'}")
-    return False
+    return None
 
 
 def look_up(mapping: Any, *keys: str) -> Any:
@@ -220,18 +226,3 @@ def look_up(mapping: Any, *keys: str) -> Any:
     for key in keys:
         mapping = mapping.get(key) if isinstance(mapping, dict) else None
     return mapping
-
-
-def join_numbers(numbers: Iterable[int]) -> str:
-    """Write numbers as `3 to 7, 12`."""
-    ranges: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        first = ranges.pop()[0] if ranges and ranges[-1][1] == number - 1 else number
-        ranges.append((first, number))
-    return join_ranges(ranges)
-
-
-def join_ranges(ranges: list[tuple[int, int]]) -> str:
-    """Write ranges as `3 to 7, 12`, at most five of them."""
-    shown = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:5]]
-    return ", ".join(shown) + (f" and {len(ranges) - 5} more" if len(ranges) > 5 else "")

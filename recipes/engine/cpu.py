@@ -1,14 +1,15 @@
-"""The CPU engine: what OpenRLHF 0.11.2 needs so that its unmodified PPO and SFT loops run without a CUDA GPU.
+"""Make OpenRLHF 0.11.2's unmodified PPO and SFT loops run without a CUDA GPU.
 
-Each mend stands for one place in the engine that takes CUDA for granted. They are applied after the module concerned
-was imported, in every process of the engine (see startup/sitecustomize.py), only where the launcher set
-MEDRLVR_CPU_ENGINE=1, and only for the versions below: another version fails before anything starts.
+Each patch stands for one place in the engine that takes CUDA for granted. It is applied after the
+module concerned was imported, in every process of the engine (startup/sitecustomize.py), only where
+the launcher set MEDRLVR_CPU_ENGINE=1, and only for the versions below: preflight refuses others.
 
-What is *not* replaced: no algorithm, no loss, no data path. torch, DeepSpeed, vLLM and Ray run their own CPU code.
+Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
 """
 
 import functools
 import importlib.metadata
+import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -27,7 +28,7 @@ PROVEN_VERSIONS = {
 
 
 def find_version_problems() -> list[str]:
-    """One line for each package of the CPU engine that is missing or not the version the mends were proven on."""
+    """List the packages that are missing or not the version the patches were proven with."""
     problems = []
     for package, proven in PROVEN_VERSIONS.items():
         try:
@@ -42,18 +43,23 @@ def find_version_problems() -> list[str]:
 
 
 def install_hooks() -> None:
-    """Register the mends, each to run when the module it concerns has been imported."""
-    wrapt.register_post_import_hook(stub_flash_attn, "openrlhf")
-    wrapt.register_post_import_hook(answer_cuda_calls, "torch")
-    wrapt.register_post_import_hook(use_torch_adam, "openrlhf.utils.deepspeed.deepspeed")
-    wrapt.register_post_import_hook(skip_shared_memory_op, "deepspeed.comm.torch")
-    wrapt.register_post_import_hook(sync_over_gloo, "openrlhf.utils.distributed_util")
-    wrapt.register_post_import_hook(receive_on_cpu, "openrlhf.trainer.ray.vllm_worker_wrap")
-    wrapt.register_post_import_hook(keep_plain_weights, "vllm.model_executor.layers.utils")
+    """Register the patches, each to run when the module it concerns has been imported."""
+    # vLLM compiles a counting function of logprobs at the first rollout: 15 s of C++ for nothing.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    for module, patch in (
+        ("openrlhf", stub_flash_attn),
+        ("torch", answer_cuda_calls),
+        ("openrlhf.utils.deepspeed.deepspeed", use_torch_adam),
+        ("deepspeed.comm.torch", skip_shared_memory_op),
+        ("openrlhf.utils.distributed_util", sync_over_gloo),
+        ("openrlhf.trainer.ray.vllm_worker_wrap", receive_on_cpu),
+        ("vllm.model_executor.layers.utils", keep_plain_weights),
+    ):
+        wrapt.register_post_import_hook(patch, module)
 
 
 def stub_flash_attn(_openrlhf: types.ModuleType) -> None:
-    """openrlhf/models/ring_attn_utils.py:3-4 imports flash-attn (CUDA only) for sequence packing, never used here."""
+    """Let ring_attn_utils.py:3-4 import flash-attn, which is CUDA only and serves packing."""
 
     def refuse(*_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError(
@@ -79,7 +85,7 @@ def stub_flash_attn(_openrlhf: types.ModuleType) -> None:
 
 
 class _CpuDevice(str):
-    """What torch.cuda.current_device() answers: "cpu" as a device, 0 in the f-string of replay_buffer.py:40."""
+    """Be "cpu" where a device is wanted, and 0 in the f-string of replay_buffer.py:40."""
 
     __slots__ = ()
 
@@ -88,7 +94,7 @@ class _CpuDevice(str):
 
 
 def answer_cuda_calls(torch: Any) -> None:
-    """The engine calls torch.cuda unconditionally (launcher.py, ppo_actor.py, deepspeed.py …): answer for the CPU."""
+    """Answer torch.cuda's calls for the CPU: launcher.py, ppo_actor.py and others make them."""
     torch.cuda.set_device = lambda *_: None
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.empty_cache = lambda: None
@@ -97,7 +103,7 @@ def answer_cuda_calls(torch: Any) -> None:
 
 
 def use_torch_adam(deepspeed_module: Any) -> None:
-    """deepspeed.py:105 asks for a "cuda" mesh; its FusedAdam and CPUAdam compile C++ at start-up, torch's does not."""
+    """Use a "cpu" mesh (deepspeed.py:105), and torch's Adam: DeepSpeed's two compile C++ first."""
     init_device_mesh = deepspeed_module.init_device_mesh
     deepspeed_module.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh(
         "cpu", *args, **kwargs
@@ -110,14 +116,15 @@ def use_torch_adam(deepspeed_module: Any) -> None:
     def get_ds_train_config(self: Any, *args: Any, **kwargs: Any) -> dict:
         config = get_config(self, *args, **kwargs)
         if config.get("optimizer", {}).get("type") == "AdamW":
-            config["optimizer"]["params"]["torch_adam"] = True
+            # fused: one pass over the weights, a twelfth of the time and no copies of them.
+            config["optimizer"]["params"] |= {"torch_adam": True, "fused": True}
         return config
 
     strategy.get_ds_train_config = get_ds_train_config
 
 
 def skip_shared_memory_op(torch_backend: Any) -> None:
-    """comm/torch.py:191 compiles a C++ op at start-up, which serves inference with tensor parallelism only."""
+    """Skip the C++ op that comm/torch.py:191 compiles, for tensor-parallel inference only."""
     torch_backend.build_shm_op = lambda: None
 
 
@@ -132,7 +139,7 @@ class _GlooBroadcast:
     def __init__(self, host: str, port: int, rank: int, world_size: int, _device: Any) -> None:
         from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 
-        self.group = stateless_init_torch_distributed_process_group(
+        self.group: Any = stateless_init_torch_distributed_process_group(
             host, port, rank, world_size, backend="gloo"
         )
 
@@ -143,17 +150,16 @@ class _GlooBroadcast:
         # The group's own method: torch.distributed.broadcast would want a rank of the global group.
         options = BroadcastOptions()
         options.rootRank = src
-        options.rootTensor = 0
         self.group.broadcast([tensor.detach().contiguous()], options).wait()
 
 
 def sync_over_gloo(distributed_util: Any) -> None:
-    """distributed_util.py:13: same signature, another carrier."""
+    """Replace the function of distributed_util.py:13; ppo_actor.py imports it by name."""
     distributed_util.stateless_init_process_group = _GlooBroadcast
 
 
 def receive_on_cpu(worker_wrap: Any) -> None:
-    """vllm_worker_wrap.py:40 receives each weight in CUDA memory."""
+    """Receive each weight in the CPU's memory: vllm_worker_wrap.py:40 asks for CUDA's."""
 
     def update_weight(
         self: Any, name: str, dtype: Any, shape: Any, empty_cache: bool = False
@@ -161,9 +167,7 @@ def receive_on_cpu(worker_wrap: Any) -> None:
         import torch
 
         if dtype != self.model_config.dtype:
-            raise TypeError(
-                f"weight sync of {name}: the actor sends {dtype}, vLLM holds {self.model_config.dtype}"
-            )
+            raise TypeError(f"{name}: the actor sends {dtype}, vLLM has {self.model_config.dtype}")
         weight = torch.empty(shape, dtype=dtype)
         self._model_update_group.broadcast(weight, src=0)
         self.model_runner.model.load_weights(weights=[(name, weight)])
@@ -172,10 +176,10 @@ def receive_on_cpu(worker_wrap: Any) -> None:
 
 
 def keep_plain_weights(vllm_layers: Any) -> None:
-    """vLLM packs linear weights on CPU and drops the originals: a later load fails or (tied LM head) goes stale.
+    """Keep each linear layer's plain weight, so that the next rollout computes with every sync.
 
-    Keeping the plain weights costs some speed and lets every sync land in what the next rollout computes with;
-    tests/test_e2e.py watches `vllm_kl`, the gap between the rollout's and the trainer's log-probabilities.
+    vLLM packs them on CPU and drops the originals: a later load fails or (tied LM head) goes stale.
+    tests/test_engine.py watches `vllm_kl`, the gap between rollout and trainer log-probabilities.
     """
     import torch
 

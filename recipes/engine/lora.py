@@ -1,8 +1,9 @@
-"""LoRA under PPO: merged weights for vLLM and for the final model.
+"""Send LoRA's merged weights to vLLM under PPO, and save them as the final model.
 
-OpenRLHF's weight sync walks PEFT's parameters and sends `base_model.model.….base_layer.weight`, which vLLM refuses
-(ppo_actor.py:439-466). Here each adapted matrix is sent as base + adapter, under the base model's own name. The merge
-is made one matrix at a time and never written back: in bf16, merging and unmerging would let the base weights drift.
+OpenRLHF's sync sends PEFT's names (`base_model.model.….base_layer.weight`), which vLLM refuses
+(ppo_actor.py:439-466). Here each adapted matrix is sent as base + adapter, by the base's name. One
+matrix is merged at a time and never written back: merging and unmerging in bf16 would let the base
+weights drift.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Any
 
 
 class MergedWeight:
-    """What the engine's sync asks of a parameter (shape, dtype, data), for base + adapter, made when `data` is read."""
+    """Base + adapter with what the sync asks of a parameter; merged only when `data` is read."""
 
     requires_grad = True
 
@@ -22,7 +23,7 @@ class MergedWeight:
 
     @property
     def data(self) -> Any:
-        """The merged matrix, a new tensor of the base's dtype; the sum is made in float32."""
+        """Merge the matrix anew, in the dtype of the base; the sum is made in float32."""
         weight = self.layer.base_layer.weight.data.float()
         for adapter in self.layer.active_adapters:
             weight += self.layer.get_delta_weight(adapter).float()
@@ -30,7 +31,7 @@ class MergedWeight:
 
 
 def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
-    """(the base model's own name, parameter or MergedWeight) of every weight of a PEFT model, adapters left out."""
+    """Yield each weight's name in the base model, and its parameter or MergedWeight, no adapter."""
     layers = {
         name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")
     }
@@ -47,7 +48,7 @@ def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def sync_merged(ppo_actor: Any) -> None:
-    """Wrap ActorPPOTrainer.broadcast_to_vllm: while it runs, the PEFT model names its weights as list_merged does."""
+    """Wrap ActorPPOTrainer.broadcast_to_vllm: meanwhile the PEFT model lists its merged weights."""
     trainer = ppo_actor.ActorPPOTrainer
     broadcast = trainer.broadcast_to_vllm
 
@@ -67,7 +68,7 @@ def sync_merged(ppo_actor: Any) -> None:
 
 
 def save_merged(deepspeed_module: Any) -> None:
-    """Wrap DeepspeedStrategy.save_model: a PEFT model is saved merged, its adapter beside it in `adapter/`."""
+    """Wrap DeepspeedStrategy.save_model: save a PEFT model merged, its adapter in `adapter/`."""
     strategy = deepspeed_module.DeepspeedStrategy
     save = strategy.save_model
 

@@ -1,14 +1,13 @@
 """Run OpenRLHF's own PPO command in this process: `python -m recipes.engine.ppo [OpenRLHF flags]`.
 
-The launcher starts this as a child process. Ray is initialised here, since OpenRLHF keeps a Ray that already runs:
-on the CPU engine with logical GPUs, and everywhere with the environment that our hooks need in every worker.
+The launcher starts this as a child process. Ray is initialised here, since OpenRLHF keeps a Ray
+that runs already: with logical GPUs on the CPU engine, with our hooks' environment everywhere.
 """
 
 import os
 import re
 import runpy
 import secrets
-import sys
 
 # Handed to Ray's workers where set.
 FORWARDED = (
@@ -23,10 +22,10 @@ FORWARDED = (
     "PYTHONPATH",
     "TOKENIZERS_PARALLELISM",
 )
-# But for these, since Ray writes its runtime environment into logs and dashboard. Workers of a Ray that is started here
-# inherit them; on a cluster they are exported before `ray start`.
-PLAIN = ("TOKENIZERS_PARALLELISM",)
+# Not handed over, like MY_API_KEY: Ray writes its runtime environment into logs and dashboard.
+# Workers of a Ray that starts here inherit them; for a cluster, export them before `ray start`.
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
+PLAIN = ("TOKENIZERS_PARALLELISM",)
 DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "true",
     "NCCL_DEBUG": "WARN",
@@ -35,7 +34,7 @@ DEFAULTS = {
 
 
 def init_ray() -> None:
-    """Join the cluster of RAY_ADDRESS, or start a Ray of our own on this machine."""
+    """Join the cluster of RAY_ADDRESS, or start a Ray of our own; check that it is large enough."""
     if not os.environ.get("RAY_ADDRESS"):
         close_doors()  # before ray is imported, which reads the environment then
     import ray
@@ -64,34 +63,34 @@ def init_ray() -> None:
 
 
 def close_doors() -> None:
-    """Keep others out of a Ray that starts here: without a token whoever reaches it runs code as us.
+    """Keep others out of a Ray that starts here: without a token, who reaches it runs code as us.
 
     The token is in the environment of this run's own processes alone. A cluster that was there
     before has its own: RAY_AUTH_MODE and RAY_AUTH_TOKEN as it was started with (docs/engine.md).
     """
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # Ray listens on 127.0.0.1 only where it may not form clusters, which is what this variable says on
-    # Linux too; _node_ip_address="127.0.0.1" it replaces by the machine's address.
+    # Listen on 127.0.0.1: the variable works on Linux too, _node_ip_address does not.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:
-    """Raise RuntimeError where the cluster cannot place the run: a placement group would wait for ever, silently.
+    """Raise RuntimeError where Ray cannot place the run: a placement group would wait for ever.
 
-    Each GPU's bundle takes a CPU too, and the trainer, its generator and their queues want a few more.
+    Each GPU's bundle takes a CPU, and the trainer, its generator and their queues a few more.
     """
     for resource, needed in (("GPU", gpus), ("CPU", gpus + 4)):
         if offered.get(resource, 0) < needed or free.get(resource, 0) < needed:
             raise RuntimeError(
-                f"the run asks for {needed} {resource}s, the Ray cluster has {offered.get(resource, 0):.0f}, of which "
-                f"{free.get(resource, 0):.0f} are free (`ray status`): choose another hardware=…, or wait"
+                f"the run asks for {needed} {resource}s, the Ray cluster has "
+                f"{offered.get(resource, 0):.0f}, of which {free.get(resource, 0):.0f} are free "
+                "(`ray status`): choose another hardware=…, or wait"
             )
 
 
 def choose_forwarded(environment: dict[str, str]) -> dict[str, str]:
-    """What Ray is told to hand to its workers: FORWARDED, no secret."""
+    """Choose what Ray hands to its workers: names that begin as FORWARDED says, no secrets."""
     names = [name for name in environment if name.startswith(FORWARDED)]
     return {name: environment[name] for name in names if name in PLAIN or not SECRET.search(name)}
 
@@ -99,4 +98,3 @@ def choose_forwarded(environment: dict[str, str]) -> dict[str, str]:
 if __name__ == "__main__":
     init_ray()
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
-    sys.stdout.flush()

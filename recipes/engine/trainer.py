@@ -1,16 +1,15 @@
-"""What we add to OpenRLHF's trainers without forking them, on CPU and GPU alike.
+"""Hooks around OpenRLHF's loops, on CPU and GPU alike.
 
-Wrappers, put on after the engine's modules are imported (see startup/sitecustomize.py):
-* the prompt order follows `train.seed` (the engine draws it from an unseeded generator, OpenRLHF#1355);
-* each prompt's label carries the step and the episode that it is sampled for, so that the reward hook, which runs in
-  the vLLM actors and knows neither, can write them into the rollouts;
+OpenRLHF runs as it is installed. Around it:
+* the prompt order follows the seed (the engine draws it from an unseeded generator, OpenRLHF#1355);
+* each prompt's label carries its step and episode, for the rollouts: the reward hook runs in the
+  vLLM actors, which know neither;
 * each step's metrics go to `metrics.jsonl` in full precision, those of SFT too;
-* a NaN or infinity in any of them stops the run before a checkpoint can be written from it;
-* checkpoints are marked once they are whole, and the oldest is rotated out (checkpoints.py);
-* LoRA's merged weights go to vLLM (lora.py).
-
-The launcher passes what they need by environment: MEDRLVR_RUN (the run folder) and MEDRLVR_START_STEP (the step of the
-checkpoint that the run is resumed from, 0 for a new run).
+* a run that is broken is stopped before it saves a checkpoint (guards.py);
+* checkpoints are marked once they are whole, and the oldest is deleted first (checkpoints.py);
+* vLLM gets LoRA's merged weights (lora.py) and samples a whole rollout at once.
+Environment: MEDRLVR_RUN, the run folder; MEDRLVR_START_STEP, the checkpoint's step or 0; perhaps
+MEDRLVR_VLLM_SEQUENCES, samples of a rollout an engine, and MEDRLVR_TRUST_REMOTE_CODE=1.
 """
 
 import functools
@@ -30,33 +29,30 @@ MOST_TOKENS = 8192  # of prompts and samples that it computes in one pass
 
 
 def install_hooks() -> None:
-    """Register the wrappers; they do nothing in a process without MEDRLVR_RUN."""
-    if "MEDRLVR_RUN" in os.environ:
-        wrapt.register_post_import_hook(seed_prompts, "openrlhf.trainer.ppo_trainer")
-        wrapt.register_post_import_hook(hook_trainer, "openrlhf.trainer.ppo_trainer")
-        wrapt.register_post_import_hook(hook_async_trainer, "openrlhf.trainer.ppo_trainer_async")
-        wrapt.register_post_import_hook(
-            stamp_prompts, "openrlhf.trainer.ppo_utils.samples_generator"
-        )
-        wrapt.register_post_import_hook(hook_sft_trainer, "openrlhf.trainer.sft_trainer")
-        wrapt.register_post_import_hook(
-            checkpoints.rotate_by_age, "openrlhf.utils.deepspeed.deepspeed"
-        )
-        wrapt.register_post_import_hook(raise_batch_limits, "vllm.engine.arg_utils")
-        wrapt.register_post_import_hook(guards.log_skipped_actor, "openrlhf.trainer.ray.ppo_actor")
-        wrapt.register_post_import_hook(
-            guards.log_skipped_critic, "openrlhf.trainer.ray.ppo_critic"
-        )
-        if os.environ.get("MEDRLVR_TRUST_REMOTE_CODE") != "1":
-            wrapt.register_post_import_hook(
-                guards.refuse_foreign_code, "transformers.dynamic_module_utils"
-            )
-        wrapt.register_post_import_hook(lora.save_merged, "openrlhf.utils.deepspeed.deepspeed")
-        wrapt.register_post_import_hook(lora.sync_merged, "openrlhf.trainer.ray.ppo_actor")
+    """Register each hook for the module it concerns; nothing in a process without MEDRLVR_RUN."""
+    if "MEDRLVR_RUN" not in os.environ:
+        return
+    hooks = [
+        ("openrlhf.trainer.ppo_trainer", seed_prompts),
+        ("openrlhf.trainer.ppo_trainer", hook_trainer),
+        ("openrlhf.trainer.ppo_trainer_async", hook_async_trainer),
+        ("openrlhf.trainer.ppo_utils.samples_generator", stamp_prompts),
+        ("openrlhf.trainer.sft_trainer", hook_sft_trainer),
+        ("openrlhf.trainer.ray.ppo_actor", guards.log_skipped),
+        ("openrlhf.trainer.ray.ppo_actor", lora.sync_merged),
+        ("openrlhf.trainer.ray.ppo_critic", guards.log_skipped),
+        ("openrlhf.utils.deepspeed.deepspeed", checkpoints.rotate_by_age),
+        ("openrlhf.utils.deepspeed.deepspeed", lora.save_merged),
+        ("vllm.engine.arg_utils", raise_batch_limits),
+    ]
+    if os.environ.get("MEDRLVR_TRUST_REMOTE_CODE") != "1":
+        hooks.append(("transformers.dynamic_module_utils", guards.refuse_foreign_code))
+    for module, hook in hooks:
+        wrapt.register_post_import_hook(hook, module)
 
 
 def seed_prompts(ppo_trainer: Any) -> None:
-    """Draw the prompt order from `train.seed`. The async trainer imports the same function, after this hook."""
+    """Draw the prompt order from `train.seed`; the async trainer imports this function later."""
     prepare = ppo_trainer.prepare_datasets
 
     @functools.wraps(prepare)
@@ -70,12 +66,12 @@ def seed_prompts(ppo_trainer: Any) -> None:
 
 
 def hook_trainer(ppo_trainer: Any) -> None:
-    """The synchronous trainer."""
+    """Wrap the synchronous trainer."""
     wrap_steps(ppo_trainer.PPOTrainer.__ray_metadata__.modified_class)
 
 
 def hook_async_trainer(ppo_trainer_async: Any) -> None:
-    """The asynchronous trainer; and its generator, which evaluates between batches, says of which step."""
+    """Wrap the asynchronous trainer, and its generator, which evaluates between batches."""
     wrap_steps(ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class)
     generator = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
     run_eval = generator._run_eval
@@ -92,17 +88,14 @@ def hook_async_trainer(ppo_trainer_async: Any) -> None:
 
 
 def wrap_steps(trainer: Any) -> None:
-    """Write metrics, stop at the first value that is not a finite number, and mark whole checkpoints.
+    """Write metrics, stop a broken run, and mark whole checkpoints.
 
-    trainer: a Ray actor's class. Ray copies inherited methods onto it when it decorates it, so that BasePPOTrainer
-    would be too late; the copy is what the driver pickles for the trainer's process.
+    trainer: a Ray actor's class. Ray copies inherited methods onto it when it decorates it, so that
+    BasePPOTrainer would be too late; the driver pickles the copy for the trainer's process.
     """
-    train_step, save_logs, save_best = (
-        trainer.train_step,
-        trainer.save_logs_and_checkpoints,
-        trainer.save_best_checkpoint,
-    )
-
+    train_step = trainer.train_step
+    save_logs = trainer.save_logs_and_checkpoints
+    save_best = trainer.save_best_checkpoint
     skipped = SkippedSteps()
 
     @functools.wraps(train_step)
@@ -129,10 +122,10 @@ def wrap_steps(trainer: Any) -> None:
         write_metrics("eval", global_step, eval_metrics or {})
         best = self.best_eval_metric_value
         save_best(self, eval_metrics, global_step, client_states)
-        if (
-            self.best_eval_metric_value != best
-        ):  # async: the state is of a later step than the evaluation (#1341)
-            mark_whole(self, f"best_global_step{global_step}", (client_states or {})["global_step"])
+        if self.best_eval_metric_value != best:
+            # async: the state is of a later step than the evaluation (OpenRLHF#1341)
+            step = (client_states or {})["global_step"]
+            mark_whole(self, f"best_global_step{global_step}", step)
 
     trainer.train_step = checked_train_step
     trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
@@ -147,7 +140,7 @@ def mark_whole(trainer: Any, tag: str, step: int) -> None:
 
 
 def hook_sft_trainer(sft_trainer: Any) -> None:
-    """Write each update's metrics from rank 0; stop every rank at the first value that is not a finite number."""
+    """Write each update's metrics from rank 0; stop every rank at one that is not finite."""
     trainer = sft_trainer.SFTTrainer
     save_logs = trainer.save_logs_and_checkpoints
 
@@ -160,7 +153,7 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
         logs_dict: Any = None,
         client_states: Any = None,
     ) -> Any:
-        # DeepSpeed's counter, and so the sum over the run, unlike PPO's: SFT has no hook per update.
+        # DeepSpeed's counter, the sum over the run: PPO's is per step.
         metrics = (logs_dict or {}) | {"skipped_steps": self.model.model.skipped_steps}
         check_finite(metrics, global_step)
         if self.strategy.is_rank_0():
@@ -177,7 +170,7 @@ def hook_sft_trainer(sft_trainer: Any) -> None:
 
 
 def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
-    """Append one row to metrics.jsonl: kind (train or eval), step, unix time in seconds, then the engine's own keys."""
+    """Append one row to metrics.jsonl: kind (train or eval), step, unix time, the engine's keys."""
     values = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
     row = {"kind": kind, "step": step, "time": round(time.time(), 3), **values}
     with Path(os.environ["MEDRLVR_RUN"], "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -187,8 +180,8 @@ def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
 def raise_batch_limits(arg_utils: Any) -> None:
     """Let a vLLM engine sample its whole part of a rollout at once.
 
-    OpenRLHF names no limits (vllm_engine.py:66) and vLLM has defaults for its own entry points only,
-    so that 128 sequences and 2,048 tokens would be all, on every GPU.
+    OpenRLHF names no limits (vllm_engine.py:66), and vLLM has defaults only for its own two entry
+    points: an engine would take 128 sequences and 2,048 tokens at a time, on every GPU.
     """
     engine_args = arg_utils.EngineArgs
     get_defaults = engine_args.get_batch_defaults.__func__
@@ -198,7 +191,7 @@ def raise_batch_limits(arg_utils: Any) -> None:
 
         tokens, sequences = get_defaults(cls, world_size)
         samples = int(os.environ.get("MEDRLVR_VLLM_SEQUENCES", MOST_SEQUENCES))
-        # 128 is what vLLM would take: evaluation may ask for more than a rollout.
+        # Never below vLLM's 128: an evaluation may ask for more than a rollout.
         sequences[UsageContext.ENGINE_CONTEXT] = max(128, min(samples, MOST_SEQUENCES))
         tokens[UsageContext.ENGINE_CONTEXT] = MOST_TOKENS
         return tokens, sequences
@@ -207,7 +200,7 @@ def raise_batch_limits(arg_utils: Any) -> None:
 
 
 def stamp_prompts(samples_generator: Any) -> None:
-    """Add `step` and `episode` (both from 1) to the label of every prompt that is sent to a vLLM engine.
+    """Add `step` and `episode` (both from 1) to the label of every prompt sent to a vLLM engine.
 
     Evaluation prompts carry the step after whose update they are sampled.
     """
@@ -222,18 +215,15 @@ def stamp_prompts(samples_generator: Any) -> None:
     @functools.wraps(dispatch)
     def dispatch_prompts(self: Any, prompts: list[str], labels: list[str], **kwargs: Any) -> Any:
         step = getattr(self, "medrlvr_step", int(os.environ["MEDRLVR_START_STEP"]))
-        if getattr(
-            self, "medrlvr_new_batch", False
-        ):  # not for evaluation, nor for what replaces a filtered prompt
+        # A batch's first prompts; not those of an evaluation, nor what replaces a filtered one.
+        if getattr(self, "medrlvr_new_batch", False):
             step += 1
             self.medrlvr_new_batch = False
         self.medrlvr_step = step
         step = getattr(self, "medrlvr_eval_step", None) or step
         steps_per_episode = max(1, len(self.prompts_dataloader) // self.args.rollout.batch_size)
-        episode = 1 + max(0, step - 1) // steps_per_episode
-        stamped = [
-            json.dumps({**json.loads(label), "step": step, "episode": episode}) for label in labels
-        ]
+        place = {"step": step, "episode": 1 + max(0, step - 1) // steps_per_episode}
+        stamped = [json.dumps(json.loads(label) | place) for label in labels]
         return dispatch(self, prompts, stamped, **kwargs)
 
     generator.generate_samples = generate_samples

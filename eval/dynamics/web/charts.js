@@ -1,6 +1,11 @@
 "use strict";
 // Lines over steps, by uPlot, with the phases behind them; all charts share one cursor.
 const charts = [];
+const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
+const percent = (v) => `${(100 * v).toFixed(Math.abs(v) < 0.1 && v !== 0 ? 1 : 0)} %`;
+const number = (v) => String(Number(v.toPrecision(3)));
+const small = (v) => (v && Math.abs(v) < 0.01 ? v.toExponential(1) : number(v));
+const FORMATS = { fraction: percent, number, small };
 
 function html(tag, attributes, ...children) {
   const element = document.createElement(tag);
@@ -17,99 +22,85 @@ function paint(name, alpha = 1) {
   return `rgb(${red} ${green} ${blue} / ${alpha})`;
 }
 
-const percent = (v) => `${(100 * v).toFixed(Math.abs(v) < 0.1 && v !== 0 ? 1 : 0)} %`;
-const number = (v) => String(Number(v.toPrecision(3)));
-const FORMATS = { fraction: percent, number, small: (v) => (v && Math.abs(v) < 0.01 ? v.toExponential(1) : number(v)) };
-
-function smooth(values) {
-  const radius = Math.round(Math.min(12, values.length / 50));
-  if (!radius) return values;
-  return values.map((_, i) => {
-    const near = values.slice(Math.max(0, i - radius), i + radius + 1).filter((v) => v != null);
-    return near.length ? near.reduce((a, b) => a + b) / near.length : null;
-  });
-}
-
-// spec: {title, format, low?, high?, stacked?, height?, lines}; a line: {name, color, steps, values,
-// low?, high?, dots?, dash?}. bands: [[first step, last step, phase], ...] to draw behind.
-function drawChart(place, spec, bands, range, pick) {
-  const format = FORMATS[spec.format], tables = [], fills = [], whiskers = [];
+// spec: as eval/dynamics/figures.py makes it.
+function drawChart(spec) {
+  const format = FORMATS[spec.format], tables = [], areas = [], whiskers = [];
   const series = [{ label: "\u00a0", value: (u, step) => (step == null ? "" : `step ${step}`) }];
   const add = (steps, values, options) => {
     tables.push([steps, values]);
-    return series.push({ spanGaps: true, points: { show: false }, width: 0, ...options }) - 1;
+    const hidden = { class: "aside", spanGaps: true, points: { show: false }, width: 0 };
+    return series.push({ ...hidden, ...options }) - 1;
   };
-  const top = {}; // of a stack: the sum of the lines below, by step
-  for (const line of spec.lines) {
-    const stroke = () => paint(line.color), { steps, values } = line;
-    const shown = { label: line.name, width: 2, stroke, marker: line.color, dash: line.dash };
-    if (spec.stacked) {
-      const sums = values.map((v, i) => (top[steps[i]] = (top[steps[i]] || 0) + (v || 0)));
-      const value = (u, v, s, i) => (i == null ? "" : format(values[i] || 0));
-      add(steps, sums, { ...shown, width: 0, fill: () => paint(line.color, 0.9), value });
-      continue;
+  for (const { name, colour, steps, values, drawn, low, high, area, dots, dash } of spec.lines) {
+    const stroke = () => paint(colour);
+    if (low) {
+      const band = [add(steps, high), add(steps, low)];
+      if (dots) whiskers.push([...band, colour]);
+      else areas.push({ series: band, fill: () => paint(colour, area ? 1 : 0.16) });
     }
-    if (line.low) {
-      const low = add(steps, line.low, { class: "aside" });
-      const high = add(steps, line.high, { class: "aside" });
-      if (line.dots) whiskers.push([low, high, line.color]);
-      else fills.push({ series: [high, low], fill: () => paint(line.color, 0.16) });
-    }
-    const raw = add(steps, values, { class: "aside", width: 1, stroke: () => paint(line.color, 0.3) });
-    const value = (u, v, s, i) => (i == null || u.data[raw][i] == null ? "" : format(u.data[raw][i]));
-    add(steps, line.dots || line.dash ? values : smooth(values), { ...shown, value,
-      points: { show: !!line.dots, size: 7, fill: stroke } });
+    const thin = { width: area ? 0 : 1, stroke: () => paint(colour, 0.3) };
+    const raw = add(steps, values, thin);
+    const value = (u, v, s, i) => (u.data[raw][i] == null ? "" : format(u.data[raw][i]));
+    const points = { show: !!dots, size: 7, fill: stroke };
+    const bold = { label: name, marker: colour, width: area ? 0 : 2, class: null };
+    add(steps, drawn || values, { ...bold, dash, stroke, points, value });
   }
-  if (spec.stacked) { // the tallest sum first, so that the lower ones are painted over it
-    series.splice(1, series.length, ...series.slice(1).reverse());
-    tables.reverse();
-  }
-  const axis = { stroke: () => paint("soft"), font: "11px system-ui, sans-serif", ticks: { show: false } };
-  const figure = place.appendChild(html("figure", { class: "card" }, html("h3", {}, spec.title)));
-  const legend = figure.appendChild(html("div", { class: spec.stacked ? "key stacked" : "key" }));
+  const title = html("h3", {}, spec.title), key = html("div", { class: "key" });
+  const figure = html("figure", { class: "card" }, title, key);
+  by(spec.height ? "words" : "panels").append(figure);
   const size = () => ({ width: figure.clientWidth - 32, height: spec.height || 150 });
+  const [first, last] = report.range;
+  const axis = { stroke: () => paint("soft"), font: "11px system-ui, sans-serif" };
+  const grid = { stroke: () => paint("line"), width: 1 };
+  const values = (u, ticks) => ticks.map(format);
   const chart = new uPlot({
     ...size(),
     series,
-    bands: fills,
+    bands: areas,
     padding: [8, 10, 0, 0],
-    scales: { x: { time: false, range: [range[0] - 0.5, range[1] + 0.5] },
-      y: { range: (u, low, high) => stretch(spec, low, high) } },
-    axes: [
-      { ...axis, size: 24, gap: 2, grid: { show: false }, space: 60, incrs: STEPS },
-      { ...axis, size: 52, gap: 4, space: 30, values: (u, ticks) => ticks.map(format),
-        grid: { stroke: () => paint("line"), width: 1 } },
-    ],
-    legend: { mount: (u, table) => legend.append(table),
-      markers: { width: 0, fill: (u, i) => `var(--${u.series[i].marker})` } },
-    cursor: { sync: { key: "steps" }, y: false, // no drag, so no click ends one
-      drag: { x: false, click: () => {} } },
-    hooks: {
-      drawClear: [(u) => bands.forEach(([first, last, phase]) => {
-        const left = u.valToPos(first - 0.5, "x", true), right = u.valToPos(last + 0.5, "x", true);
-        u.ctx.fillStyle = paint(`p${phase}`, phase ? 0.09 : 0);
-        u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
-      })],
-      draw: [(u) => whiskers.forEach(([low, high, color]) => u.data[0].forEach((step, i) => {
-        if (u.data[low][i] == null) return;
-        const [x, from, to] = [u.valToPos(step, "x", true),
-          u.valToPos(u.data[low][i], "y", true), u.valToPos(u.data[high][i], "y", true)];
-        u.ctx.fillStyle = paint(color);
-        u.ctx.fillRect(x - 1, to, 2, from - to);
-      }))],
+    scales: {
+      x: { time: false, range: [first - 0.5, last + 0.5] },
+      y: { range: (u, low, high) => reach(spec, low, high) },
     },
+    axes: [
+      { ...axis, size: 24, gap: 2, space: 60, incrs: TICKS, grid: { show: false } },
+      { ...axis, size: 52, gap: 4, space: 30, values, grid },
+    ].map((one) => ({ ...one, ticks: { show: false } })),
+    legend: {
+      mount: (u, table) => key.append(table),
+      markers: { width: 0, fill: (u, i) => `var(--${u.series[i].marker})` },
+    },
+    // no drag, so no click ends one
+    cursor: { sync: { key: "steps" }, y: false, drag: { x: false, click: () => {} } },
+    hooks: { drawClear: [drawPhases], draw: [(u) => drawWhiskers(u, whiskers)] },
   }, uPlot.join(tables), figure);
-  chart.over.addEventListener("click", () => pick(Math.round(chart.posToVal(chart.cursor.left, "x"))));
+  chart.over.addEventListener("click", () => {
+    const step = Math.round(chart.posToVal(chart.cursor.left, "x"));
+    narrow({ from: step, to: step });
+  });
   new ResizeObserver(() => chart.setSize(size())).observe(figure);
   charts.push(chart);
 }
 
-const STEPS = [1, 2, 5].flatMap((n) => [n, n * 10, n * 100, n * 1e3, n * 1e4, n * 1e5, n * 1e6])
-  .sort((a, b) => a - b);
+function drawPhases(u) {
+  for (const { first, last, phase } of report.bands) {
+    const [left, right] = [first - 0.5, last + 0.5].map((step) => u.valToPos(step, "x", true));
+    u.ctx.fillStyle = paint(`p${phase}`, phase ? 0.09 : 0);
+    u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
+  }
+}
+
+function drawWhiskers(u, whiskers) {
+  for (const [high, low, colour] of whiskers) u.data[0].forEach((step, i) => {
+    if (u.data[low][i] == null) return;
+    const [top, bottom] = [high, low].map((end) => u.valToPos(u.data[end][i], "y", true));
+    u.ctx.fillStyle = paint(colour);
+    u.ctx.fillRect(u.valToPos(step, "x", true) - 1, top, 2, bottom - top);
+  });
+}
 
 // The range of an axis: as given, else that of the values; a flat line gets room above and below.
-function stretch(spec, low, high) {
-  if (low == null) return [0, 1];
+function reach(spec, low, high) {
   const room = (high - low) * 0.06 || Math.abs(low) || 0.05;
-  return [spec.low ?? (high > low ? low - room : low - room), spec.high ?? high + room];
+  return [spec.low ?? low - room, spec.high ?? high + room];
 }

@@ -19,7 +19,7 @@ from eval.endpoint import find_fingerprints
 from eval.modes import get_stop, split_mode
 from eval.questions import Benchmark, collect_problems, read_benchmarks, read_examples
 from eval.samples import Request, list_requests
-from eval.settings import NAME, check_settings, check_types
+from eval.settings import NAME, check_settings
 
 DEFAULT_MODES = {"base": ["direct", "cot", "think"], "sft": ["direct"], "rlvr": ["think"]}
 """The rows of the paper's table, and the base model in the trained format. Other models: think."""
@@ -54,14 +54,11 @@ class Plan:
 
 def make_plan(cfg: DictConfig) -> Plan:
     """Make the tasks of a configuration. Raises UserError with every problem at once."""
-    problems: list[str] = []
-    notes: list[str] = []
+    problems, notes = check_settings(cfg), list[str]()
     models: dict[str, str] = {}
     benchmarks: list[Benchmark] = []
     modes: dict[str, list[str]] = {}
-    check_types(cfg)
-    with collect_problems(problems):
-        check_settings(cfg)
+    identities: dict[str, dict[str, Any]] = {}
     with collect_problems(problems):
         models = find_models(cfg, notes)
     with collect_problems(problems):
@@ -69,13 +66,12 @@ def make_plan(cfg: DictConfig) -> Plan:
     with collect_problems(problems):
         modes = find_modes(cfg, models)
     # the server is asked only where the settings are sound, so that no odd address is opened
-    identities: dict[str, dict[str, Any]] = {}
     if not problems:
         with collect_problems(problems):
             identities = identify_models(cfg, models, notes)
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for benchmark in benchmarks:
-        for mode in sorted({mode for chosen in modes.values() for mode in chosen}):
+        for mode in {mode: None for chosen in modes.values() for mode in chosen}:
             with collect_problems(problems):
                 examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
     if problems:
@@ -84,12 +80,17 @@ def make_plan(cfg: DictConfig) -> Plan:
     for model in models:
         for benchmark in benchmarks:
             for mode in modes[model]:
-                shown = examples[benchmark.name, mode]
-                settings = describe_task(cfg, benchmark, mode, shown)
-                settings["model"] = identities[model]
+                shown, prepared = examples[benchmark.name, mode], benchmark.prepared
+                settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
                 samples = settings["sampling"].get("samples", 1)
                 requests = list_requests(
-                    benchmark.rows, mode, samples, cfg.seed, benchmark.prepared.frame, shown
+                    benchmark.rows,
+                    mode,
+                    samples,
+                    cfg.seed,
+                    prepared.frame,
+                    shown,
+                    prepared.template,
                 )
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
@@ -100,30 +101,26 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
 
     A model that was named must exist; of the default ones a missing one is noted and left out.
     """
-    problems = []
-    if cfg.models:
-        models = {str(name): str(path) for name, path in cfg.models.items()}
-        for name, path in models.items():
-            if not NAME.fullmatch(name):
-                problems.append(
-                    f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -"
-                )
-            if cfg.endpoint is None and (fault := find_fault(path)):
-                problems.append(
-                    f"models.{name}={path} {fault}: give a model's folder, or a hub id as "
-                    "org/name@commit"
-                )
-        if problems:
-            raise UserError(*problems)
-        return models
-    if cfg.endpoint is not None:
+    if not cfg.models and cfg.endpoint is not None:
         raise UserError("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
+    problems = []
+    for name, path in (cfg.models or {}).items():
+        if not NAME.fullmatch(name):
+            problems.append(
+                f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -"
+            )
+        if cfg.endpoint is None and (fault := find_fault(path)):
+            fix = "give a model's folder, or a hub id as org/name@commit"
+            problems.append(f"models.{name}={path} {fault}: {fix}")
+    if problems:
+        raise UserError(*problems)
+    if cfg.models:
+        return dict(cfg.models)
 
     # nothing was named: the three models of the experiment, as far as they exist
-    revision = cfg.model.get("revision")
-    base = f"{cfg.model.path}@{revision}" if revision else str(cfg.model.path)
+    revision = f"@{cfg.model.revision}" if cfg.model.get("revision") else ""
     makers = {
-        "base": (base, "make setup"),
+        "base": (f"{cfg.model.path}{revision}", "make setup"),
         "sft": (f"runs/sft/{cfg.name}/model", "make sft"),
         "rlvr": (f"runs/rlvr/{cfg.name}/model", "make rlvr"),
     }
@@ -159,28 +156,28 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
     A list applies to all models, a mapping names models, null means DEFAULT_MODES.
     """
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
-    problems, modes = [], {}
-    if isinstance(given, str):
-        given = [given]
-    if isinstance(given, dict) and models:
+    by_model = given or DEFAULT_MODES
+    if not isinstance(by_model, dict):
+        by_model = dict.fromkeys(models or ["any"], by_model)  # checked without a model too
+    problems = []
+    if given is by_model and models:
         known = ", ".join(models)
         problems = [f"modes.{m}: no such model, there is {known}" for m in given if m not in models]
-    for model in models or ["none"]:  # without a model its modes are checked all the same
-        chosen = given
-        if not isinstance(given, list):
-            chosen = (given or DEFAULT_MODES).get(model, ["think"])
-        modes[model] = list(
-            dict.fromkeys(map(str, chosen if isinstance(chosen, list) else [chosen]))
-        )
-    for mode in dict.fromkeys(mode for chosen in modes.values() for mode in chosen):
+    modes = {}
+    for model in models or by_model:
+        chosen = by_model.get(model, "think")
+        modes[model] = list(dict.fromkeys([chosen] if isinstance(chosen, str) else chosen))
+    for mode in {mode: None for chosen in modes.values() for mode in chosen}:
         try:
-            split_mode(mode)
+            name, _ = split_mode(mode)
         except ValueError as error:
             problems.append(f"modes: {error}")
-    if cfg.endpoint is not None and any("loglikelihood" in chosen for chosen in modes.values()):
-        problems.append(
-            "mode loglikelihood needs the model itself: an endpoint gives no letter's probability"
-        )
+            continue
+        if name == "loglikelihood" and cfg.endpoint is not None:
+            problems.append(
+                "mode loglikelihood needs the model itself: an endpoint gives no letter's "
+                "probability"
+            )
     if problems:
         raise UserError(*problems)
     return modes
@@ -190,29 +187,29 @@ def describe_task(
     cfg: DictConfig, benchmark: Benchmark, mode: str, examples: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Describe everything but the model that a task's answers depend on."""
-    frame = benchmark.prepared.frame
+    frame, files = benchmark.prepared.frame, benchmark.prepared.manifest["files"]
     short = split_mode(mode)[0] == "direct"
-    dev = benchmark.prepared.manifest["files"].get("dev.jsonl", {}).get("sha256")
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
     if mode != "loglikelihood":
-        sampling = {
+        sampling |= {
             "samples": cfg.samples,
             "temperature": float(cfg.temperature),
             "top_p": float(cfg.top_p),
             "max_new_tokens": cfg.direct_max_new_tokens if short else cfg.max_new_tokens,
-            "max_len": cfg.max_len,
             "stop": get_stop(mode),
         }
+    shown = None
+    if examples:
+        shown = {"ids": [row["id"] for row in examples], "sha256": files["dev.jsonl"]["sha256"]}
     # of an endpoint only what changes answers: not the number of requests at a time
-    if cfg.endpoint is None:
-        engine = list_engine_options(cfg)
-    else:
+    engine = list_engine_options(cfg)
+    if cfg.endpoint is not None:
         options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
         engine = {"api": options["api"], "extra": options["extra"] or {}}
     return {
         "benchmark": benchmark.describe(cfg.limit),
         "mode": mode,
-        "examples": {"ids": [row["id"] for row in examples], "sha256": dev} if examples else None,
+        "examples": shown,
         "prompt_version": PROMPT_VERSION,
         "chat": frame._asdict() if frame else None,
         "seed": cfg.seed,
@@ -242,7 +239,7 @@ def identify_models(
                 f"the endpoint does not say which weights it serves as {served!r}: answers on disk "
                 "are told apart by that name alone; use a new name=NAME after a change"
             )
-        address = {"endpoint": str(cfg.endpoint), "served_name": served}
+        address = {"endpoint": cfg.endpoint, "served_name": served}
         identities[name] = address | {"fingerprint": found[served]}
     return identities
 

@@ -1,0 +1,46 @@
+"""Views of the same questions: other options or no stem, to see what a score rests on.
+
+`data.options.*` and `data.stem`, recorded in the manifest; docs/paper.md has the commands. A row
+whose options speak of others ("all of the above") may have to stay as it is: it is listed.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from data_prep.options import find_free_options, reorder_options
+from data_prep.prompt import LETTERS, MAX_OPTIONS
+from data_prep.rows import Question
+
+NONE, NO_STEM = "None of the above", "Which option is right?"
+
+
+def apply_views(questions: list[Question], data: Any) -> list[str]:
+    """Apply the configured views to a split, in place; returns the ids that stay as they are."""
+    left = []
+    for index, question in enumerate(questions):
+        viewed = view_question(question, data.options.none_of_the_above, data.options.rotate)
+        left += [] if viewed else [question.id]
+        stem = NO_STEM if data.stem == "none" else question.question
+        questions[index] = replace(viewed or question, question=stem)
+    return left
+
+
+def view_question(question: Question, none: str | None, rotate: int) -> Question | None:
+    """Rotate the options, then put in "None of the above"; None where that changes the meaning."""
+    count = len(question.options)
+    is_fixed = find_free_options(question) < count
+    # with a second "None of the above" two letters would mean the same
+    has_none = any(NONE.casefold() in option.casefold() for option in question.options)
+    if (is_fixed and (rotate or none == "replace_gold")) or (has_none and none):
+        return None
+    if rotate:
+        question = reorder_options(question, [(place + rotate) % count for place in range(count)])
+    if none == "add":
+        return (
+            None if count == MAX_OPTIONS else replace(question, options=[*question.options, NONE])
+        )
+    if none == "replace_gold":
+        options = list(question.options)
+        options[LETTERS.index(question.answer)] = NONE
+        return replace(question, options=options)
+    return question
