@@ -245,7 +245,10 @@ def gpu_node(laptop, monkeypatch, tmp_path):
         include.mkdir()
         if python_h:
             (include / "Python.h").touch()
-        monkeypatch.setattr(install.sysconfig, "get_paths", lambda: {"include": str(include)})
+        real = install.sysconfig.get_paths
+        monkeypatch.setattr(
+            install.sysconfig, "get_paths", lambda *given: real(*given) | {"include": str(include)}
+        )
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         monkeypatch.delenv("CUDA_HOME", raising=False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
