@@ -63,6 +63,17 @@ def test_adam_takes_twelve_bytes_a_weight_and_zero_shares_them(compose_one):
     assert fit.plan_model(shape, cfg.openrlhf, 8, trained=True).weights == one.weights / 8
 
 
+def test_the_logged_entropy_takes_eight_bytes_a_logit_in_training_alone(compose_one):
+    """openrlhf/models/utils.py:216 keeps a softmax and its product, both fp32, until the step ends."""
+    with_it, without = (
+        {need.phase: need.bytes for need in fit.plan_ppo(*compose_one("tuned", "8x80gb", word))[0]}
+        for word in ("hardware.entropy_coef=0", "hardware.entropy_coef=null")
+    )
+    _, shape = compose_one("tuned", "8x80gb")
+    assert with_it["training"] - without["training"] == 8 * 4 * 2048 * shape.vocab
+    assert all(with_it[phase] == without[phase] for phase in with_it if phase != "training")
+
+
 @pytest.mark.parametrize("experiment", ["paper", "grpo", "7B", "lora"])
 def test_more_gpus_never_need_more_each(compose_one, experiment):
     sizes = []

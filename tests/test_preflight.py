@@ -258,7 +258,10 @@ def gpu_node(laptop, monkeypatch, tmp_path):
         include.mkdir()
         if python_h:
             (include / "Python.h").touch()
-        monkeypatch.setattr(install.sysconfig, "get_paths", lambda: {"include": str(include)})
+        real = install.sysconfig.get_paths
+        monkeypatch.setattr(
+            install.sysconfig, "get_paths", lambda *given: real(*given) | {"include": str(include)}
+        )
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         monkeypatch.delenv("CUDA_HOME", raising=False)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
@@ -322,7 +325,7 @@ def test_a_compute_node_must_be_able_to_compile_adam(gpu_node, node, parts):
 
 def test_what_may_not_fit_is_a_warning_and_does_not_stop_a_run(compose_config, bank):
     """Activations and buffers rest on assumptions, so only weights and optimizer states refuse."""
-    words = ("experiment=paper", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
+    words = ("experiment=tuned", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
     cfg = compose_config("rlvr", *words, "data=bank", f"data_dir={bank}")
     assert list(fit.check_memory(cfg, "ppo", read_shape(cfg))[0]) == []
     doubts = find_doubts(cfg, "ppo")

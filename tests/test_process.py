@@ -111,7 +111,7 @@ def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_
     """What the caller set stays; without a GPU nothing of it is set."""
     for name in ("PYTORCH_CUDA_ALLOC_CONF", "DS_SKIP_CUDA_CHECK", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    words = (f"run_dir={tmp_path}", "experiment=paper")
+    words = (f"run_dir={tmp_path}", "experiment=tuned")
     cfg = compose_config("rlvr", *words, "hardware=1x80gb")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(48)), raising=False)
     found = build_environment(cfg, 0, "id")
