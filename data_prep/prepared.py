@@ -20,6 +20,24 @@ from data_prep.prompt import LETTERS, MAX_OPTIONS, TEMPLATES, ChatFrame, Templat
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
+# What later stages look up in a manifest, where it has the section; * is every key.
+FACTS: dict[str, type] = {
+    "files.*.rows": int,
+    "files.*.sha256": str,
+    "splits.*.prompt_tokens.max": int,
+    "origin": dict,
+    "overlap": dict,
+    "views": dict,
+    "max_prompt_tokens.found": int,
+    "tokenizer.path": str,
+    "tokenizer.sha256": str,
+    "chat.prefix": str,
+    "chat.suffix": str,
+    "chat.end_of_turn": str,
+    "chat.end_of_turn_id": int,
+    "chat.template_sha256": str,
+    "prompt.name": str,
+}
 
 
 @contextmanager
@@ -158,12 +176,39 @@ def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
         raise UserError(f"{path} not found: run `{prepare}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        form = manifest["format"]
-        files = [(facts["sha256"], facts["rows"]) for facts in manifest["files"].values()]
+        form, files = manifest["format"], manifest["files"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
     if form != FORMAT or not files:
         raise UserError(
             f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
         )
+    if broken := list_broken(manifest):
+        raise UserError(f"{path} has no good {', '.join(broken)}: run `{prepare}` again")
     return Prepared(folder, manifest, prepare)
+
+
+def list_broken(manifest: dict[str, Any]) -> list[str]:
+    """List the facts of a manifest that a later stage could not use."""
+    broken = []
+    for key, kind in FACTS.items():
+        keys = key.split(".")
+        is_plain = keys[0] == "chat" and manifest.get("chat") is None
+        if keys[0] in manifest and not is_plain and not has_fact(manifest, keys, kind):
+            broken.append(key)
+    if broken:
+        return broken
+    files, splits = manifest["files"], manifest.get("splits")
+    broken = [
+        f"splits.{name[:-6]}" for name in files if splits is not None and name[:-6] not in splits
+    ]
+    known = manifest.get("prompt", {"name": "plain"})["name"] in TEMPLATES
+    return broken if known else [*broken, "prompt.name"]
+
+
+def has_fact(value: Any, keys: list[str], kind: type) -> bool:
+    """Tell if the keys lead to a value of this type; `*` follows every key."""
+    if not keys or not isinstance(value, dict):
+        return not keys and isinstance(value, kind)
+    names = list(value) if keys[0] == "*" else keys[:1]
+    return all(name in value and has_fact(value[name], keys[1:], kind) for name in names)

@@ -47,15 +47,12 @@ class Chat(NamedTuple):
 
 
 class ModelTokenizer(NamedTuple):
-    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None.
-
-    bos_token: that transformers puts before every text, None where it puts none.
-    """
+    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None."""
 
     path: str
     tokenizer: Tokenizer
     eos_token: str
-    bos_token: str | None
+    bos_token: str | None  # that transformers puts before every text
     special_tokens: re.Pattern[str]
     sha256: str
     chat: Chat | None

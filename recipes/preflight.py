@@ -95,7 +95,10 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     except UserError as error:
         problems += error.problems
     try:
-        data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+        found = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+        for key in {"splits", "max_prompt_tokens", "tokenizer"} - set(found.manifest):
+            raise UserError(f"{found.folder}/manifest.json has no {key}: run `{found.prepare}`")
+        data = found
         rows = data.read_rows("train")
         for split in run_folder.list_splits(cfg):
             data.find_file(split)

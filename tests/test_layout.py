@@ -68,9 +68,9 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2960,
+    "data_prep": 2995,
     "reward_server": 1120,
-    "recipes": 4020,
+    "recipes": 4025,
     "eval": 4970,
 }
 MOST_FILES = 82

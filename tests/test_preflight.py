@@ -6,12 +6,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from omegaconf import open_dict
 
+from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_jsonl
+from eval.tasks import make_plan
 from recipes import fit, run_folder
 from recipes.model import read_shape
 from recipes.preflight import estimate_disk, find_doubts, find_problems, gather_facts
@@ -61,6 +64,62 @@ def test_data_that_differs_from_its_manifest(laptop, bank, tmp_path):
         "train.jsonl is not what its manifest says",
         "`make prep data=bank data_dir=",
     )
+
+
+FACTS = [
+    *(
+        "files.train.jsonl",
+        "files.train.jsonl.rows",
+        "files.dev.jsonl.sha256",
+        "files.train.jsonl.sha256",
+    ),
+    *(
+        "splits",
+        "splits.train",
+        "splits.dev",
+        "splits.dev.prompt_tokens",
+        "splits.dev.prompt_tokens.max",
+    ),
+    *(
+        "max_prompt_tokens",
+        "max_prompt_tokens.found",
+        "tokenizer",
+        "tokenizer.path",
+        "tokenizer.sha256",
+    ),
+    *("prompt", "prompt.name", "views", "chat", "overlap", "origin"),
+]
+
+
+@pytest.mark.parametrize("value", ["gone", None, "x", 7, ["x"], {}], ids=repr)
+def test_a_manifest_with_a_broken_fact_is_lines_in_training_and_evaluation(
+    laptop, compose_config, bank, tmp_path, value
+):
+    """Deleted or of another type, wherever a stage looks: no traceback, whatever else is said."""
+    copy = shutil.copytree(bank, tmp_path / "data")
+    path = copy / "bank" / "manifest.json"
+    whole = path.read_text()
+    cfg = laptop(f"data_dir={copy}")
+    asked = compose_config("eval", f"data_dir={copy}", "models={m: recipes/laptop_model}")
+    refused = 0
+    for fact in FACTS:
+        manifest = json.loads(whole)
+        inner = manifest
+        *keys, last = fact.replace(".jsonl", "/jsonl").split(".")
+        for key in keys:
+            inner = inner[key.replace("/jsonl", ".jsonl")]
+        if value == "gone":
+            del inner[last.replace("/jsonl", ".jsonl")]
+        else:
+            inner[last.replace("/jsonl", ".jsonl")] = value
+        path.write_text(json.dumps(manifest))
+        problems = find_problems(cfg, "ppo")
+        refused += bool(problems)
+        if not problems:
+            find_doubts(cfg, "ppo")
+        with suppress(UserError):
+            make_plan(asked)
+    assert refused > len(FACTS) // 3
 
 
 def test_data_of_another_tokenizer(laptop, bank, tmp_path):
