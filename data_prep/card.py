@@ -22,11 +22,6 @@ def render_card(manifest: dict[str, Any]) -> str:
     )
 
 
-def write_card(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the card."""
-    path.write_text(render_card(manifest), encoding="utf-8")
-
-
 def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
     """Draw a histogram of prompt lengths, one row a split, as PNG; same lengths, same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

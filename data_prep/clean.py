@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 from data_prep.errors import BadRow
 from data_prep.options import strip_labels
-from data_prep.prompt import MAX_OPTIONS
-from data_prep.rows import Question, check_answer
+from data_prep.prompt import LETTERS, MAX_OPTIONS
+from data_prep.rows import Question
 
 LOOK_ALIKES = dict(
     zip("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw", strict=True)
@@ -29,8 +29,7 @@ LOOK_ALIKES = dict(
 """Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
 CYRILLIC = re.compile(r"[\u0400-\u052f]")
 WORD = re.compile(r"[^\W\d_]+")
-# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay, some scripts need
-# them.
+# Invisible characters that no medical text needs; joiners (U+200C, U+200D) stay for other scripts.
 INVISIBLE = re.compile(
     "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
@@ -108,8 +107,7 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     labelled, options = options, strip_labels(options)
     if options != labelled:
         fixed.append("own_labels")
-    # No line separator anywhere in a row: some readers of JSONL (str.splitlines) would cut it
-    # there.
+    # No line separator anywhere in a row: readers by str.splitlines would cut it there.
     meta = {
         key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
         for key, value in question.meta.items()
@@ -125,24 +123,17 @@ def remove_controls(text: str) -> str:
 
 
 def has_mixed_words(texts: list[str]) -> bool:
-    """Tell if Cyrillic letters replace Latin ones: some word mixes them, and none is really
-    Cyrillic.
+    """Tell if Cyrillic letters replace Latin ones: a word mixes them, and none is really Cyrillic.
 
     A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then
     a mixed word may be right ("mРНК"), and nothing is fixed. A Cyrillic letter on its own is left,
     too: in MedQA a lone "к" is a kappa.
     """
-    words = [
-        word
-        for text in texts
-        if not text.isascii() and CYRILLIC.search(text)
-        for word in WORD.findall(text)
-        if CYRILLIC.search(word)
-    ]
-    foreign = any(
-        CYRILLIC.match(letter) and letter not in LOOK_ALIKES for word in words for letter in word
-    )
-    return not foreign and any(not CYRILLIC.match(letter) for word in words for letter in word)
+    found = [word for text in texts if not text.isascii() for word in WORD.findall(text)]
+    words = [word for word in found if CYRILLIC.search(word)]
+    letters = {letter for word in words for letter in word}
+    cyrillic = set(filter(CYRILLIC.match, letters))
+    return cyrillic <= set(LOOK_ALIKES) and cyrillic != letters
 
 
 def check_question(question: Question) -> None:
@@ -161,7 +152,9 @@ def check_question(question: Question) -> None:
         raise BadRow("number_of_options", detail)
     if not all(options):
         raise BadRow("empty_option", f"option {options.index('') + 1} has no text")
-    check_answer(question)
+    if question.answer not in list(LETTERS[: len(options)]):
+        detail = f"answer {question.answer!r} with {len(options)} options"
+        raise BadRow("gold_not_among_options", detail)
     if options.count(question.gold) > 1:
         detail = f"a second option has the text of the gold option, {question.gold!r:.100}"
         raise BadRow("duplicate_gold", detail)

@@ -17,17 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
-# What a disk, a quota or a permission says; any other OSError is a fault of ours and keeps its
-# traceback.
-USERS_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-)
+# What a disk, a quota or a permission says; any other OSError is a fault of ours.
+USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
 
 
 def run_command(
@@ -65,9 +56,10 @@ def run_command(
     except UserError as error:
         problems, code = list(error.problems), 2
     except (HydraException, OmegaConfBaseException) as error:
-        problems, code = explain_overrides(name, sys.argv[1:]) or [shorten(error)], 2
+        problems = explain_overrides(name, sys.argv[1:]) or [" ".join(str(error).split())[:400]]
+        code = 2
     except OSError as error:
-        if error.errno not in USERS_ERRORS:
+        if errno.errorcode.get(error.errno or 0) not in USERS_ERRORS:
             raise
         problems, code = [f"cannot use {error.filename or 'a file'}: {error.strerror}"], 1
     except KeyboardInterrupt:
@@ -109,14 +101,14 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
     known = list_keys(name, groups)
     for override in parsed:
         key = override.key_or_group
-        if known and key not in known and not key.startswith("hydra") and not override.is_add():
-            # openrlhf.actor.lr: of the keys that end in lr, if there are any
-            leaves = [
-                other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]
-            ]
-            near = difflib.get_close_matches(key, leaves or known, 1, cutoff=0.5)
-            hint = f", the nearest is {near[0]}" if near else ""
-            problems.append(f"{key} is no key of recipes/configs/{name}.yaml{hint}")
+        if not known or key in known or key.startswith("hydra") or override.is_add():
+            continue
+        # openrlhf.actor.lr: of the keys that end in lr, if there are any
+        leaf = key.rpartition(".")[2]
+        leaves = [other for other in known if other.rpartition(".")[2] == leaf]
+        near = difflib.get_close_matches(key, leaves or known, 1, cutoff=0.5)
+        hint = f", the nearest is {near[0]}" if near else ""
+        problems.append(f"{key} is no key of recipes/configs/{name}.yaml{hint}")
     return problems
 
 
@@ -132,14 +124,13 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
             tree: Any = OmegaConf.to_container(compose(name, groups))
     except HydraException:
         return []
-    found, waiting = [], [("", tree)]
-    while waiting:
-        prefix, node = waiting.pop()
-        for key, value in node.items():
-            found.append(f"{prefix}{key}")
-            if isinstance(value, dict):
-                waiting.append((f"{prefix}{key}.", value))
-    return [*found, *(path.name for path in CONFIGS.iterdir() if path.is_dir())]
+    found = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
+    waiting = list(tree.items())
+    for key, value in waiting:  # grows while it is read
+        found.append(key)
+        if isinstance(value, dict):
+            waiting.extend((f"{key}.{inner}", leaf) for inner, leaf in value.items())
+    return found
 
 
 def show_quoting(word: str) -> str:
@@ -148,13 +139,7 @@ def show_quoting(word: str) -> str:
         return f"{word!r}: a value has no line breaks and no other control characters"
     key, _, value = word.partition("=")
     # only backslashes before a quote are read as escapes
-    escaped = re.sub(
-        r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), value
-    )
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     quoted = shlex.quote(f'{key}="{escaped}"')
     return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
-
-
-def shorten(error: Exception) -> str:
-    """Return an exception's text on one line."""
-    return " ".join(str(error).split())[:400]

@@ -2,11 +2,9 @@
 
 
 class UserError(ValueError):
-    """Report what the user must fix before work starts; commands print the problems and exit with
-    2.
+    """Report what the user must fix before work starts; commands print it and exit with 2.
 
-    problems: one line each, saying what is wrong, which value, and the command or change that fixes
-    it.
+    problems: one line each: what is wrong, which value, and the command or change that fixes it.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -15,9 +13,7 @@ class UserError(ValueError):
 
 
 class BadRow(ValueError):
-    """Drop one row. reason: the name under which the manifest counts and lists it; detail: field
-    and value.
-    """
+    """Drop one row. reason: under which the manifest lists it; detail: field and value."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -26,6 +22,4 @@ class BadRow(ValueError):
 
 
 class NotSelected(Exception):
-    """Leave out a sound row that is not part of the configured data set, such as another
-    subject's.
-    """
+    """Leave out a sound row that is not part of the data set, such as another subject's."""

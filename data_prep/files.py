@@ -7,53 +7,51 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole. A lone surrogate (half an emoji from a model) is written as
-    `\\udXXX`.
-    """
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """Give a file under a temporary name, renamed to `path` when the block ends well.
 
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name next to it, then rename; on any error the old file
-    stays.
+    On any error the old file stays, and the new one goes.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            yield file
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole."""
+    with replace_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole; half an emoji (a lone surrogate) is written as `\\udXXX`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with a final newline. Raises ValueError for NaN or infinity, which
-    JSON lacks.
-    """
+    """Write indented JSON. Raises ValueError for NaN or infinity, which JSON lacks."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Write one row a line (UTF-8) and return what a manifest says of the file: rows and sha256."""
-    partial = path.with_name(path.name + ".partial")
     digest, count = hashlib.sha256(), 0
-    try:
-        with partial.open("wb") as file:
-            for row in rows:
-                line = (
-                    json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-                )
-                digest.update(line)
-                file.write(line)
-                count += 1
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with replace_file(path) as file:
+        for row in rows:
+            text = json.dumps(row, ensure_ascii=False) + "\n"
+            line = text.encode("utf-8", "backslashreplace")
+            digest.update(line)
+            file.write(line)
+            count += 1
     return {"rows": count, "sha256": digest.hexdigest()}
 
 

@@ -49,24 +49,27 @@ def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, An
     return records
 
 
-# What the hub's libraries raise, and the fix; the first entry with a name or status decides.
-FIXES: dict[str, set[str | int]] = {
-    "it is gated or private: accept its terms on its page and run `hf auth login`": {
-        "GatedRepoError",
-        401,
-        403,
-    },
+GATED = "it is gated or private: accept its terms on its page and run `hf auth login`"
+NO_REVISION = (
     "that revision does not exist (any more): take a commit from the data set's page (Files, "
-    "History)": {"RevisionNotFoundError"},
-    "it or one of its files is not there, or is private: check data.hub.id, or run "
-    "`hf auth login`": {
-        "DatasetNotFoundError",
-        "RepositoryNotFoundError",
-        "EntryNotFoundError",
-        404,
-    },
-    "the hub could not be reached: check the network, or read a local copy with "
-    "data.source=FOLDER": {
+    "History)"
+)
+ABSENT = (
+    "it or one of its files is not there, or is private: check data.hub.id, or run `hf auth login`"
+)
+NO_HUB = (
+    "the hub could not be reached: check the network, or read a local copy with data.source=FOLDER"
+)
+BROKEN = (
+    "what arrived is broken or cut off: run it again (a download resumes), or use "
+    "data.source=FOLDER"
+)
+# Classes and status codes that the hub's libraries raise, and the fix; the first that fits decides.
+FIXES: dict[str, set[str | int]] = {
+    GATED: {"GatedRepoError", 401, 403},
+    NO_REVISION: {"RevisionNotFoundError"},
+    ABSENT: {"DatasetNotFoundError", "RepositoryNotFoundError", "EntryNotFoundError", 404},
+    NO_HUB: {
         "LocalEntryNotFoundError",
         "ConnectionError",
         "ConnectError",
@@ -82,22 +85,16 @@ def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # they let httpx, pyarrow, OS and own errors through alike
-        signs: set[str | int] = set()
+        signs: set[str | int] = {403} if "is a gated dataset" in str(error) else set()
         cause: BaseException | None = error
         seen: list[BaseException] = []
         while cause is not None and cause not in seen:
             seen.append(cause)
-            signs.add(type(cause).__name__)
             # a requests response with an error status is falsy
-            signs.add(getattr(getattr(cause, "response", None), "status_code", None) or "")
+            status = getattr(getattr(cause, "response", None), "status_code", None)
+            signs |= {type(cause).__name__, status or ""}
             cause = cause.__cause__ or cause.__context__
-        if "is a gated dataset" in str(error):
-            signs.add(403)
-        fix = next(
-            (fix for fix, known in FIXES.items() if signs & known),
-            "what arrived is broken or cut off: run it again (a download resumes), or use "
-            "data.source=FOLDER",
-        )
+        fix = next((fix for fix, known in FIXES.items() if signs & known), BROKEN)
         detail = " ".join(str(error).split())[:300]
         raise UserError(
             f"{hub_id} at {revision}: {fix} [{type(error).__name__}: {detail}]"

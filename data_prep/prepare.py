@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.card import draw_lengths, write_card
+from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
-from data_prep.files import write_jsonl
+from data_prep.files import write_jsonl, write_text
 from data_prep.options import find_index_base, shuffle_options
 from data_prep.options_view import apply_views
 from data_prep.overlap import drop_copies
@@ -122,7 +122,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
             manifest["files"][path.name] = write_jsonl(path, split.rows)
         tokens = {name: split.tokens for name, split in splits.items()}
         draw_lengths(partial / "lengths.png", tokens, data.max_prompt_tokens)
-        write_card(partial / "README.md", manifest)
+        write_text(partial / "README.md", render_card(manifest))
         write_manifest(partial, manifest)
     return manifest
 
@@ -132,37 +132,30 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
 
     Raises UserError with all problems of the settings and of the three.
     """
-    problems = check_settings(cfg)
+    missing = [key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))]
+    if missing:
+        fix = "its file under recipes/configs explains it"
+        raise UserError(*(f"{key} is not set: give {key}=…; {fix}" for key in sorted(missing)))
+    data, model = cfg.data, cfg.model
+    problems = check_settings(data)
     found: list[Any] = []
-    if not OmegaConf.missing_keys(cfg.data) and not OmegaConf.missing_keys(cfg.model):
-        for read in (
-            lambda: find_template(cfg.data.prompt.name, cfg.data.prompt.file),
-            lambda: load_tokenizer(
-                cfg.model.path, cfg.model.get("revision"), cfg.data.chat is True
-            ),
-            lambda: read_records(cfg),
-        ):
-            try:
-                found.append(read())
-            except UserError as error:
-                problems.extend(error.problems)
+    for read in (
+        lambda: find_template(data.prompt.name, data.prompt.file),
+        lambda: load_tokenizer(model.path, model.get("revision"), data.chat is True),
+        lambda: read_records(cfg),
+    ):
+        try:
+            found.append(read())
+        except UserError as error:
+            problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
     template, tokenizer, records = found
     return template, tokenizer, records
 
 
-def check_settings(cfg: DictConfig) -> list[str]:
+def check_settings(data: DictConfig) -> list[str]:
     """Check the settings of a preparation; returns one problem a line."""
-    missing = sorted(
-        key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))
-    )
-    if missing:
-        return [
-            f"{key} is not set: give {key}=…; its file under recipes/configs explains it"
-            for key in missing
-        ]
-    data = cfg.data
     problems = []
     # both become names of files
     for key, value in (("data.name", data.name), ("data.split", data.get("split", TRAIN))):

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, lock_file, read_jsonl, write_json
-from data_prep.prompt import LETTERS, TEMPLATES, ChatFrame, Template
+from data_prep.prompt import LETTERS, MAX_OPTIONS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
 FORMAT = 3  # of the manifest: raise it when a key changes its meaning
@@ -24,8 +24,7 @@ FORMAT = 3  # of the manifest: raise it when a key changes its meaning
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder to write into, and put it in the place of `folder` when the block ends
-    well.
+    """Give a new folder to write into, which replaces `folder` when the block ends well.
 
     Whatever goes wrong in the block, the old folder stays as it was and the new one is removed.
     Raises UserError where the disk is full or not writable, or another preparation runs.
@@ -124,19 +123,25 @@ class Prepared:
 
 
 def check_row(row: dict[str, Any], split: str) -> None:
-    """Check that a prepared row can be asked and that its label is the row's own.
+    """Check that a prepared row can be asked, and that its label is the row's own and the reward's.
 
     A file and a manifest that agree may both be wrong: a letter that names no option would count as
     wrong for ever. Raises ValueError that names the row.
     """
-    letters = LETTERS[: len(row["options"])]
-    if row["answer"] not in list(letters):
-        raise ValueError(f"{row['id']}: answer {row['answer']!r} is not one of {letters}")
+    row_id, options, answer = row["id"], row["options"], row["answer"]
+    if not isinstance(row_id, str) or not row_id:
+        raise ValueError(f"id {row_id!r} is no text")
+    texts = options if isinstance(options, list) else []
+    if not 2 <= len(texts) <= MAX_OPTIONS or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{row_id}: options {options!r:.100} are not 2 to {MAX_OPTIONS} texts")
+    letters = LETTERS[: len(options)]
+    if answer not in list(letters):
+        raise ValueError(f"{row_id}: answer {answer!r} is not one of {letters}")
     label = json.loads(row["label"])
-    expected = {**{key: row[key] for key in ("id", "answer", "options")}, "split": split}
+    expected = {"id": row_id, "answer": answer, "options": options, "split": split}
     for key, value in expected.items():
         if label.get(key) != value:
-            raise ValueError(f"{row['id']}: label has {key} {label.get(key)!r}, not {value!r}")
+            raise ValueError(f"{row_id}: label has {key} {label.get(key)!r}, not {value!r}")
 
 
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:

@@ -1,9 +1,7 @@
-"""The row format: a `Question` as the sources give it, and the JSONL row that PPO, SFT and
-evaluation read.
+"""The row format: a `Question` as the sources give it, and the JSONL row that all stages read.
 
 Every row of a file has the same `meta` keys with values of the same type and never null: `datasets`
-infers the types from the first block of a file and fails on a later block that differs
-(`unify_meta`).
+infers types from the first block of a file and fails on a later one that differs (`unify_meta`).
 """
 
 import json
@@ -76,8 +74,9 @@ def get_texts(record: Any, key: str) -> list[str]:
     """
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
-        while value and list(value.values())[-1] is None:
-            value = dict(list(value.items())[:-1])
+        value = dict(value)
+        while value and value[next(reversed(value))] is None:
+            value.popitem()
         if list(value) != list(LETTERS[: len(value)]):
             raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")
         value = list(value.values())
@@ -105,15 +104,6 @@ def get_letter(record: dict[str, Any], key: str, base: int, num_options: int) ->
         detail = f"{key} {value!r:.100} counts from {base}, with {num_options} options"
         raise BadRow("gold_not_among_options", detail)
     return LETTERS[index - base]
-
-
-def check_answer(question: Question) -> None:
-    """Refuse a gold letter that names none of the options. Raises BadRow."""
-    if len(question.answer) != 1 or question.answer not in LETTERS[: len(question.options)]:
-        raise BadRow(
-            "gold_not_among_options",
-            f"answer {question.answer!r} with {len(question.options)} options",
-        )
 
 
 def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
@@ -157,22 +147,23 @@ def build_row(
     of a struct. `response` is the SFT target for `direct_prompt`; it ends in EOS so that OpenRLHF
     adds none of its own. direct_response: a key of DIRECT_RESPONSES.
     """
-    label = {
-        "id": question.id,
-        "split": split,
-        "answer": question.answer,
-        "options": question.options,
-    }
+    row_id, stem, options, answer = (
+        question.id,
+        question.question,
+        question.options,
+        question.answer,
+    )
+    label = {"id": row_id, "split": split, "answer": answer, "options": options}
     target = DIRECT_RESPONSES[direct_response]
     return {
-        "id": question.id,
-        "question": question.question,
-        "options": question.options,
-        "answer": question.answer,
-        "prompt": render_prompt(question.question, question.options, frame, template),
-        "direct_prompt": render_direct_prompt(question.question, question.options, frame, template),
-        "response": target.format(answer=question.answer, gold=question.gold) + eos_token,
+        "id": row_id,
+        "question": stem,
+        "options": options,
+        "answer": answer,
+        "prompt": render_prompt(stem, options, frame, template),
+        "direct_prompt": render_direct_prompt(stem, options, frame, template),
+        "response": target.format(answer=answer, gold=question.gold) + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
-        "datasource": question.id.split("/", 1)[0],
+        "datasource": row_id.split("/", 1)[0],
         "meta": question.meta,
     }

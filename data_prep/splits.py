@@ -198,28 +198,22 @@ def check_rows(
         if official.get("git_blob") and data.source:
             remarks.append(compare_blob(split, data, rows))
         elif official.get("sha256") is None and rows != official.rows:
-            remarks.append(
-                f"{split}: {rows:,} rows read, officially {official.rows:,}; scores are not "
-                "comparable"
-            )
-    before = read_last_origin(folder) if not data.parts_of_mixture else None
+            counts = f"{rows:,} rows read, officially {official.rows:,}"
+            remarks.append(f"{split}: {counts}; scores are not comparable")
+    before = None if data.parts_of_mixture else read_last_origin(folder)
     if before is not None:
         # a split that is as pinned is the right one, whatever was read last time
         for split in dict.fromkeys([*before["rows"], *read]):
             was, now = before["rows"].get(split), read.get(split)
             if was != now and split not in as_pinned:
-                differences.append(
-                    f"{data.name}/{split}: {describe_rows(was)} before, {describe_rows(now)} now"
-                )
+                change = f"{describe_rows(was)} before, {describe_rows(now)} now"
+                differences.append(f"{data.name}/{split}: {change}")
         if differences and before.get("revision") != revision:
-            differences.append(
-                f"{data.name}: revision {before.get('revision')} before, {revision} now"
-            )
+            change = f"revision {before.get('revision')} before, {revision} now"
+            differences.append(f"{data.name}: {change}")
     if differences and not data.accept:
-        raise UserError(
-            *differences,
-            f"to take these rows as they are: make prep data={data.name} data.accept=true",
-        )
+        fix = f"to take these rows as they are: make prep data={data.name} data.accept=true"
+        raise UserError(*differences, fix)
     return [*remarks, *(f"accepted: {line}" for line in differences)]
 
 

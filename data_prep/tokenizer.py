@@ -1,9 +1,8 @@
 """Read a model's tokenizer: token lengths, special tokens, and the frame of its chat template.
 
-The `tokenizers` library reads tokenizer.json as `transformers` does and imports no torch. Only in
-chat mode `transformers` renders the template (its own renderer, without torch), in a process of its
-own with bounded time and memory, once around a stand-in for the message: rendering a row then is
-joining strings.
+The `tokenizers` library reads tokenizer.json as `transformers` does and imports no torch. A chat
+template is rendered by `transformers`' own renderer, once around a stand-in for the message:
+rendering a row then is joining strings.
 """
 
 import hashlib
@@ -12,8 +11,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +20,9 @@ from data_prep.errors import UserError
 from data_prep.hub import explain_errors
 from data_prep.prompt import LETTERS, ChatFrame
 
-CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+ROOT = Path(__file__).resolve().parents[1]
+FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 MESSAGE, REPLY = "THE-MESSAGE-STANDS-HERE", "THE-REPLY-STANDS-HERE"
 PROBES = ("<think>", *LETTERS)
 """How responses begin: PPO's, and each target of SFT."""
@@ -47,8 +46,7 @@ class Chat(NamedTuple):
         return ChatFrame(self.prefix, self.suffix)
 
 
-@dataclass(frozen=True)
-class ModelTokenizer:
+class ModelTokenizer(NamedTuple):
     """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None."""
 
     path: str
@@ -65,20 +63,14 @@ class ModelTokenizer:
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, without any that the tokenizer would add (OpenRLHF adds none either)."""
+        longest = max(map(len, texts), default=0)
+        step = max(1, BATCH // max(1, longest))
         counts: list[int] = []
-        batch: list[str] = []
-        size = 0
-        for text in texts:
-            batch.append(text)
-            size += len(text)
-            if size > BATCH:
-                counts.extend(self._count_batch(batch))
-                batch, size = [], 0
-        return counts + self._count_batch(batch)
-
-    def _count_batch(self, texts: list[str]) -> list[int]:
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [len(encoding) for encoding in encodings]
+        for start in range(0, len(texts), step):
+            batch = list(texts[start : start + step])
+            encodings = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            counts += [len(encoding) for encoding in encodings]
+        return counts
 
 
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
@@ -87,45 +79,33 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     Raises UserError where files are missing, broken or name no EOS token, and with `chat` where
     prompts cannot be rendered in its chat template.
     """
-    if Path(path).is_dir():
-        folder = Path(path)
-    elif revision is None:
-        raise UserError(
-            f"model.path={path} is not a folder: give a model's folder, or a hub id together with "
-            "model.revision=<its commit, 40 hex digits>"
-        )
-    else:
-        folder = download_tokenizer(path, revision, chat)
-    file, config_file = folder / "tokenizer.json", folder / CONFIG
-    missing = [
-        f"{needed} not found: model.path must hold the tokenizer that the model is trained with"
-        for needed in (file, config_file)
-        if not needed.is_file()
-    ]
+    folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
+    missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
     if missing:
-        raise UserError(*missing)
+        fix = "model.path must hold the tokenizer that the model is trained with"
+        raise UserError(*(f"{file} not found: {fix}" for file in missing))
+    content = (folder / FILE).read_bytes()
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        names, template = read_named_tokens(config), read_template(folder, config)
-        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_buffer(content)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        names = read_named_tokens(config)
+        template = read_template(folder, config) if chat else None
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(
             f"{folder} holds a broken tokenizer ({type(error).__name__}: {error!s:.200}): copy "
-            f"{file.name} and {CONFIG} from the model again"
+            f"{FILE} and {CONFIG} from the model again"
         ) from error
-    eos_token = names.get("eos_token")
+    eos_token = names.get("eos_token", "")
+    if tokenizer.token_to_id(eos_token) is None:
+        said = f"{folder / CONFIG}: eos_token {eos_token!r}"
+        raise UserError(f"{said} is not a token of {FILE}; SFT targets need one")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if eos_token is None or tokenizer.token_to_id(eos_token) is None:
-        raise UserError(
-            f"{config_file}: eos_token {eos_token!r} is not a token of {file.name}; SFT targets "
-            "need one"
-        )
     added = tokenizer.get_added_tokens_decoder().values()
     special = {token.content for token in added if token.special} | {eos_token}
     pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     found = find_chat(path, template, names, tokenizer, pattern) if chat else None
+    sha256 = hashlib.sha256(content).hexdigest()
     return ModelTokenizer(path, tokenizer, eos_token, pattern, sha256, found)
 
 
@@ -150,24 +130,18 @@ def read_template(folder: Path, config: dict[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def download_tokenizer(hub_id: str, revision: str, chat: bool) -> Path:
+def download_tokenizer(hub_id: str, revision: str | None, chat: bool) -> Path:
     """Download the tokenizer's files of a hub model, nothing else; returns their folder."""
-    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise UserError(
-            f"model.revision={revision} is not a commit: give the 40 hex digits, a branch may move"
+            f"model.path={hub_id} is not a folder: give one, or a hub id together with "
+            "model.revision=<its commit, 40 hex digits; a branch may move>"
         )
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import RemoteEntryNotFoundError
+    from huggingface_hub import snapshot_download
 
-    with explain_errors(hub_id, revision):
-        for name in ("tokenizer.json", CONFIG):
-            file = Path(hf_hub_download(hub_id, name, revision=revision))
-        # None: not known yet; else its path, or the mark that this commit has none
-        if chat and try_to_load_from_cache(hub_id, TEMPLATE, revision=revision) is None:
-            # most older models keep it in tokenizer_config.json
-            with suppress(RemoteEntryNotFoundError):
-                hf_hub_download(hub_id, TEMPLATE, revision=revision)
-    return file.parent
+    names = [FILE, CONFIG, *([TEMPLATE] if chat else [])]
+    with explain_errors(hub_id, str(revision)):
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=names))
 
 
 # --- chat templates ------------------------------------------------------------------------------
@@ -184,37 +158,37 @@ def find_chat(
 
     Raises UserError where there is no template, or none that a prompt can be cut from.
     """
+    said = f"the chat template of model.path={path}"
+    way_out = "in a copy of the tokenizer's files, or give data.chat=false"
     if template is None:
         raise UserError(
             f"data.chat=true, but the tokenizer of model.path={path} has no chat template "
             f"({TEMPLATE}, or chat_template in {CONFIG}): give an instruct model, or "
             "data.chat=false"
         )
-    said = f"the chat template of model.path={path}"
-    ways_out = "in a copy of the tokenizer's files, or give data.chat=false"
-    rendered = render_template(template, names)
-    if "error" in rendered:
-        raise UserError(f"{said} cannot be rendered ({rendered['error']}): fix it {ways_out}")
-    for stand_in, text in ((MESSAGE, rendered["prompt"]), (REPLY, rendered["dialogue"])):
+    try:
+        prompt, dialogue = render_template(template, names)
+    except ValueError as error:
+        raise UserError(f"{said} cannot be rendered ({error}): fix it {way_out}") from None
+    for stand_in, text in ((MESSAGE, prompt), (REPLY, dialogue)):
         if text.count(stand_in) != 1:
             raise UserError(
-                f"{said} shows a message {text.count(stand_in)} times, not once: fix it {ways_out}"
+                f"{said} shows a message {text.count(stand_in)} times, not once: fix it {way_out}"
             )
-    prefix, _, suffix = rendered["prompt"].partition(MESSAGE)
-    after = rendered["dialogue"].partition(REPLY)[2]
+    prefix, _, suffix = prompt.partition(MESSAGE)
     # the reward sees the response alone, and would miss the tag in every one
     if "<think>" in suffix:
         raise UserError(
             f"{said} writes <think> itself ({suffix!r}), and the reward wants it from the model: "
-            f"take it out of the template {ways_out}"
+            f"take it out of the template {way_out}"
         )
-    prompt = prefix + MESSAGE + suffix
     closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
     if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
         raise UserError(
             f"{said} ends a prompt in {suffix[-20:]!r}, with which the first token of a response "
-            f"can merge: let it end in a line break {ways_out}"
+            f"can merge: let it end in a line break {way_out}"
         )
+    after = dialogue.partition(REPLY)[2]
     end = special_tokens.match(after.lstrip())
     if end is None:
         raise UserError(
@@ -226,24 +200,22 @@ def find_chat(
     return Chat(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
 
 
-def render_template(template: str, names: dict[str, str]) -> dict[str, str]:
-    """Render a prompt and a dialogue, or give the `error`, in a child process of limited means.
+def render_template(template: str, names: dict[str, str]) -> list[str]:
+    """Render a prompt and a dialogue in a child process of limited means. Raises ValueError.
 
     A template is a program: it may never end, or fill the memory.
     """
-    root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "data_prep.tokenizer"]
     asked = json.dumps({"template": template, "names": names})
     try:
         done = subprocess.run(
-            command, cwd=root, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
+            command, cwd=ROOT, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
         )
-        return dict(json.loads(done.stdout))
     except subprocess.TimeoutExpired:
-        return {"error": f"no end after {RENDER_SECONDS} s"}
-    except ValueError:  # the child died
-        last = done.stderr.strip().splitlines()[-1:]
-        return {"error": last[0][:300] if last else f"exit status {done.returncode}"}
+        raise ValueError(f"no end after {RENDER_SECONDS} s") from None
+    if done.returncode:
+        raise ValueError((done.stderr.strip() or f"exit status {done.returncode}")[-300:])
+    return list(json.loads(done.stdout))
 
 
 def render_in_child() -> None:
@@ -259,21 +231,19 @@ def render_in_child() -> None:
     dialogue = [question, {"role": "assistant", "content": REPLY}]
     # No clock: a template that writes today's date would make rows differ from day to day.
     values = {**asked["names"], "strftime_now": Undefined(name="strftime_now")}
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        texts = render_jinja_template(
-            conversations=[messages],
-            chat_template=asked["template"],
-            add_generation_prompt=add_generation_prompt,
-            **values,
-        )
-        return str(texts[0][0])
-
+    texts = []
     try:
-        result = {"prompt": render([question], True), "dialogue": render(dialogue, False)}
+        for messages, begins_reply in (([question], True), (dialogue, False)):
+            rendered = render_jinja_template(
+                conversations=[messages],
+                chat_template=asked["template"],
+                add_generation_prompt=begins_reply,
+                **values,
+            )
+            texts.append(rendered[0][0])
     except Exception as error:  # a template may raise anything
-        result = {"error": f"{type(error).__name__}: {error!s:.300}"}
-    print(json.dumps(result))
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
+    print(json.dumps(texts))
 
 
 def keeps_apart(tokenizer: Tokenizer, prompt: str, response: str) -> bool:

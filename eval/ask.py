@@ -28,6 +28,7 @@ Progress = Callable[[Task, int], None]
 """Called with (task, number of answers that came)."""
 Missing = list[tuple[int, Request]]
 """Requests without an answer, each with its place among all requests of the task."""
+Work = list[tuple[Task, Missing]]
 Receive = Callable[[Task, list[Request], list[Answer]], None]
 
 
@@ -115,31 +116,24 @@ def list_missing(task: Task, file: Path) -> Missing:
 
 
 def ask_engine(
-    cfg: DictConfig,
-    path: str,
-    work: list[tuple[Task, Missing]],
-    log: Path,
-    receive: Receive,
-    progress: Progress,
+    cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive, progress: Progress
 ) -> None:
     """Ask vLLM for the missing answers of one model. Raises UserError where it fails."""
-    waiting = [(task, chunk) for task, missing in work for chunk in cut_chunks(missing, cfg.chunk)]
-    tasks = [
-        {
-            "letters": task.mode == "loglikelihood",
-            "keep_special_tokens": split_mode(task.mode)[0] == "think",
-            "sampling": task.settings["sampling"],
-            "chunks": [
-                [describe_request(request) for request in chunk]
-                for other, chunk in waiting
-                if other is task
-            ],
-        }
-        for task, _ in work
-    ]
+    waiting, tasks = [], []
+    for task, missing in work:
+        chunks = cut_chunks(missing, cfg.chunk)
+        waiting += [(task, chunk) for chunk in chunks]
+        tasks.append(
+            {
+                "letters": task.mode == "loglikelihood",
+                "keep_special_tokens": split_mode(task.mode)[0] == "think",
+                "sampling": task.settings["sampling"],
+                "chunks": [list(map(describe_request, chunk)) for chunk in chunks],
+            }
+        )
     job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
     # answers come chunk by chunk, in the order of the job
-    for event in run_engine({**job, "tasks": tasks}, log):
+    for event in run_engine(job | {"tasks": tasks}, log):
         if event["event"] == "progress":
             progress(waiting[0][0], event["done"])
         elif event["event"] == "answers":
@@ -148,11 +142,7 @@ def ask_engine(
 
 
 def ask_server(
-    cfg: DictConfig,
-    served_name: str,
-    work: list[tuple[Task, Missing]],
-    receive: Receive,
-    progress: Progress,
+    cfg: DictConfig, served_name: str, work: Work, receive: Receive, progress: Progress
 ) -> None:
     """Ask an endpoint for the missing answers of one model; each is written as it comes."""
     waiting = [(task, request) for task, missing in work for _, request in missing]

@@ -85,21 +85,17 @@ def compare_two(
         for sample in left
         if sample["sample"] == 0
     ]
-    ends = {"value": result.value, "low": result.low, "high": result.high}
-    return {
-        "benchmark": benchmark,
-        "a": a,
-        "b": b,
-        "n": len(first),
-        "difference": {name: rounded(value) for name, value in ends.items()},
-        "only_a": result.only_a,
-        "only_b": result.only_b,
-        "mcnemar_p": None if result.mcnemar_p is None else rounded(result.mcnemar_p),
-        "p": rounded(result.p),
-        "test": result.test,
+    found = {
+        name: rounded(value) if isinstance(value, float) else value
+        for name, value in result._asdict().items()
+    }
+    head = {"benchmark": benchmark, "a": a, "b": b, "n": len(first)}
+    difference = {end: found.pop(end) for end in ("value", "low", "high")}
+    agreement = {
         "both_right": rounded(np.minimum(x, y).mean()),
         "same_choice": rounded(np.mean(same)),
     }
+    return head | {"difference": difference} | found | agreement
 
 
 def score_questions(samples: pd.DataFrame) -> pd.Series:

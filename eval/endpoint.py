@@ -212,10 +212,9 @@ def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
     except Exception:  # it answers, though not with a list of models: each request will show
         return prints
     has = ", ".join(sorted(models))[:500]
-    told = f"endpoint={cfg.endpoint} serves no "
-    problems = [f"{told}{name!r}: it has {has}" for name in served if name not in models]
-    if problems:
-        raise UserError(*problems)
+    if missing := [name for name in served if name not in models]:
+        place = f"endpoint={cfg.endpoint}"
+        raise UserError(*(f"{place} serves no {name!r}: it has {has}" for name in missing))
     for name in served:
         # vLLM's `root` is the model's path; `created` is the time of the question
         facts = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}

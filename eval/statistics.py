@@ -42,17 +42,13 @@ def sum_clusters(
 def bootstrap_clusters(
     values: ArrayLike, clusters: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Compute the BCa bootstrap interval of the mean of `values` [n], resampling clusters [n].
-
-    For two models on the same questions pass the differences of their scores: pairs stay together.
-    Where all clusters have the same mean nothing varies, and the interval is [mean, mean].
-    """
+    """Compute the BCa bootstrap interval of the mean of `values` [n], resampling clusters [n]."""
     from scipy.stats import bootstrap
 
     sums, sizes = sum_clusters(values, clusters)
-    mean = sums.sum() / sizes.sum()
-    if np.ptp(sums / sizes) == 0:
-        return Interval(float(mean), float(mean), "cluster bootstrap")
+    if np.ptp(sums / sizes) == 0:  # nothing varies
+        mean = float(sums.sum() / sizes.sum())
+        return Interval(mean, mean, "cluster bootstrap")
     result = bootstrap(
         (sums, sizes),
         lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
@@ -97,9 +93,8 @@ class Difference(NamedTuple):
     """Model a against model b on the same questions.
 
     value, low, high: mean of a - b with its interval. only_a, only_b: questions that exactly one of
-    them answers, null where answers are means over samples; mcnemar_p: exact, two-sided, of these.
-    p: what to go by; test: where it comes from (`exact McNemar`, or `sign flips of clusters` where
-    questions repeat or are sampled).
+    them answers, null where answers are means over samples; mcnemar_p is of these. p: what to go
+    by; test: where it comes from.
     """
 
     value: float
@@ -116,9 +111,9 @@ def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 
     """Compare the scores [n] in [0, 1] of two models on the same n questions, in the same order."""
     left, right = np.asarray(a, float), np.asarray(b, float)
     difference = left - right
-    interval = bootstrap_clusters(difference, clusters, seed=seed)
+    low, high, _ = bootstrap_clusters(difference, clusters, seed=seed)
     only_a = only_b = mcnemar_p = None
-    if np.all(np.isin(left, (0, 1))) and np.all(np.isin(right, (0, 1))):
+    if np.all(np.isin((left, right), (0, 1))):
         only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
         mcnemar_p = mcnemar_exact(only_a, only_b)
     sums, sizes = sum_clusters(difference, clusters)
@@ -126,8 +121,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, seed: int = 
         p, test = mcnemar_p, "exact McNemar"
     else:
         p, test = flip_signs(sums, seed), "sign flips of clusters"
-    mean = float(difference.mean())
-    return Difference(mean, interval.low, interval.high, only_a, only_b, mcnemar_p, p, test)
+    return Difference(float(difference.mean()), low, high, only_a, only_b, mcnemar_p, p, test)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -138,10 +132,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 
 
 def flip_signs(sums: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Compute the two-sided p that sums of differences of clusters [n] are symmetric about 0.
-
-    With one question a cluster this is the exact McNemar test, up to resampling.
-    """
+    """Compute the two-sided p that sums of differences of clusters [n] are symmetric about 0."""
     from scipy.stats import permutation_test
 
     values = np.asarray(sums, float)
@@ -170,8 +161,7 @@ def correct_holm(p_values: ArrayLike) -> list[float]:
 def judge_non_inferiority(low: float, high: float, margin: float) -> str:
     """Judge from the two-sided interval of a - b if a is not worse than b by `margin` or more.
 
-    `shown`: low > -margin, which a 95 % interval makes a one-sided test at 2.5 %. `refuted`:
-    high < -margin. `open`: neither, the questions are too few.
+    A 95 % interval makes `shown` a one-sided test at 2.5 %; `open`: the questions are too few.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin} must be above 0")

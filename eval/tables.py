@@ -34,11 +34,6 @@ def format_interval(measured: Result | None) -> str:
     return "–".join(ends) or "–"
 
 
-def format_both(measured: Result) -> str:
-    """Format a rate with its interval: `27.2 (24.8–29.7)`."""
-    return f"{format_value(measured)} ({format_interval(measured)})"
-
-
 def format_p(p: float) -> str:
     """Format a p-value: `p = 0.034`, `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -165,18 +160,15 @@ def build_sampled(results: list[Result]) -> Table:
     for result in results:
         if not (sampled := result["sampled"]):
             continue
-        k, passed = sampled["k"], sampled["pass"]
-        rates = {
-            f"avg@{k}": sampled[f"avg@{k}"],
-            "guessing, same k": passed[str(k)]["chance"],
-            f"maj@{k}": sampled[f"maj@{k}"],
-            "calibration error": sampled["calibration"]["error"],
-            "sd": sampled["standard_deviation"],
-        }
-        row = {name: format_percent(rate) for name, rate in rates.items()}
-        passes = {f"pass@{size}": format_both(found) for size, found in passed.items()}
-        # avg, then pass for each k, then the rest
-        rows.append(describe_head(result) | {f"avg@{k}": row[f"avg@{k}"]} | passes | row)
+        row, k = describe_head(result), sampled["k"]
+        row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
+        for size, found in sampled["pass"].items():
+            row[f"pass@{size}"] = f"{format_value(found)} ({format_interval(found)})"
+        row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
+        row[f"maj@{k}"] = format_percent(sampled[f"maj@{k}"])
+        row["calibration error"] = format_percent(sampled["calibration"]["error"])
+        row["sd"] = format_percent(sampled["standard_deviation"])
+        rows.append(row)
     return Table(
         "Several answers to each question (%)",
         build_frame(rows),
@@ -227,7 +219,7 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
             for part, found in result[key].items():
                 head = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
                 row = rows.setdefault(part, {"part": part} | head)
-                row[COLUMNS["system"](result)] = format_both(found)
+                row[COLUMNS["system"](result)] = f"{format_value(found)} ({format_interval(found)})"
         if len(rows) > 1:
             tables.append(Table(benchmark, build_frame(list(rows.values())), 1))
     return tables

@@ -80,18 +80,10 @@ def make_plan(cfg: DictConfig) -> Plan:
     for model in models:
         for benchmark in benchmarks:
             for mode in modes[model]:
-                shown, prepared = examples[benchmark.name, mode], benchmark.prepared
+                shown = examples[benchmark.name, mode]
                 settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
                 samples = settings["sampling"].get("samples", 1)
-                requests = list_requests(
-                    benchmark.rows,
-                    mode,
-                    samples,
-                    cfg.seed,
-                    prepared.frame,
-                    shown,
-                    prepared.template,
-                )
+                requests = list_requests(benchmark, mode, samples, cfg.seed, shown)
                 tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, notes)
 

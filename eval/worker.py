@@ -186,10 +186,8 @@ def make_params(
     from vllm import SamplingParams
 
     if letters is not None:
-        ids = list(letters.values())
-        return SamplingParams(
-            max_tokens=1, temperature=0.0, logprob_token_ids=ids, detokenize=False
-        )
+        greedy: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
+        return SamplingParams(logprob_token_ids=list(letters.values()), **greedy)
     sampling = task["sampling"]
     return SamplingParams(
         temperature=sampling["temperature"],

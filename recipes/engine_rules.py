@@ -72,16 +72,18 @@ def check_batches(cfg: Any) -> Iterator[str]:
 
 def check_sft_batches(cfg: Any) -> Iterator[str]:
     """Check that batches divide (deepspeed.py:455), and torchrun runs on this machine alone."""
-    if cfg.hardware.nodes > 1:
+    train, nodes = cfg.openrlhf.train, cfg.hardware.nodes
+    if nodes > 1:
+        yield f"SFT runs on one machine, not on hardware.nodes={nodes}: choose hardware=8x80gb"
+    size, micro, ranks = (
+        train.batch_size,
+        train.micro_batch_size,
+        nodes * cfg.hardware.gpus_per_node,
+    )
+    if size % (micro * ranks):
         yield (
-            f"SFT runs on one machine, not on hardware.nodes={cfg.hardware.nodes}: "
-            "choose hardware=8x80gb"
-        )
-    train, ranks = cfg.openrlhf.train, cfg.hardware.nodes * cfg.hardware.gpus_per_node
-    if train.batch_size % (train.micro_batch_size * ranks):
-        yield (
-            f"openrlhf.train.batch_size={train.batch_size} is not a multiple of "
-            f"openrlhf.train.micro_batch_size={train.micro_batch_size} × {ranks} ranks"
+            f"openrlhf.train.batch_size={size} is not a multiple of "
+            f"openrlhf.train.micro_batch_size={micro} × {ranks} ranks"
         )
 
 

@@ -17,6 +17,8 @@ BUCKET = 1.0 * GIB  # DeepSpeed's reduce bucket: 5e8 elements of bf16
 VLLM_WORK = 3.0 * GIB  # vLLM: CUDA graphs, sampler, fragmentation
 VLLM_BATCH = 8192  # tokens of one vLLM step, recipes/engine/startup
 MARGIN = 0.95  # fraction of the GPU that may be planned; the rest is lost to fragmentation
+LOGIT = 6  # bytes a logit: bf16 and its fp32 copy; backward holds both again
+ENTROPY = 8  # more where it is logged: a softmax and its product (openrlhf/models/utils.py:216)
 LOGS = 50e6  # bytes on disk: engine.log, metrics, tensorboard
 CHECKPOINT = 14  # bytes on disk a weight: bf16 weights, fp32 weights, two Adam moments
 ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the row's other fields
@@ -88,30 +90,24 @@ def count_trained(shape: Shape, flags: Any) -> int:
 
 
 def plan_activations(
-    shape: Shape,
-    tokens: float,
-    checkpointing: bool,
-    head: bool,
-    train: bool,
-    entropy: bool = False,
+    shape: Shape, tokens: float, logit_bytes: int, checkpointing: bool | None = None
 ) -> float:
-    """Compute the bytes of a micro-batch of `tokens`; head: with logits, not a critic's value."""
+    """Compute the bytes of a micro-batch of `tokens`; checkpointing: None where nothing is trained.
+
+    logit_bytes: kept for each logit; 0 for a critic, whose head is a single value.
+    """
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
-    # bf16 logits and their fp32 copy; backward holds both again, the logged entropy a softmax and
-    # its product (openrlhf/models/utils.py:216)
-    each = 12 + 8 * entropy if train else 6
-    logits = each * tokens * shape.vocab if head else 0
-    if not train:
-        return block + logits
-    kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
-    return kept + block + logits
+    kept = 0.0
+    if checkpointing is not None:
+        kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
+    return kept + block + logit_bytes * tokens * shape.vocab
 
 
 def count_kv_tokens(shape: Shape, cfg: Any) -> int:
     """Count the tokens of one vLLM engine's KV cache; negative where the weights do not fit."""
     vllm = cfg.openrlhf.vllm
     free = vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB - VLLM_WORK
-    free -= plan_activations(shape, VLLM_BATCH, False, False, False)
+    free -= plan_activations(shape, VLLM_BATCH, 0)
     free -= 2 * shape.parameters / vllm.tensor_parallel_size
     return int(free * vllm.tensor_parallel_size / shape.kv_bytes)
 
@@ -143,11 +139,11 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     # Training: with sleep one model at a time, else actor and critic at once
     checkpointing = flags.actor.gradient_checkpointing_enable
     learned = flags.train.micro_batch_size * flags.data.max_len
+    entropy = ENTROPY if flags.actor.entropy_coef is not None else 0
     training = []
-    for model, head in zip(models, (True, False), strict=False):
+    for model, logit_bytes in zip(models, (2 * LOGIT + entropy, 0), strict=False):
         own = {"optimizer": model.states} if sleeps else {}
-        entropy = flags.actor.entropy_coef is not None
-        work = plan_activations(shape, learned, checkpointing, head, True, entropy)
+        work = plan_activations(shape, learned, logit_bytes, checkpointing)
         training.append(own | {"step": model.step, "activations": work})
     busiest = max(training, key=lambda parts: sum(parts.values())) if sleeps else add(*training)
 
@@ -155,7 +151,7 @@ def plan_ppo(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     states = models[-1].states
     loading = {"step": states / 3, "optimizer": states if sleeps else 0.0}
     looked = flags.rollout.micro_batch_size * flags.data.max_len
-    experience = {"activations": plan_activations(shape, looked, checkpointing, True, False)}
+    experience = {"activations": plan_activations(shape, looked, LOGIT)}
     woken = {"vLLM": 2 * shape.parameters / flags.vllm.tensor_parallel_size} if shared else {}
     sync = add(awake or woken, {"step": 2.0 * shape.vocab * shape.hidden})
     rollout = add(resident if shared else {"processes": CONTEXT}, {"vLLM": engine})
@@ -183,7 +179,7 @@ def plan_sft(cfg: Any, shape: Shape) -> tuple[list[Need], float]:
     fixed = {"weights": model.weights, "optimizer": model.states, "processes": CONTEXT}
     tokens = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.model.gradient_checkpointing_enable
-    work = plan_activations(shape, tokens, checkpointing, True, True)
+    work = plan_activations(shape, tokens, 2 * LOGIT, checkpointing)
     training = {"step": model.step, "activations": work}
     needs = [Need("load", add(fixed, {"step": model.states / 3}))]
     needs += [Need("training", add(fixed, training))]
@@ -197,10 +193,8 @@ def plan_phases(cfg: Any, method: str, shape: Shape) -> tuple[list[Need], float]
 
 def add(*parts: dict[str, float]) -> dict[str, float]:
     """Add dictionaries key by key; drop entries that are zero."""
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
+    names = dict.fromkeys(name for part in parts for name in part)
+    total = {name: sum(part.get(name, 0.0) for part in parts) for name in names}
     return {name: value for name, value in total.items() if value}
 
 
@@ -213,10 +207,9 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
         return [], []
     size = cfg.hardware.gpu_memory_gb
-    needs, _ = plan_phases(cfg, method, shape)
     refused: list[str] = []
     doubtful: list[str] = []
-    for need in needs:
+    for need in plan_phases(cfg, method, shape)[0]:
         if need.bytes <= MARGIN * size * GIB:
             continue
         certain = sum(need.parts.get(name, 0.0) for name in ("weights", "optimizer", "vLLM"))
@@ -273,9 +266,9 @@ def count_steps(flags: Any, method: str, rows: int) -> int:
     return int(used // flags.rollout.batch_size * flags.train.num_episodes)
 
 
-def count_evaluations(flags: Any, steps: int) -> int:
-    """Count the evaluations during a PPO run."""
-    return int(steps // flags.eval.steps) if flags.eval.steps > 0 else 0
+def count_every(steps: int, each: int) -> int:
+    """Count what happens every `each` steps: evaluations, saves; never where that is 0 or less."""
+    return int(steps // each) if each > 0 else 0
 
 
 def plan_checkpoint(cfg: Any, method: str, shape: Shape) -> float:
@@ -294,13 +287,13 @@ def plan_disk(cfg: Any, method: str, shape: Shape, rows: dict[str, int]) -> dict
     adapter = 2 * trained if trained != shape.parameters else 0
     sizes = {"model": 2.0 * shape.parameters + adapter, "logs": LOGS}
     steps = count_steps(flags, method, rows["train"])
-    saves = steps // ckpt.save_steps if ckpt.save_steps > 0 else 0
+    saves = count_every(steps, ckpt.save_steps)
     best = 0
     if method == "ppo":
         best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
         samples = steps * flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
         evaluated = rows["dev"] * flags.eval.n_samples_per_prompt
-        samples += count_evaluations(flags, steps) * evaluated
+        samples += count_every(steps, flags.eval.steps) * evaluated
         tokens = min(cfg.plan.response_tokens, flags.rollout.max_new_tokens or math.inf)
         sizes["rollouts"] = samples * tokens * ROLLOUT_TOKEN
     if not ckpt.disable_ds:

@@ -40,8 +40,7 @@ INTERRUPTED = 130
 def run_recipe(cfg: DictConfig, method: str) -> None:
     """Run one recipe from its composed configuration; method: ppo or sft.
 
-    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError where something must be
-    fixed first; nothing was written then.
+    Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError before it writes.
     """
     argv, problems = check_recipe(cfg, method)
     if not problems and not cfg.dry_run and not Path(cfg.model.path).is_dir():
@@ -89,15 +88,16 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """Build the engine's argv with absolute paths, for Ray's workers. Raises FlagError."""
     parser = build_parser(method)
-    flags: Any = flatten(OmegaConf.to_container(cfg.openrlhf, resolve=True))
+    nested: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
+    flags = flatten(nested)
     if method == "ppo":
         hook = flags["train.agent_func_path"], flags["reward.remote_url"]
         agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)
-        flags["train.agent_func_path"] = agent
+        flags["train.agent_func_path"] = agent or None
         # train.jsonl is trimmed already, and the engine would cut the evaluation set too
         flags["data.max_samples"] = parser.get_default("data.max_samples")
     for key in PATHS:
-        if flags.get(key) is not None:
+        if flags.get(key):
             flags[key] = str(Path(flags[key]).resolve())
     # of a hub id the snapshot: the engine knows no revisions
     if folder := find_folder(cfg):
@@ -114,16 +114,13 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
 
 def print_banner(cfg: DictConfig, method: str) -> None:
     """Print what is about to run and on what; without a GPU also where the paper's run starts."""
-    title = "RLVR (PPO)" if method == "ppo" else "SFT"
+    title, recipe = ("RLVR (PPO)", "rlvr") if method == "ppo" else ("SFT", "sft")
     print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
     for doubt in find_doubts(cfg, method):
         print(f"warning: {doubt}")
     if not cfg.hardware.cuda:
-        target = "make rlvr experiment=paper" if method == "ppo" else "make sft experiment=paper"
-        print(
-            "No CUDA GPU: the real OpenRLHF runs on CPU, with a tiny model. "
-            f"The paper's run: {target} hardware=8x80gb"
-        )
+        paper = f"make {recipe} experiment=paper hardware=8x80gb"
+        print(f"No CUDA GPU: OpenRLHF runs on CPU, with a tiny model. The paper's run: {paper}")
 
 
 def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
@@ -137,8 +134,9 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     files = list_data_files(data)
     if problems := list(run_folder.check_run_folder(cfg, files)):
         raise UserError(*problems)
-    data.find_file("train")
-    data.find_file("dev")
+    for split in run_folder.list_splits(cfg):
+        data.find_file(split)
+
     start_step = 0
     if run_folder.decide_resume(cfg):
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
@@ -155,6 +153,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     write_text(run_dir / "config.yaml", run_folder.render_config(cfg))
     write_text(run_dir / "command.txt", process.format_command(command, environment) + "\n")
     write_json(run_dir / "run.json", record)
+
     # engine.log may hold earlier lives of this run
     log = run_dir / "engine.log"
     begin = log.stat().st_size if log.exists() else 0

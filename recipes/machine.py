@@ -31,7 +31,8 @@ class Preset(NamedTuple):
 
 def find_gpus() -> list[Gpu]:
     """Find the CUDA devices that this process may use, by nvidia-smi and CUDA_VISIBLE_DEVICES."""
-    gpus = [Gpu("CUDA device", None) for _ in Path("/dev").glob("nvidia[0-9]*")]
+    unknown = Gpu("CUDA device", None)
+    gpus = [unknown for _ in Path("/dev").glob("nvidia[0-9]*")]
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
         answer = subprocess.run(query, capture_output=True, text=True)
@@ -44,7 +45,7 @@ def find_gpus() -> list[Gpu]:
     wanted = [device.strip() for device in visible.split(",") if device.strip()]
     if gpus and all(device.isdigit() for device in wanted):
         return [gpus[int(device)] for device in wanted if int(device) < len(gpus)]
-    return [Gpu("CUDA device", None)] * len(wanted)  # named by UUID or MIG instance
+    return [unknown] * len(wanted)  # named by UUID or MIG instance
 
 
 def find_host_memory_gb() -> float:
@@ -75,10 +76,7 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
     if not gpus:
         return "cpu", "hardware=auto: no CUDA GPU here, so cpu"
     if os.environ.get("RAY_ADDRESS"):
-        raise UserError(
-            "hardware=auto looks at one machine, and RAY_ADDRESS names a cluster: "
-            "say hardware=2x8x80gb or another"
-        )
+        raise UserError("hardware=auto is one machine, RAY_ADDRESS a cluster: hardware=2x8x80gb")
     smallest = min(gpu.memory_gb or 0 for gpu in gpus)
     found = f"{len(gpus)} × {gpus[0].name} ({smallest:.0f} GiB)"
     for count, memory_gb, name in list_presets():
@@ -118,9 +116,7 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
     for word in words:
         key, _, value = word.partition("=")
         if key == "data" and value.startswith("["):
-            raise UserError(
-                f"{word}: a mixture is prepared first, `make prep {word}`, then data=mix"
-            )
+            raise UserError(f"{word}: prepare a mixture first, `make prep {word}`, then data=mix")
         if key == "experiment":
             word = complete_experiment(value, sft)
         if key == "hardware":

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,12 +117,9 @@ def list_code(folder: Path) -> Iterator[str]:
             yield name
         # the weights' index and the vocabulary are large and hold no settings
         elif path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
-            try:
-                found = "auto_map" in json.dumps(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, RecursionError):
-                continue  # no loader can read it either
-            if found:
-                yield f"auto_map in {name}"
+            with suppress(ValueError, RecursionError):  # no loader can read it either
+                if "auto_map" in json.dumps(json.loads(path.read_text(encoding="utf-8"))):
+                    yield f"auto_map in {name}"
 
 
 def read_template(folder: Path) -> tuple[str | None, str | None]:
@@ -194,11 +192,10 @@ def fetch_model(cfg: Any) -> Path:
     }
     try:
         folder = Path(snapshot_download(path, revision=revision, allow_patterns=PATTERNS))
-    except tuple(advice) as error:
-        text = next(text for kind, text in advice.items() if isinstance(error, kind))
-        raise UserError(f"{name} {text}") from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise UserError(f"{name}: {error}. Run it again, a download resumes") from error
+    except (errors.HfHubHTTPError, httpx.TransportError, OSError) as error:
+        known = [text for kind, text in advice.items() if isinstance(error, kind)]
+        other = f"cannot be fetched: {error}. Run it again, a download resumes"
+        raise UserError(f"{name} {[*known, other][0]}") from error
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{name} has no *.safetensors: convert its weights first, .bin files can run code"

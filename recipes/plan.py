@@ -184,7 +184,6 @@ def estimate_run(cfg: Any, method: str, shape: Shape, machine: Machine) -> dict[
     if method == "ppo":
         run["step"] = estimate_step(cfg, shape, machine)["step"]
         # samples_generator.py:73: in chunks of rollout.batch_size, each waits for its longest
-        # response
         chunk = min(rows["dev"], flags.rollout.batch_size)
         load = plan_load(cfg)._replace(samples=chunk * flags.eval.n_samples_per_prompt)
         chunks = math.ceil(rows["dev"] / chunk) if chunk else 0
@@ -193,8 +192,8 @@ def estimate_run(cfg: Any, method: str, shape: Shape, machine: Machine) -> dict[
         tokens = flags.train.batch_size * (cfg.plan.prompt_tokens + 2)
         run["step"] = estimate_update(cfg, shape, tokens, 1, machine)
         run["start"] = machine.start / 3
-    saves = steps // flags.ckpt.save_steps if flags.ckpt.save_steps > 0 else 0
-    evaluations = fit.count_evaluations(flags, steps) if method == "ppo" else 0
+    saves = fit.count_every(steps, flags.ckpt.save_steps)
+    evaluations = fit.count_every(steps, flags.eval.steps) if method == "ppo" else 0
     run["save"] = fit.plan_checkpoint(cfg, method, shape) / machine.disk
     run["run"] = run["start"] + steps * run["step"] + evaluations * run["evaluation"]
     # the best checkpoint is taken to be found anew at a third of the evaluations

@@ -68,22 +68,21 @@ def find_problems(cfg: Any, method: str) -> list[str]:
 
 def find_doubts(cfg: Any, method: str) -> list[str]:
     """Find what may go wrong in a run that may start, one line each, to be printed."""
-    doubts = []
-    shape = read_shape(cfg)
+    doubts, shape = [], read_shape(cfg)
     if shape and cfg.hardware.cuda:
         doubts += fit.check_memory(cfg, method, shape)[1]
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
-    # only training rows are dropped for their length
     splits = open_prepared(Path(cfg.data_dir) / cfg.data.name).manifest["splits"]
-    split = Path(cfg.openrlhf.eval.dataset or "").stem
-    longest = splits[split]["prompt_tokens"]["max"] if split in splits else 0
     limit = find_prompt_limit(cfg, method)
-    if longest > limit:
-        doubts.append(
-            f"{split} has prompts of up to {longest} tokens, the engine cuts them from the left to "
-            f"{limit} when it evaluates: raise openrlhf.data.max_len; `make eval` asks them whole"
-        )
+    for split in run_folder.list_splits(cfg):
+        longest = splits[split]["prompt_tokens"]["max"]
+        # training rows are dropped for their length, so only those of an evaluation
+        if longest > limit:
+            doubts.append(
+                f"{split} has prompts of up to {longest} tokens, the engine cuts them from the "
+                f"left to {limit}: raise openrlhf.data.max_len; `make eval` asks them whole"
+            )
     return doubts
 
 
@@ -98,7 +97,8 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     try:
         data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
         rows = data.read_rows("train")
-        data.find_file("dev")
+        for split in run_folder.list_splits(cfg):
+            data.find_file(split)
     except UserError as error:
         problems += error.problems
     gpus = machine.find_gpus() if cfg.hardware.cuda else []
@@ -141,10 +141,8 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
     elif not (path / "config.json").is_file():
         yield f"{path}/config.json not found: model.path must be a Hugging Face model folder"
     elif not cfg.model.trust_remote_code and (code := list(list_code(path))):
-        yield (
-            f"{path} brings code of its own ({', '.join(code[:5])}), which would be run: look at "
-            "it, then model.trust_remote_code=true"
-        )
+        listed = ", ".join(code[:5])
+        yield f"{path} brings code ({listed}): look at it, then model.trust_remote_code=true"
 
 
 def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
@@ -159,13 +157,11 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
             f"{folder} was prepared with the tokenizer of {known['path']}, the model is "
             f"{cfg.model.path}: run `{for_model}`"
         )
-    is_chat = manifest.get("chat") is not None
+    is_chat, wanted = manifest.get("chat") is not None, f"data.chat={values.show(cfg.data.chat)}"
     if is_chat != cfg.data.chat:
-        plain = "" if cfg.data.chat else " data.chat=false"
-        yield (
-            f"{folder} holds {'chat' if is_chat else 'plain'} prompts, but data.chat="
-            f"{values.show(cfg.data.chat)}: run `{prepare}{plain}`"
-        )
+        again = prepare if cfg.data.chat else f"{prepare} data.chat=false"
+        kind = "chat" if is_chat else "plain"
+        yield f"{folder} holds {kind} prompts, but {wanted}: run `{again}`"
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
     held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
@@ -183,11 +179,8 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         )
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
     group = cfg.openrlhf.rollout if facts.method == "ppo" else cfg.openrlhf.train
-    if rows < group.batch_size:
-        yield (
-            f"{folder}/train.jsonl has {rows} rows, fewer than one batch of {group.batch_size}: "
-            "lower the batch size"
-        )
+    if rows < (size := group.batch_size):
+        yield f"{folder}/train.jsonl has {rows} rows, less than a batch of {size}: lower batch_size"
 
 
 def find_prompt_limit(cfg: Any, method: str) -> int:
@@ -230,10 +223,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     demand = engine_rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
     if not hardware.cuda:
         if demand > hardware.gpus_per_node:
-            yield (
-                f"the run asks for {demand} GPUs, there are {hardware.gpus_per_node} logical "
-                f"GPUs: hardware.gpus_per_node={demand}"
-            )
+            there = f"there are {hardware.gpus_per_node} logical GPUs"
+            yield f"the run asks for {demand} GPUs, {there}: hardware.gpus_per_node={demand}"
         return
     # a cluster itself is asked, see recipes/engine/ppo.py; for SFT on several see engine_rules.py
     on_cluster = is_ppo and os.environ.get("RAY_ADDRESS")
@@ -245,10 +236,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     if on_cluster or hardware.nodes > 1:
         return
     if demand > len(facts.gpus):
-        yield (
-            f"the run asks for {demand} GPUs, there are {len(facts.gpus)} GPUs on this machine: "
-            "choose another hardware=…"
-        )
+        there = f"there are {len(facts.gpus)} on this machine"
+        yield f"the run asks for {demand} GPUs, {there}: choose another hardware=…"
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
     if smallest and smallest < hardware.gpu_memory_gb:
         yield (

@@ -61,6 +61,13 @@ FREE = re.compile(
 )
 
 
+def list_splits(cfg: Any) -> list[str]:
+    """List the prepared splits that the engine reads: train, and the one it evaluates on."""
+    path = Path(cfg.openrlhf.eval.dataset or "")
+    is_ours = path.parent == Path(cfg.data_dir) / cfg.data.name
+    return ["train", path.stem] if is_ours else ["train"]
+
+
 def is_begun(folder: Path) -> bool:
     """Tell a folder with something of a run from one that a start left before the engine."""
     return any((folder / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
@@ -117,7 +124,7 @@ def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator
                 f"{key}={show(was)}, or start anew with name=NAME"
             )
     files = read_record(folder).get("data", {}).get("files", {})
-    for name in ("train.jsonl", "dev.jsonl"):  # those that the engine reads
+    for name in (f"{split}.jsonl" for split in list_splits(cfg)):
         if data_files and name in files and data_files.get(name) != files[name]:
             yield (
                 f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "

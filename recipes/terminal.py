@@ -110,7 +110,7 @@ def watch(
 
     wait: pauses for some seconds. live: PPO only. split: of the evaluations.
     """
-    console = Console(highlight=False)
+    console, columns = Console(highlight=False), COLUMNS[method]
     doing, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
     bar = Progress(doing, BarColumn(), left, TimeElapsedColumn(), console=console)
     task = bar.add_task("starting the engine (1 to 2 minutes)", total=None, left="")
@@ -120,15 +120,22 @@ def watch(
         while running:
             running = is_running()
             for row in reader.read_new():
-                if row["kind"] == "eval":
-                    console.print(format_evaluation(row, split), style="cyan")
-                    continue
                 step = row["step"]
+                if row["kind"] == "eval":
+                    # eval_<datasource>_pass1 is accuracy, as rows get 0 or 1 there
+                    rates = [(key[5:-6], row[key]) for key in row if key.endswith("_pass1")]
+                    shown = ", ".join(f"{name} {rate:.1%}" for name, rate in rates)
+                    shown += f" (n = {row.get('eval_num_samples', 0):.0f})"
+                    console.print(f"   {split} accuracy after step {step}: {shown}", style="cyan")
+                    continue
                 if not times:
-                    titles = [title.rjust(WIDTH) for title, _, _ in COLUMNS[method]]
+                    titles = [title.rjust(WIDTH) for title, _, _ in columns]
                     console.print("   step" + "".join(titles), style="bold")
                 times.append(row["time"])
-                console.print(f"{step}/{total_steps}".rjust(7) + format_columns(row, method))
+                # a metric that is missing is a dash
+                cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
+                line = "".join(cell.rjust(WIDTH) for cell in cells)
+                console.print(f"{step}/{total_steps}".rjust(7) + line)
                 for line in live.take(row) if live else []:
                     console.print(line)
                 phase = f" · {live.describe_phase()}" if live else ""
@@ -151,19 +158,6 @@ def format_time_left(times: list[float], steps: int) -> str:
         return ""
     minutes, seconds = divmod(int(steps * median(gaps)), 60)
     return f"{minutes}:{seconds:02d} left"
-
-
-def format_columns(row: dict[str, Any], method: str) -> str:
-    """Format a step's values under the columns' titles; a metric that is missing is a dash."""
-    cells = [format(row[key], form) if key in row else "–" for _, key, form in COLUMNS[method]]
-    return "".join(cell.rjust(WIDTH) for cell in cells)
-
-
-def format_evaluation(row: dict[str, Any], split: str) -> str:
-    """Format an evaluation: `eval_<datasource>_pass1` is accuracy, as rows get 0 or 1 there."""
-    shown = [f"{key[5:-6]} {value:.1%}" for key, value in row.items() if key.endswith("_pass1")]
-    count = row.get("eval_num_samples", 0)
-    return f"   {split} accuracy after step {row['step']}: {', '.join(shown)} (n = {count:.0f})"
 
 
 def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:

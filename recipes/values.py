@@ -82,19 +82,14 @@ def check_names(cfg: Any) -> Iterator[str]:
     for key in ("name", "data.name"):
         value = str(OmegaConf.select(cfg, key))
         if not NAME.fullmatch(value):
-            yield (
-                f"{key}={value[:60]!r} must begin with a letter or digit and have only those and "
-                ". _ - + = @, 100 at most"
-            )
+            allowed = "letters and digits, after the first also . _ - + = @, 100 at most"
+            yield f"{key}={value[:60]!r} is no name: {allowed}"
     for key in ("run_dir", "data_dir", "model.path"):
         value = str(OmegaConf.select(cfg, key))
         # NUL, line breaks and half characters are not printable
         long = any(len(part.encode("utf-8", "replace")) > 255 for part in value.split("/"))
         if long or not value.isprintable():
-            yield (
-                f"{key}={value[:60]!r} is no path: each part has 255 bytes at most, each character "
-                "can be printed"
-            )
+            yield f"{key}={value[:60]!r} is no path: printable, each part of 255 bytes at most"
 
 
 def check_places(cfg: Any, method: str) -> Iterator[str]:
@@ -138,10 +133,7 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     batch = flags.rollout.batch_size if method == "ppo" else flags.train.batch_size
     most = flags.data.max_samples
     if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
-        yield (
-            f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step would be "
-            "made"
-        )
+        yield f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step is made"
 
 
 def check_secrets(cfg: Any) -> Iterator[str]:
@@ -154,10 +146,8 @@ def check_secrets(cfg: Any) -> Iterator[str]:
             "WANDB_API_KEY=…, and say openrlhf.logger.wandb.key=environment to turn wandb on"
         )
     elif key and not os.environ.get("WANDB_API_KEY") and not offline:
-        yield (
-            "openrlhf.logger.wandb.key=environment, but WANDB_API_KEY is not set: export it, or "
-            "WANDB_MODE=offline"
-        )
+        known = "openrlhf.logger.wandb.key=environment"
+        yield f"{known}, but WANDB_API_KEY is not set: export it, or WANDB_MODE=offline"
 
 
 def find_existing(path: str) -> Path:

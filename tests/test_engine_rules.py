@@ -18,9 +18,9 @@ GROUP = "openrlhf.algo.advantage.estimator="
 
 @pytest.fixture
 def gpu_recipe(compose_config):
-    """The paper's recipe on 8 GPUs with overrides."""
+    """The tuned recipe on 8 GPUs with overrides."""
     return lambda *overrides: compose_config(
-        "rlvr", "experiment=paper", "hardware=8x80gb", *overrides
+        "rlvr", "experiment=tuned", "hardware=8x80gb", *overrides
     )
 
 

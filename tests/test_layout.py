@@ -68,10 +68,10 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2150,
+    "data_prep": 2950,
     "reward_server": 1120,
-    "recipes": 3150,
-    "eval": 3450,
+    "recipes": 4010,
+    "eval": 4970,
 }
 MOST_FILES = 82
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library

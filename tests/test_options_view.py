@@ -74,5 +74,5 @@ def test_without_a_stem_the_options_stay() -> None:
 
 def test_settings_that_are_no_view_are_all_reported(compose_config) -> None:
     views = ["data.options.none_of_the_above=f", "data.options.rotate=1.5", "data.stem=half"]
-    problems = check_settings(compose_config("prep", "data=medqa", *views))
+    problems = check_settings(compose_config("prep", "data=medqa", *views).data)
     assert len(problems) == 3 and all(key in "".join(problems) for key in views)

@@ -98,6 +98,19 @@ def test_long_prompts_of_dev_are_a_doubt_and_an_open_ray_is_one(
     assert find_doubts(laptop(), "ppo") == []
 
 
+def test_the_split_that_is_evaluated_is_the_one_that_is_checked(laptop, bank, tmp_path):
+    """experiment=paper evaluates on test: a changed test.jsonl stops it, a changed dev.jsonl need not."""
+    copy = shutil.copytree(bank, tmp_path / "data")
+    on_test = f"openrlhf.eval.dataset={copy}/bank/test.jsonl"
+    for name, words in (("dev", []), ("test", [on_test])):
+        path = copy / "bank" / f"{name}.jsonl"
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"\n")
+        cfg = laptop(f"data_dir={copy}", *words)
+        assert_told(find_problems(cfg, "ppo"), f"{name}.jsonl is not what its manifest says")
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [

@@ -8,9 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.errors import BadRow, UserError
-from data_prep.prepared import FORMAT
+from data_prep.prepared import FORMAT, check_row
 from data_prep.rows import Question
 from data_prep.splits import check_rows, hash_rows
+from reward_server.scoring import parse_label
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,3 +129,53 @@ def test_a_manifest_of_an_older_format_is_replaced(data: DictConfig, tmp_path: P
     data.official = {}
     folder = write_manifest(tmp_path / "medqa", {}, form=1)
     assert check_rows(data, folder, {"test": describe(make_rows())}, None) == []
+
+
+LABEL = {"id": "x/train/1", "split": "train", "answer": "B", "options": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_good"),
+    [
+        ({}, True),
+        ({"answer": "A", "options": ["é", "b", "c"]}, True),
+        ({"answer": "Z", "options": [f"o{n}" for n in range(26)]}, True),
+        ({"answer": "C"}, False),
+        ({"answer": "b"}, False),
+        ({"answer": ""}, False),
+        ({"answer": "AB"}, False),
+        ({"answer": 1}, False),
+        ({"answer": None}, False),
+        ({"options": ["a"], "answer": "A"}, False),
+        ({"options": [f"o{n}" for n in range(27)]}, False),
+        ({"options": []}, False),
+        ({"options": "ab"}, False),
+        ({"options": {"A": "a", "B": "b"}}, False),
+        ({"options": ["a", 1]}, False),
+        ({"options": None}, False),
+        ({"id": ""}, False),
+        ({"id": 7}, False),
+        ({"id": None}, False),
+    ],
+)
+def test_a_stage_that_reads_rows_and_the_reward_refuse_the_same_labels(changes, is_good) -> None:
+    """Else a label that preparation and preflight let through would stop the run at its first step."""
+    fields = LABEL | changes
+    text = json.dumps(fields)
+    for read in (
+        lambda: check_row({**fields, "label": text}, "train"),
+        lambda: parse_label(text, "prompt"),
+    ):
+        if is_good:
+            read()
+        else:
+            with pytest.raises((ValueError, TypeError, KeyError)):
+                read()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", "null", "", '{"id": "x/train/1"}', "[" * 100_000])
+def test_a_label_that_is_no_whole_object_is_refused_by_both(text: str) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError, AttributeError, RecursionError)):
+        check_row({**LABEL, "label": text}, "train")
+    with pytest.raises(ValueError, match="Prepare the data again"):
+        parse_label(text, "prompt")

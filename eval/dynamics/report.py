@@ -38,7 +38,9 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     analyses = analyse_runs([folder for _, folder in runs])
     labels = name_runs(analyses, groups)
     tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
-    page = render_page(analyses, groups, describe_making(analyses), cfg.shown, cfg.overlay)
+    # an experiment of the paper's says so in its own config.yaml
+    overlay = cfg.overlay or next((one.run.overlay for one in analyses if one.run.overlay), None)
+    page = render_page(analyses, groups, describe_making(analyses), cfg.shown, overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
     files = {
         "report.html": page.encode("utf-8", "backslashreplace"),  # half an emoji in run.json

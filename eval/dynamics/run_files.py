@@ -6,6 +6,7 @@ axis or the JSON is left out. What is missing becomes a sentence for the top of 
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -78,7 +79,8 @@ class RunFiles(NamedTuple):
     """The files of a run.
 
     rollouts: in order of id, step and time. questions: those found, by id. train: step -> the
-    numbers of metrics.jsonl. missing: a sentence for each thing that is not there.
+    numbers of metrics.jsonl. overlay: of the run's own configuration. missing: a sentence for each
+    thing that is not there.
     """
 
     folder: Path
@@ -86,6 +88,7 @@ class RunFiles(NamedTuple):
     questions: dict[str, Question]
     train: dict[int, dict[str, float]]
     run: dict[str, Any]
+    overlay: str | None
     missing: list[str]
 
 
@@ -118,7 +121,8 @@ def read_run(folder: Path) -> RunFiles:
         ended = "has not ended" if code is None else f"ended with exit code {code}"
         total = run.get("total_steps", "an unknown number of")
         missing.append(f"the run {ended}; it was to have {total} steps")
-    return RunFiles(folder, rollouts, questions, train, run, missing)
+    overlay = "paper" if look_up(config, "overlay") == "paper" else None
+    return RunFiles(folder, rollouts, questions, train, run, overlay, missing)
 
 
 def compare_steps(with_rollouts: set[int], with_metrics: set[int]) -> Iterator[str]:
@@ -176,7 +180,7 @@ def read_metrics(path: Path, missing: list[str]) -> dict[int, dict[str, float]]:
 
 def read_rows(path: Path, missing: list[str], kind: type[Row]) -> list[Row]:
     """Read the rows of a .jsonl file that are whole and of this kind; report how many are not."""
-    lines = (read_content(path, missing) or b"").splitlines(keepends=True)
+    lines = BytesIO(read_content(path, missing) or b"").readlines()
     rows: list[Row] = []
     faults: list[int] = []
     for number, line in enumerate(lines, 1):
