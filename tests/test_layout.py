@@ -70,11 +70,11 @@ def test_imports_keep_the_rules(path):
 BUDGET = {
     "data_prep": 2950,
     "reward_server": 1120,
-    "recipes": 4010,
+    "recipes": 4050,
     "eval": 4970,
 }
-MOST_FILES = 82
-WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
+MOST_FILES = 94  # with seven empty __init__.py
+WEB_BUDGET = 740  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 
