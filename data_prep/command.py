@@ -1,4 +1,4 @@
-"""Start a Hydra command so that a user's mistake is one line: the door of every command."""
+"""Start a Hydra command so that a user's mistake is one line; every command starts here."""
 
 import difflib
 import errno
@@ -39,7 +39,7 @@ def run_command(
     def job(cfg: DictConfig) -> None:
         try:
             work(cfg)
-        except Exception as error:  # kept, since Hydra would print a line of its own about it
+        except Exception as error:  # kept, since Hydra would print its own message too
             failed.append(error)
 
     for stream in (sys.stdout, sys.stderr):

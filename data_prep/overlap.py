@@ -82,7 +82,7 @@ def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
 
 
 def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterator[Pair]:
-    """Find pairs (text of left, text of right, share of left's grams) with share >= threshold.
+    """Find pairs (text of left, text of right, fraction of left's grams) of at least `threshold`.
 
     An inverted index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t
     of its n grams shares at least one of any n - ceil(t n) + 1 of them, so only the rarest that

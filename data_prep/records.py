@@ -1,4 +1,4 @@
-"""Read rows from where they are: the hub, local files, or data sets that are prepared already.
+"""Read upstream rows: from the hub, from local files, or from data sets that are already prepared.
 
 A record is a row as the upstream stores it, not judged yet: `(number, content)`, the number unique
 in its split, content a BadRow where the line could not even be read.

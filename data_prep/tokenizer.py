@@ -247,7 +247,7 @@ def render_in_child() -> None:
 
 
 def keeps_apart(tokenizer: Tokenizer, prompt: str, response: str) -> bool:
-    """Tell if ids(prompt) + ids(response) == ids(prompt + response)."""
+    """Find out if ids(prompt) + ids(response) == ids(prompt + response)."""
     texts = (prompt, response, prompt + response)
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     return bool(ids[0] + ids[1] == ids[2])

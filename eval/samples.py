@@ -129,7 +129,7 @@ def sort_samples(path: Path, requests: list[Request]) -> Samples:
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = []
     for request in requests:
-        # set anew: the training set may have been prepared again since
+        # set again: the training set may have been prepared again since
         overlap = bool(request.row["meta"].get("overlap_id"))
         ordered.append(found[request.row["id"], request.sample] | {"overlap": overlap})
     if ordered != samples:

@@ -1,4 +1,4 @@
-"""Samples -> numbers, which depend on the samples alone: on no time, on no path of this machine."""
+"""Compute the numbers of summary.json from the samples alone: no time, no path of this machine."""
 
 from typing import Any
 

@@ -65,7 +65,7 @@ def make_plan(cfg: DictConfig) -> Plan:
         benchmarks = read_benchmarks(cfg, notes)
     with collect_problems(problems):
         modes = find_modes(cfg, models)
-    # the server is asked only where the settings are sound, so that no odd address is opened
+    # the server is asked only where the settings are sound, so that no wrong address is opened
     if not problems:
         with collect_problems(problems):
             identities = identify_models(cfg, models, notes)
@@ -229,7 +229,7 @@ def identify_models(
         if found[served] is None:
             notes.append(
                 f"the endpoint does not say which weights it serves as {served!r}: answers on disk "
-                "are told apart by that name alone; use a new name=NAME after a change"
+                "are identified by that name alone; use a new name=NAME after a change"
             )
         address = {"endpoint": cfg.endpoint, "served_name": served}
         identities[name] = address | {"fingerprint": found[served]}

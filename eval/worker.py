@@ -94,7 +94,7 @@ class Worker:
         self.send = send
         # tokens by a prompt's last line and letter
         self.letters: dict[tuple[str, str], int] = {}
-        # the token with which this tokenizer begins every text, if it has such a habit
+        # the token with which this tokenizer begins every text, if it does
         first = self.tokenizer.encode("A")[:1]
         self.bos = first if first == [self.tokenizer.bos_token_id] else []
 

@@ -202,7 +202,7 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     """List what cannot fit the GPU (refused) and what may not (doubtful), each with its key.
 
     Refused is what weights and optimizer states alone exceed, or a KV cache that holds no sample;
-    the rest rests on assumptions about activations and buffers, so it is only a warning.
+    the rest depends on assumptions about activations and buffers, so it is only a warning.
     """
     if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
         return [], []

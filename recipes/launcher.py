@@ -129,7 +129,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     Raises UserError where the folder is no longer as preflight saw it.
     """
     run_dir = Path(cfg.run_dir)
-    # another start of this name may have come first, and the data may have been prepared anew
+    # another start of this name may have come first, and the data may have been prepared again
     data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
     files = list_data_files(data)
     if problems := list(run_folder.check_run_folder(cfg, files)):
@@ -154,11 +154,11 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     write_text(run_dir / "command.txt", process.format_command(command, environment) + "\n")
     write_json(run_dir / "run.json", record)
 
-    # engine.log may hold earlier lives of this run
+    # engine.log may begin with earlier parts of this run, before a resume
     log = run_dir / "engine.log"
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    # vLLM's sockets and a local Ray's sessions go with this life of the run: not in command.txt
+    # for vLLM's sockets and a local Ray's sessions; removed at the end, so not in command.txt
     with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as scratch:
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
@@ -240,7 +240,7 @@ def supervise_engine(
 def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:
     """Print a summary where the run ended well; the cause and the next command where it did not.
 
-    begin: the byte of engine.log at which this life of the run begins.
+    begin: the byte of engine.log at which this part of the run begins.
     """
     run_dir = Path(cfg.run_dir)
     log, metrics = run_dir / "engine.log", run_dir / "metrics.jsonl"
@@ -254,7 +254,7 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
     lines = ["\nstopped; every process of the run is ended"]
     if code != INTERRUPTED:
         if code < 0:
-            cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
+            cause = f"killed by {signal.Signals(-code).name}, by a person or because memory ran out"
         elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on that disk, could not say so
             cause = f"No space left on device: {run_dir}"
         else:

@@ -1,4 +1,4 @@
-"""Find this machine's GPUs and memory, without torch, and the hardware preset that fits."""
+"""Find this machine's GPUs, memory and hardware preset, and complete a command line with them."""
 
 import os
 import shutil
@@ -106,7 +106,7 @@ def complete_experiment(value: str, sft: bool) -> str:
 
 
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
-    """Return the words that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
+    """Return the words for Hydra: hardware in place of `auto`, SFT's own experiments.
 
     With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
     UserError, also for `data=[a,b]`, of which Hydra would make one data set.

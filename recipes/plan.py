@@ -196,7 +196,7 @@ def estimate_run(cfg: Any, method: str, shape: Shape, machine: Machine) -> dict[
     evaluations = fit.count_every(steps, flags.eval.steps) if method == "ppo" else 0
     run["save"] = fit.plan_checkpoint(cfg, method, shape) / machine.disk
     run["run"] = run["start"] + steps * run["step"] + evaluations * run["evaluation"]
-    # the best checkpoint is taken to be found anew at a third of the evaluations
+    # a new best checkpoint is assumed at a third of the evaluations
     run["run"] += (saves + evaluations / 3) * run["save"]
     gpus = cfg.hardware.nodes * cfg.hardware.gpus_per_node
     return run | {"gpu_hours": run["run"] * gpus / 3600}

@@ -42,7 +42,7 @@ class Facts(NamedTuple):
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
-    """Find all problems of a composed configuration; none: it may start. method: ppo or sft."""
+    """Find all problems of a composed configuration; with none it may start. method: ppo, sft."""
     wrong = values.find_wrong_settings(cfg, method)
     if wrong:  # with these values the other checks would read nonsense
         return wrong
@@ -125,7 +125,7 @@ def list_data_files(data: Prepared | None) -> dict[str, str]:
 
 
 def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
-    """Check that the model is a folder or a pinned hub id, and brings no code of its own."""
+    """Check that the model is a folder or a pinned hub id, and contains no Python code."""
     path = facts.model
     if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
@@ -218,7 +218,7 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
-    """Check that the GPUs are there: Ray would wait for them for ever, silently."""
+    """Check that the GPUs are there: Ray would wait for them without end, silently."""
     is_ppo, hardware = facts.method == "ppo", cfg.hardware
     demand = engine_rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
     if not hardware.cuda:

@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
         ):
             """Generate one response; fill reward, scores and extra_logs into the engine's fields.
 
-            Raises ValueError for a bad label, ConnectionError for a server that stays away.
+            Raises ValueError for a bad label, ConnectionError for a server that does not return.
             """
             row_label = scoring.parse_label(label, prompt)
             output = await super().execute(

@@ -217,7 +217,7 @@ def main() -> None:
     host = f"[{args.host}]" if ":" in args.host else args.host
     ready = f"reward server: http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
     if not is_local(args.host):
-        ready += "\nWARNING: requests and token travel unencrypted: use a private network only"
+        ready += "\nWARNING: requests and token are sent unencrypted: use a private network only"
     logging.getLogger("aiohttp.server").addFilter(is_our_fault)
     web.run_app(
         RewardServer(settings, token).build_app(),

@@ -1,6 +1,6 @@
 """Label the six phases of training (arXiv 2502.19655, section 4.3) by rules over a step's means.
 
-The paper told them apart by eye. Here each is a rule over what the reward hook logs of a step, so
+The paper found them by eye. Here each is a rule over what the reward hook logs of a step, so
 the terminal and the report find the same. A step that no rule fits has no phase (0).
 
 Lengths count in questions: thinking of 1.0 has as many words as the question with its options, so

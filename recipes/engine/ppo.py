@@ -34,7 +34,7 @@ DEFAULTS = {
 
 
 def init_ray() -> None:
-    """Join the cluster of RAY_ADDRESS, or start a Ray of our own; check that it is large enough."""
+    """Join the cluster of RAY_ADDRESS, or start our own Ray; check that it is large enough."""
     if not os.environ.get("RAY_ADDRESS"):
         close_doors()  # before ray is imported, which reads the environment then
     import ray
@@ -76,7 +76,7 @@ def close_doors() -> None:
 
 
 def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:
-    """Raise RuntimeError where Ray cannot place the run: a placement group would wait for ever.
+    """Raise RuntimeError where Ray cannot place the run: a placement group would wait without end.
 
     Each GPU's bundle takes a CPU, and the trainer, its generator and their queues a few more.
     """
