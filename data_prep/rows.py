@@ -154,6 +154,7 @@ def build_row(
         question.answer,
     )
     label = {"id": row_id, "split": split, "answer": answer, "options": options}
+    # the label is all that the reward sees of the row: it needs no file of the data set
     target = DIRECT_RESPONSES[direct_response]
     return {
         "id": row_id,

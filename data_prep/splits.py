@@ -124,6 +124,7 @@ def parse_records(
     """
     split = Split(name)
     parsed: list[Question | BadRow] = []
+    # the id keeps the upstream's number: dropped rows leave gaps, and no other row gets a new id
     for number, record in follow_rows(records, f"{name}: cleaning"):
         row_id, row = f"{data.name}/{name}/{number}", None
         try:

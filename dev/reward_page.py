@@ -97,6 +97,7 @@ def render_page(table: dict[str, Any]) -> str:
         f"The options are {_show_options(OPTIONS)}; gold is C unless said otherwise. A response "
         f"shown without tags is the answer's body in {_quote(BODY_FRAME.format('…'))}.",
     ]
+    # the same rows that the tests check, so the page cannot be out of date
     for group in table["verdicts"]:
         cells = (
             (

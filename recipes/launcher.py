@@ -47,6 +47,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
         fetch_model(cfg)
         argv, problems = check_recipe(cfg, method)  # again, now that there are files to look at
+    # a dry run shows the command although something is wrong, and then what
     listed = [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
     if cfg.dry_run and argv:
         command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
@@ -58,6 +59,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     if problems:
         raise UserError(*listed)
     run_dir = Path(cfg.run_dir)
+    # a requeued Slurm job starts again after its run has ended
     if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
         print(f"{run_dir} is finished: nothing to continue")
         return
@@ -66,6 +68,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    # one launcher for each folder: the lock is held until the engine has ended
     run_dir.mkdir(parents=True, exist_ok=True)
     with run_folder.lock_run(run_dir) as lock:
         sys.exit(run_locked(cfg, method, argv, lock))
@@ -137,12 +140,14 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     for split in run_folder.list_splits(cfg):
         data.find_file(split)
 
+    # steps after the last whole checkpoint are run again: their records would be there twice
     start_step = 0
     if run_folder.decide_resume(cfg):
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
         run_folder.forget_after(run_dir, start_step)
         beginning = "no checkpoint was finished: from the beginning"
         print(f"continuing after step {start_step}" if start_step else beginning)
+    # all is on disk before the engine starts, so that a run that dies at once can be understood
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
@@ -178,6 +183,7 @@ def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
     # SFT's engine reads the data set itself, and drops a last partial micro-batch
     if method == "sft":
         return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
+    # PPO's engine hangs on a last, partial rollout: such rows are left out, and named
     size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
     if used < rows:
@@ -201,7 +207,9 @@ def supervise_engine(
     family: list[Any] = []
     dead: list[str] = []
 
+    # called by the terminal before each look at metrics.jsonl
     def is_running() -> bool:
+        # in place: stop_engine ends this list, with processes whose parent is gone
         family[:] = process.find_family(engine, family)
         if engine.poll() is None and (part := parts.look(family)):
             dead.append(part)
@@ -248,14 +256,16 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
         rows = read_jsonl(metrics) if metrics.exists() else []
         terminal.summarise_run(rows, method, run_dir, seconds)
         return
+    # the command that the user gave, with resume=true once
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     recipe = "rlvr" if method == "ppo" else "sft"
     again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
     lines = ["\nstopped; every process of the run is ended"]
     if code != INTERRUPTED:
+        # a signal leaves no exception in the log, and a full disk no log
         if code < 0:
             cause = f"killed by {signal.Signals(-code).name}, by a person or because memory ran out"
-        elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on that disk, could not say so
+        elif shutil.disk_usage(run_dir).free < FULL:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)

@@ -79,8 +79,10 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         "WANDB_RUN_ID": wandb_id,
         "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
+    # read by recipes/engine/trainer.py; without it no code of a model folder is run
     if cfg.model.trust_remote_code:
         environment["MEDRLVR_TRUST_REMOTE_CODE"] = "1"
+    # PPO only: SFT has neither a reward nor vLLM
     if "reward" in cfg:
         environment |= build_reward_environment(cfg.reward, cfg.seed)
         environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
@@ -148,6 +150,7 @@ def find_family(
 
     known: those found before, since a process whose parent was killed is no longer found below it.
     """
+    # is_running compares start times too, so a process id that is used again is not ours
     members = {member for member in known if member.is_running()}
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
@@ -157,6 +160,7 @@ def find_family(
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
     """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
+    # looked for once more: a process may have started since
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
@@ -180,6 +184,7 @@ def find_cause(log: Path, begin: int = 0) -> str:
     Ray repeats an exception in each process that waits for it; the cause is the first one whose
     line is not Ray's own wrapping.
     """
+    # tracebacks of many workers: the first may be far from the end
     lines = read_tail(log, begin, 2_000_000)
     found = [line for line in lines if EXCEPTION.match(line)]
     own = [line for line in found if not line.startswith(WRAPPERS)]
@@ -213,11 +218,13 @@ class PartsWatch:
         now = time.monotonic()
         for member in family:
             with suppress(psutil.NoSuchProcess):
+                # dead, although its parent has not asked for its exit code
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
                 if found := PART.match(" ".join(member.cmdline())):
                     self.names.setdefault(member.pid, found[0])
                 self.seen[member.pid] = now
+        # a normal end is no alarm: the engine itself has then ended before PATIENCE is over
         for pid, name in self.names.items():
             if now - self.seen[pid] > PATIENCE:
                 return f"{name} (process {pid})"
@@ -225,7 +232,7 @@ class PartsWatch:
 
 
 class StallWatch:
-    """Notice that no step and no rollout is written: for STALL_SECONDS, or 5 times the longest wait."""
+    """Notice that no step and no rollout is written for STALL_SECONDS, or 5 longest waits."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -242,6 +249,7 @@ class StallWatch:
         if size != self.size:
             self.longest = max(self.longest, now - self.changed)
             self.size, self.changed, self.is_reported = size, now, False
+        # a slow model is not stuck: its own longest wait sets the limit
         waited = now - self.changed
         if self.is_reported or waited < max(STALL_SECONDS, 5 * self.longest):
             return 0.0

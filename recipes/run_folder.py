@@ -208,6 +208,7 @@ def describe_run(
     folder: the model's. A run keeps one wandb id over every resume.
     """
     model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    # with another path the model is not the one that id and licence describe
     own = {"id": None, "licence": None} if model["path"] != model["id"] else {}
     model |= {**own, "folder": str(folder) if folder else None}
     here = {"system": platform.platform(), "cpus": os.cpu_count(), "hardware": cfg.hardware.name}

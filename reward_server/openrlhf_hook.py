@@ -124,6 +124,7 @@ def write_rollout(
 ) -> None:
     """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
+    # answer and options are in train.jsonl, by the row's id
     row = label.model_dump(exclude={"answer", "options"})
     row |= {
         "prompt_tokens": start,

@@ -48,6 +48,7 @@ def make_question(
         )
     fact = pair.fact
     stem = (*pair.wording.phrasings, *pair.wording.ood_phrasings)[phrasing]
+    # two facts may have the same object: an option must not be there twice
     pool = list(pair.distractors)
     rng.shuffle(pool)
     options = list(dict.fromkeys(pool))[: num_options - 1]
@@ -202,6 +203,7 @@ def print_bank(
             " ".join(f"{letter} {count}" for letter, count in sorted(letters.items())),
         )
     console.print(splits)
+    # two questions to read of each relation: wrong grammar shows only in the text
     for relation in relations if sample else []:
         rows = [row for row in bank["train"] if row["meta"]["relation"] == relation.name]
         for row in rows[:2]:

@@ -45,6 +45,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    # BPE over bytes: every text has tokens, and none is unknown
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
