@@ -73,8 +73,8 @@ BUDGET = {
     "recipes": 4050,
     "eval": 4995,
 }
-MOST_FILES = 82
-WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
+MOST_FILES = 94  # with seven empty __init__.py
+WEB_BUDGET = 740  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 
