@@ -87,7 +87,7 @@ class Prepared:
 
     @property
     def frame(self) -> ChatFrame | None:
-        """Chat markup round the prompts; None for plain ones."""
+        """Chat markup around the prompts; None for plain ones."""
         chat = self.manifest.get("chat")
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 

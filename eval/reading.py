@@ -96,7 +96,7 @@ def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
 def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
     """Cut `text` where the model makes up a question or a turn after its first answer.
 
-    Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open
+    Another speaker's turn (`User:`) ends a response before an answer too, but not inside an open
     `<think>`. options: with them an option's text alone is an answer.
     """
     places = sorted(

@@ -147,7 +147,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
         run_folder.forget_after(run_dir, start_step)
         beginning = "no checkpoint was finished: from the beginning"
         print(f"continuing after step {start_step}" if start_step else beginning)
-    # all is on disk before the engine starts, so that a run that dies at once can be understood
+    # all is on disk before the engine starts, so that a run that fails at once can be understood
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))

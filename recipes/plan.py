@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def print_plan(cfg: DictConfig, method: str) -> None:
-    """Print memory by phase, time by phase, disk, what does not fit, and what the time rests on."""
+    """Print memory by phase, time by phase, disk, what does not fit, and what the time depends on."""
     console, shape = Console(highlight=False), read_shape(cfg)
     if shape is None:
         raise UserError(
@@ -277,7 +277,7 @@ def tabulate_time(cfg: Any, method: str, shape: Shape, machine: Machine) -> Tabl
 
 
 def list_assumptions(cfg: Any, method: str, machine: Machine) -> str:
-    """Name what the time rests on, in a line or two."""
+    """Name the assumptions of the time, in a line or two."""
     lengths = f"prompts of {cfg.plan.prompt_tokens} tokens"
     if method == "ppo":
         lengths += f", responses of {cfg.plan.response_tokens}, the longest as long as allowed"

@@ -105,7 +105,7 @@ def score_epochs(cfg: DictConfig, name: str, models: list[Path]) -> list[float]:
 
 
 def run_child(module: str, *words: str) -> None:
-    """Run another command of ours to its end. Raises UserError where it fails."""
+    """Run another of our commands to its end. Raises UserError where it fails."""
     print(f"\n$ python -m {module} {shlex.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", module, *words]).returncode
     if code:

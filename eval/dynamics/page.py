@@ -54,7 +54,7 @@ def render_page(
         "runs": [list_columns(rows, ids) for rows in drawn],
     }
     total, count = (sum(map(len, of)) for of in ((one.rollouts for one in analyses), drawn))
-    # what a reader must know before the curves: files that lack, rollouts that are not listed
+    # what a reader must know before the curves: missing files, rollouts that are not listed
     missing = [
         f"{label}: {line}" if len(analyses) > 1 else line
         for label, one in zip(labels, analyses, strict=True)

@@ -73,7 +73,7 @@ def find_last(folder: Path) -> Checkpoint | None:
 
 
 def clear_unfinished(folder: Path) -> int:
-    """Delete what a death left unfinished, and let the engine load the last whole checkpoint.
+    """Delete what a killed run left unfinished, and let the engine load the last whole checkpoint.
 
     Returns its step, 0 where there is none.
     """
