@@ -67,7 +67,7 @@ def repair_folder(folder: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest. It holds no time and no absolute path of ours: same input, same bytes."""
+    """Write the manifest. It has no time and no path of this machine: same input, same bytes."""
     write_json(folder / MANIFEST, manifest)
 
 

@@ -26,7 +26,7 @@ GROUP_KEYS = ("group", "relation", "subject_name", "subject", "medical_task", "s
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to ask for. seed: its own; with a shared one all questions would be sampled alike."""
+    """One answer to ask for. seed: its own; one shared seed would sample all questions alike."""
 
     row: dict[str, Any]
     sample: int

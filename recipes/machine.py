@@ -58,7 +58,7 @@ def list_presets() -> list[Preset]:
     presets = []
     for path in PRESETS.glob("*.yaml"):
         preset = read_preset(path.stem)
-        # async presets are a choice of the user's, and `auto` sees one machine
+        # the user chooses async presets, and `auto` sees one machine
         if preset["cuda"] and preset["nodes"] == 1 and not preset["async"]:
             presets.append(Preset(preset["gpus_per_node"], preset["gpu_memory_gb"], path.stem))
     return sorted(presets, reverse=True)

@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def print_plan(cfg: DictConfig, method: str) -> None:
-    """Print memory by phase, time by phase, disk, what does not fit, and what the time depends on."""
+    """Print memory by phase, time by phase, disk, what does not fit, what the time depends on."""
     console, shape = Console(highlight=False), read_shape(cfg)
     if shape is None:
         raise UserError(

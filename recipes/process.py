@@ -160,7 +160,7 @@ def find_family(
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
     """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
-    # looked for once more: a process may have started since
+    # looked for again: a process may have started since
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
