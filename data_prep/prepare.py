@@ -107,6 +107,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
             "path": tokenizer.path,
             "sha256": tokenizer.sha256,
             "eos_token": tokenizer.eos_token,
+            "bos_token": tokenizer.bos_token,
         },
         "chat": tokenizer.chat._asdict() if tokenizer.chat else None,
         "prompt": template.describe(),

@@ -47,11 +47,15 @@ class Chat(NamedTuple):
 
 
 class ModelTokenizer(NamedTuple):
-    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None."""
+    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None.
+
+    bos_token: that transformers puts before every text, None where it puts none.
+    """
 
     path: str
     tokenizer: Tokenizer
     eos_token: str
+    bos_token: str | None
     special_tokens: re.Pattern[str]
     sha256: str
     chat: Chat | None
@@ -89,6 +93,9 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
         tokenizer = Tokenizer.from_buffer(content)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         names = read_named_tokens(config)
+        # next to a tokenizer.json transformers passes over add_bos_token
+        bos = names.get("bos_token")
+        bos = bos if tokenizer.encode("A").tokens[:1] == [bos] else None
         template = read_template(folder, config) if chat else None
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(
@@ -106,7 +113,7 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
     found = find_chat(path, template, names, tokenizer, pattern) if chat else None
     sha256 = hashlib.sha256(content).hexdigest()
-    return ModelTokenizer(path, tokenizer, eos_token, pattern, sha256, found)
+    return ModelTokenizer(path, tokenizer, eos_token, bos, pattern, sha256, found)
 
 
 def read_named_tokens(config: dict[str, Any]) -> dict[str, str]:

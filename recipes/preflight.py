@@ -161,6 +161,15 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
             f"{folder} was prepared with the tokenizer of {known['path']}, the model is "
             f"{cfg.model.path}: run `{for_model}`"
         )
+    bos, frame = known.get("bos_token"), facts.data.frame
+    # OpenRLHF encodes prompts without special tokens; eval/worker.py gives BOS once
+    if bos and not (frame and frame.prefix.startswith(bos)):
+        yield (
+            f"the tokenizer of {known['path']} begins every text with {bos}, which training would "
+            "leave out and `make eval` would not: data.chat=true and a model whose chat template "
+            'writes it, or model.path=COPY with `"post_processor": null` in tokenizer.json; '
+            f"then `{prepare}`"
+        )
     # plain and chat prompts are other texts, and rows carry them ready-made
     is_chat, wanted = manifest.get("chat") is not None, f"data.chat={values.show(cfg.data.chat)}"
     if is_chat != cfg.data.chat:

@@ -40,3 +40,28 @@ def write_model(
 def write_base_model(folder: Path) -> Path:
     """As Qwen's base models are published: with a chat template, and stopping at <|endoftext|> alone."""
     return write_model(folder, eos_token="<|endoftext|>", stops=0)
+
+
+def begin_with_bos(folder: Path, token: str = "<|im_start|>") -> Path:
+    """Let a model's tokenizer begin every text with a token, as Llama's and Gemma's do."""
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    ids = {one["content"]: one["id"] for one in content["added_tokens"]}
+    first = {"SpecialToken": {"id": token, "type_id": 0}}
+    pieces = [first, {"Sequence": {"id": "A", "type_id": 0}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": pieces,
+        "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]}},
+    }
+    path.write_text(json.dumps(content))
+    name_bos(folder, token)
+    return folder
+
+
+def name_bos(folder: Path, token: str = "<|im_start|>", **settings: object) -> None:
+    """Name a model's BOS in its tokenizer_config.json, which alone gives it to no text."""
+    path = folder / "tokenizer_config.json"
+    named = {"bos_token": token, **settings}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))

@@ -12,7 +12,18 @@ from data_prep.prompt import ChatFrame, render_direct_prompt, render_prompt
 from data_prep.tokenizer import find_chat, load_tokenizer
 from eval.modes import render
 from reward_server.openrlhf_hook import reward_func
-from tests.chatml import END, END_ID, PREFIX, ROOT, SUFFIX, TEMPLATE, write_base_model, write_model
+from tests.chatml import (
+    END,
+    END_ID,
+    PREFIX,
+    ROOT,
+    SUFFIX,
+    TEMPLATE,
+    begin_with_bos,
+    name_bos,
+    write_base_model,
+    write_model,
+)
 
 OPTIONS = ["Aspirin", "Rest"]
 FRAME = ChatFrame(PREFIX, SUFFIX)
@@ -115,6 +126,21 @@ def test_a_response_never_merges_with_the_end_of_a_chat_prompt(tokenizer, respon
             for text in (prompt, response, prompt + response)
         ]
         assert ids[0] + ids[1] == ids[2]
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize("said", [{}, {"add_bos_token": True}, {"add_bos_token": False}])
+def test_bos_is_known_as_transformers_gives_it(tmp_path, in_file, said):
+    from transformers import AutoTokenizer
+
+    model = write_model(tmp_path / "model")
+    if in_file:
+        begin_with_bos(model)
+    name_bos(model, **said)
+    theirs = AutoTokenizer.from_pretrained(model)
+    assert (theirs.encode("A")[0] == theirs.bos_token_id) == in_file
+    ours = load_tokenizer(str(model), None, chat=False)
+    assert ours.bos_token == (theirs.bos_token if in_file else None)
 
 
 def test_data_is_prepared_in_the_models_template(make_cfg, tmp_path):

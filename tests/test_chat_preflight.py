@@ -9,7 +9,15 @@ from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from eval.tasks import make_plan
 from recipes.preflight import find_problems
-from tests.chatml import END, PREFIX, SUFFIX, TEMPLATE, write_base_model, write_model
+from tests.chatml import (
+    END,
+    PREFIX,
+    SUFFIX,
+    TEMPLATE,
+    begin_with_bos,
+    write_base_model,
+    write_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +141,26 @@ def test_data_in_another_models_template_is_refused(problems_of, prepared, tmp_p
     assert_told(problems_of(prepared, none), "has no chat template")
     (none / "chat_template.jinja").write_text(TEMPLATE)
     assert problems_of(prepared, none) == []
+
+
+@pytest.mark.parametrize("method", ["ppo", "sft"])
+def test_plain_prompts_for_a_model_that_begins_with_bos_are_refused(
+    compose_config, problems_of, tmp_path, method
+):
+    """OpenRLHF gives it to no prompt and evaluation to each: the model would be asked otherwise than trained."""
+    model = begin_with_bos(write_model(tmp_path / "model"))
+    places = (f"model.path={model}", f"data_dir={tmp_path / 'plain'}")
+    prepare(compose_config("prep", *places))
+    told = problems_of(tmp_path / "plain", model, "data.chat=false", method=method)
+    assert_told(told, "begins every text with <|im_start|>", "data.chat=true", "post_processor")
+    # this template writes it, as those of Llama and Gemma do
+    assert problems_of(prepare_bank(model, tmp_path / "chat"), model, method=method) == []
+
+
+def test_a_template_without_the_bos_of_its_tokenizer_is_refused_too(problems_of, tmp_path):
+    model = begin_with_bos(write_model(tmp_path / "model"), "<|endoftext|>")
+    told = problems_of(prepare_bank(model, tmp_path / "chat"), model)
+    assert_told(told, "begins every text with <|endoftext|>", "template writes it")
 
 
 def test_a_hub_model_is_looked_at_once_it_is_in_the_cache(
