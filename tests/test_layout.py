@@ -68,9 +68,9 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2970,
+    "data_prep": 2975,
     "reward_server": 1125,
-    "recipes": 4050,
+    "recipes": 4060,
     "eval": 4995,
 }
 MOST_FILES = 94  # with seven empty __init__.py
