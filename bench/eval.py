@@ -3,7 +3,7 @@
 python bench/eval.py                                             ours alone, on the laptop's model and bank
 python bench/eval.py --harness-python OTHER/bin/python --benchmark medqa/test --benchmark mmlu_pro_health/test
 
-OTHER is a virtual environment of its own with `pip install lm_eval transformers torch` (lm_eval is no dependency of
+OTHER is another virtual environment with `pip install lm_eval transformers torch` (lm_eval is no dependency of
 ours). Both sides are timed as whole commands, start-up included, one after the other in float32, and answer the same
 prepared questions with the same prompt (`direct_prompt`) and letters. Next to wall time there is processor time, which
 says more on a machine that does other work too.

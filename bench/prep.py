@@ -2,9 +2,9 @@
 
 python bench/prep.py                       all of MedQA against every evaluation set, MedMCQA's shape (3 minutes)
 python bench/prep.py --rows 10000          MedMCQA's shape at one size
-python bench/prep.py --real-data FOLDER    of medqa, mmlu_pro, medmcqa and pubmedqa; ../shared/data if not told
+python bench/prep.py --real-data FOLDER    of medqa, mmlu_pro, medmcqa and pubmedqa; ../shared/data by default
 
-Each run is a process of its own, with wall time, processor time and peak memory. The rows of MedMCQA's shape are made
+Each run is its own process, with wall time, processor time and peak memory. The rows of MedMCQA's shape are made
 up: words drawn by Zipf's law, three in ten stems after a common frame, one in a hundred a near copy of an earlier row.
 """
 

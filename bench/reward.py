@@ -1,4 +1,4 @@
-"""How long a verdict takes, and how many requests a reward server answers, each beside what people use instead.
+"""Time a verdict and count the requests of a reward server, each next to what people use instead.
 
     python bench/reward.py                  # a minute; what is not installed shows as n/a
     .venv/bin/python -m pip install --no-deps --target /tmp/peers trl math-verify latex2sympy2_extended

@@ -1,4 +1,4 @@
-"""Write the data card: what a reader wants to know of a prepared data set, with a picture."""
+"""Write the data card: the facts of a prepared data set for its readers, with a picture."""
 
 from pathlib import Path
 from typing import Any

@@ -123,7 +123,7 @@ def remove_controls(text: str) -> str:
 
 
 def has_mixed_words(texts: list[str]) -> bool:
-    """Tell if Cyrillic letters replace Latin ones: a word mixes them, and none is really Cyrillic.
+    """Find out if Cyrillic letters replace Latin ones: words mix them, and none is really Cyrillic.
 
     A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then
     a mixed word may be right ("mРНК"), and nothing is fixed. A Cyrillic letter on its own is left,

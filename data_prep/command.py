@@ -1,4 +1,4 @@
-"""Start a Hydra command so that a user's mistake is one line: the door of every command."""
+"""Start a Hydra command so that a user's mistake is one line; every command starts here."""
 
 import difflib
 import errno
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_prep.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
-# What a disk, a quota or a permission says; any other OSError is a fault of ours.
+# What a disk, a quota or a permission says; any other OSError is our fault.
 USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
 
 
@@ -28,7 +28,7 @@ def run_command(
 ) -> None:
     """Compose recipes/configs/NAME.yaml from the command line and run `work` with it.
 
-    complete: makes Hydra's words of the user's, such as a data set's or a machine's own choice.
+    complete: turns the user's words into Hydra's, such as this machine's preset for `auto`.
     Exits with 2 where the user must fix something, 1 where a file cannot be written, 130 on Ctrl-C.
     """
     import hydra
@@ -39,7 +39,7 @@ def run_command(
     def job(cfg: DictConfig) -> None:
         try:
             work(cfg)
-        except Exception as error:  # kept, since Hydra would print a line of its own about it
+        except Exception as error:  # kept, since Hydra would print its own message too
             failed.append(error)
 
     for stream in (sys.stdout, sys.stderr):

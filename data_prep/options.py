@@ -1,4 +1,4 @@
-"""Options of a row: shuffle them where that is safe, and find the base of an answer's index."""
+"""Answer options: shuffle them where that is safe, and find the base of an answer's index."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""Views of the same questions: other options or no stem, to see what a score rests on.
+"""Views of the same questions: other options or no stem, to see what a score depends on.
 
 `data.options.*` and `data.stem`, recorded in the manifest; docs/paper.md has the commands. A row
 whose options speak of others ("all of the above") may have to stay as it is: it is listed.

@@ -82,7 +82,7 @@ def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
 
 
 def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterator[Pair]:
-    """Find pairs (text of left, text of right, share of left's grams) with share >= threshold.
+    """Find pairs (text of left, text of right, fraction of left's grams) of at least `threshold`.
 
     An inverted index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t
     of its n grams shares at least one of any n - ceil(t n) + 1 of them, so only the rarest that
@@ -92,6 +92,7 @@ def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterato
     row_of = np.repeat(np.arange(len(sizes)), sizes)
     frequency = np.bincount(right.indices, minlength=right.shape[1])[left.indices]
 
+    # grams of each text, rarest first; rank: the place within the text
     rarest = np.lexsort((frequency, row_of))
     rank = np.arange(len(rarest)) - left.indptr[row_of]
     needed = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
@@ -101,6 +102,7 @@ def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterato
     lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
 
     for start, end in split_chunks(np.bincount(row_of[probes], frequency[probes], len(sizes))):
+        # texts that share a rare gram: only these few are compared in full
         candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
         a, b = candidates.row + start, candidates.col
         for first, last in split_chunks(sizes[a]):

@@ -68,6 +68,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         splits[name], parsed = parse_records(name, raw, parse_row, data)
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
     remarks = [*remarks, *check_rows(data, folder, origin["rows"], origin.get("revision"))]
+    # across splits too: a label names its row by the id alone
     check_ids(question for split in splits.values() for question in split.questions)
 
     # view
@@ -81,7 +82,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         build_rows(split, tokenizer, template, data)
     refuse_empty(data.name, splits)
 
-    # compare
+    # compare; it may drop the last training row, so empty splits are looked for again
     overlap = drop_copies(cfg, splits)
     refuse_empty(data.name, splits)
     unify_meta([row["meta"] for split in splits.values() for row in split.rows])
@@ -133,12 +134,14 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
 
     Raises UserError with all problems of the settings and of the three.
     """
+    # keys that no file gives a value (`???` in base.yaml)
     missing = [key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))]
     if missing:
         fix = "its file under recipes/configs explains it"
         raise UserError(*(f"{key} is not set: give {key}=…; {fix}" for key in sorted(missing)))
     data, model = cfg.data, cfg.model
     problems = check_settings(data)
+    # all three are tried, so that one message has the problems of all
     found: list[Any] = []
     for read in (
         lambda: find_template(data.prompt.name, data.prompt.file),
@@ -194,6 +197,7 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
     limit is on training rows alone: an evaluation row that does not fit its model is asked, fails
     and counts as wrong.
     """
+    # rows replace the questions: to keep both would double the memory
     questions, split.questions = split.questions, []
     frame, eos_token = tokenizer.frame, tokenizer.eos_token
     reasons: dict[str, str] = {}

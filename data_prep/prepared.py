@@ -44,7 +44,7 @@ FACTS: dict[str, type] = {
 def replace_folder(folder: Path) -> Iterator[Path]:
     """Give a new folder to write into, which replaces `folder` when the block ends well.
 
-    Whatever goes wrong in the block, the old folder stays as it was and the new one is removed.
+    On any error in the block the old folder stays as it was and the new one is removed.
     Raises UserError where the disk is full or not writable, or another preparation runs.
     """
     parent, name = folder.parent, folder.name
@@ -85,7 +85,7 @@ def repair_folder(folder: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest. It holds no time and no absolute path of ours: same input, same bytes."""
+    """Write the manifest. It has no time and no path of this machine: same input, same bytes."""
     write_json(folder / MANIFEST, manifest)
 
 
@@ -105,7 +105,7 @@ class Prepared:
 
     @property
     def frame(self) -> ChatFrame | None:
-        """Chat markup round the prompts; None for plain ones."""
+        """Chat markup around the prompts; None for plain ones."""
         chat = self.manifest.get("chat")
         return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 
@@ -144,7 +144,7 @@ def check_row(row: dict[str, Any], split: str) -> None:
     """Check that a prepared row can be asked, and that its label is the row's own and the reward's.
 
     A file and a manifest that agree may both be wrong: a letter that names no option would count as
-    wrong for ever. Raises ValueError that names the row.
+    wrong in every run. Raises ValueError that names the row.
     """
     row_id, options, answer = row["id"], row["options"], row["answer"]
     if not isinstance(row_id, str) or not row_id:

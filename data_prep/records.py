@@ -1,4 +1,4 @@
-"""Read rows from where they are: the hub, local files, or data sets that are prepared already.
+"""Read upstream rows: from the hub, from local files, or from data sets that are already prepared.
 
 A record is a row as the upstream stores it, not judged yet: `(number, content)`, the number unique
 in its split, content a BadRow where the line could not even be read.
@@ -45,6 +45,7 @@ def read_records(cfg: DictConfig) -> Records:
     """Read all records of the configured data set. Raises UserError."""
     data = cfg.data
     origin: dict[str, Any] = {"licence": data.licence}
+    # a mixture of prepared sets, then local files, then the hub
     if data.name == "mix" or data.parts_of_mixture:
         splits, origin["mixture"] = mix_parts(Path(cfg.data_dir), data, cfg.seed)
         return Records(splits, origin, [])
@@ -77,11 +78,13 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
     """
     found: Files = {}
     problems, remarks = [], []
+    # a known data set: its own file names, one file a part where it has parts
     if data.files:
         for split, name in data.files.items():
             if name is not None:
                 parts = list(data.parts) or [""]
                 found[split] = [(part, source / name.format(part=part)) for part in parts]
+    # the user's own folder: the names say which split a file is
     elif source.is_dir():
         for path in sorted(source.iterdir()):
             split = ALIASES.get(path.stem, path.stem)
@@ -135,11 +138,12 @@ def hold_out(splits: Splits, wanted: Mapping[str, Any], seed: int) -> tuple[Spli
             f"data.holdout={sizes} needs more training rows than that, of {len(train)}: lower it, "
             "or give a file for each split"
         )
-    # each row by its own draw from seed and number
+    # each row by its own draw from seed and number, so that other rows do not change it
     drawn = sorted(train, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
     held: Splits = {}
     for split, size in sizes.items():
         held[split], drawn = drawn[:size], drawn[size:]
+    # training rows keep the order of the file
     kept = {number for number, _ in drawn}
     return splits | {"train": [record for record in train if record[0] in kept]} | held, sizes
 
@@ -210,6 +214,7 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
         if size > MAX_GROUP:
             raise ValueError(f"a row group holds {size:,} bytes: write it in smaller groups")
     for batch in file.iter_batches(MAX_BATCH):
+        # one long row must not multiply with 255 others in memory
         step = 1 if batch.nbytes > MAX_ROW else MAX_BATCH
         for start in range(0, batch.num_rows, step):
             columns = map(list_values, batch.slice(start, step).columns)
@@ -251,6 +256,7 @@ def mix_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[Splits, dict
     problems: list[str] = []
     if weights and (len(weights) != len(names) or min(weights) <= 0):
         problems.append(f"data.weights={weights} must be one positive number for each of {names}")
+    # evaluation rows of all parts are taken whole; only training rows are weighted
     mixed: dict[str, list[Any]] = {split: [] for split in SPLITS}
     train: dict[str, list[Any]] = {}
     parts: dict[str, Any] = {}
@@ -270,15 +276,18 @@ def mix_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[Splits, dict
     if problems:
         raise UserError(*problems)
 
+    # unit: rows for a weight of 1, set by the part that runs out first
     weight_of = dict(zip(names, weights, strict=False))
     unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
     for name, rows_of_part in train.items():
         if weights:
+            # by name, so that the rows of one part do not depend on the others
             draw = random.Random(f"{seed}/{name}")
             rows_of_part = draw.sample(rows_of_part, round(unit * weight_of[name]))
         parts[name]["train_rows_taken"] = len(rows_of_part)
         mixed["train"] += rows_of_part
     random.Random(seed).shuffle(mixed["train"])
+    # numbered again: the reader `native` keeps each row's own id
     splits = {}
     for split, rows_of_split in mixed.items():
         if rows_of_split:

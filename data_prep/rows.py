@@ -127,7 +127,7 @@ def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Tell if a value can be in a column of its own type."""
+    """Find out if a value can be in a column of one type."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 2**63)
@@ -143,9 +143,9 @@ def build_row(
 ) -> dict[str, Any]:
     """Build the row as it is written, its fields in the order of the row format.
 
-    `label` is JSON text because OpenRLHF hands the reward one value only, and would unify the keys
+    `label` is JSON text because OpenRLHF gives the reward one value only, and would unify the keys
     of a struct. `response` is the SFT target for `direct_prompt`; it ends in EOS so that OpenRLHF
-    adds none of its own. direct_response: a key of DIRECT_RESPONSES.
+    adds no second one. direct_response: a key of DIRECT_RESPONSES.
     """
     row_id, stem, options, answer = (
         question.id,
@@ -154,6 +154,7 @@ def build_row(
         question.answer,
     )
     label = {"id": row_id, "split": split, "answer": answer, "options": options}
+    # the label is all that the reward sees of the row: it needs no file of the data set
     target = DIRECT_RESPONSES[direct_response]
     return {
         "id": row_id,

@@ -1,4 +1,4 @@
-"""Prepare a data set: raw multiple-choice questions -> data/<name>/*.jsonl + manifest.json
+"""Run `make prep`: from raw multiple-choice questions to data/<name>/*.jsonl and manifest.json.
 
 make prep                                   the question bank, for the laptop experiment
 make prep data=medqa                        MedQA from the hub, at its pinned revision

@@ -1,6 +1,6 @@
-"""One split on its way through preparation, what became of every row, and which rows were read.
+"""One split during preparation: its rows, why rows were dropped, and a hash of what was read.
 
-Rows are told apart by a hash of their content (stem, options, gold letter) in a canonical form, not
+Rows are compared by a hash of their content (stem, options, gold letter) in a canonical form, not
 of files: the hub's Parquet and a local JSONL of the same rows agree.
 """
 
@@ -124,6 +124,7 @@ def parse_records(
     """
     split = Split(name)
     parsed: list[Question | BadRow] = []
+    # the id keeps the upstream's number: dropped rows leave gaps, and no other row gets a new id
     for number, record in follow_rows(records, f"{name}: cleaning"):
         row_id, row = f"{data.name}/{name}/{number}", None
         try:
@@ -144,7 +145,7 @@ def parse_records(
 
 
 def check_ids(questions: Iterable[Question]) -> None:
-    """Refuse two rows of one id: rewards and rollouts are told apart by it. Raises UserError."""
+    """Refuse two rows of one id: rewards and rollouts are identified by it. Raises UserError."""
     counts = Counter(question.id for question in questions)
     double = [row_id for row_id, count in counts.items() if count > 1]
     if double:

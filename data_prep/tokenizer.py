@@ -23,7 +23,7 @@ from data_prep.prompt import LETTERS, ChatFrame
 ROOT = Path(__file__).resolve().parents[1]
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
-MESSAGE, REPLY = "THE-MESSAGE-STANDS-HERE", "THE-REPLY-STANDS-HERE"
+MESSAGE, REPLY = "THE-MESSAGE-IS-HERE", "THE-REPLY-IS-HERE"
 PROBES = ("<think>", *LETTERS)
 """How responses begin: PPO's, and each target of SFT."""
 RENDER_SECONDS = 30  # importing the renderer takes 1 of them
@@ -59,7 +59,7 @@ class ModelTokenizer(NamedTuple):
 
     @property
     def frame(self) -> ChatFrame | None:
-        """Text round a prompt, None for plain ones."""
+        """Text around a prompt, None for plain ones."""
         return self.chat.frame if self.chat else None
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -205,7 +205,7 @@ def find_chat(
 
 
 def render_template(template: str, names: dict[str, str]) -> list[str]:
-    """Render a prompt and a dialogue in a child process of limited means. Raises ValueError.
+    """Render a prompt and a dialogue in a child process with limits. Raises ValueError.
 
     A template is a program: it may never end, or fill the memory.
     """
@@ -251,7 +251,7 @@ def render_in_child() -> None:
 
 
 def keeps_apart(tokenizer: Tokenizer, prompt: str, response: str) -> bool:
-    """Tell if ids(prompt) + ids(response) == ids(prompt + response)."""
+    """Find out if ids(prompt) + ids(response) == ids(prompt + response)."""
     texts = (prompt, response, prompt + response)
     ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     return bool(ids[0] + ids[1] == ids[2])

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 TABLE, PAGE = ROOT / "tests" / "verdicts.yaml", ROOT / "docs" / "reward.md"
 RECIPE = ROOT / "recipes" / "configs" / "rlvr.yaml"
 BODY_FRAME = "<think>Fever and a rash.</think>\n<answer>{}</answer>"
-"""What a row's `body` stands for."""
+"""The response that a row's `body` is put into."""
 OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
 LEAK_OPTIONS = ["Rubella", "Nitrofurantoin", "Measles", "CT scan of the head"]
 NO_CHOICE = {"no_choice", "ambiguous", "out_of_range"}
@@ -45,8 +45,8 @@ the gold letter and the options' texts go in, nothing else.
   otherwise. For rows of another split than `train` the hook gives accuracy (0 or 1) instead, so that
   the engine's `pass1` is accuracy.
 
-No prose, no "or" and no condition is among the three forms, so no hedge can pay; an honest policy,
-which can say `C`, loses nothing by that."""
+No prose, no "or" and no condition is among the three forms, so no hedge is rewarded; a policy
+that knows the answer can say `C` and loses nothing."""
 
 
 def load_table() -> dict[str, Any]:
@@ -55,13 +55,13 @@ def load_table() -> dict[str, Any]:
 
 
 def read_response(row: dict[str, Any]) -> str:
-    """Build the whole response that a row stands for."""
+    """Build the whole response of a row."""
     response = row["response"] if "response" in row else BODY_FRAME.format(row["body"])
     return response * row.get("times", 1)
 
 
 def read_leak_response(row: dict[str, Any]) -> str:
-    """Build the whole response that a row of `leak` stands for."""
+    """Build the whole response of a row of `leak`."""
     before = row.get("before", "")
     return f"{before}<think>{row['think']}</think><answer>{row['answer']}</answer>"
 
@@ -97,6 +97,7 @@ def render_page(table: dict[str, Any]) -> str:
         f"The options are {_show_options(OPTIONS)}; gold is C unless said otherwise. A response "
         f"shown without tags is the answer's body in {_quote(BODY_FRAME.format('…'))}.",
     ]
+    # the same rows that the tests check, so the page cannot be out of date
     for group in table["verdicts"]:
         cells = (
             (

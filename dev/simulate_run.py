@@ -94,6 +94,7 @@ def write_response(
     def follow(thinking: str) -> str:
         return f"<think> {thinking} </think>\n<answer> {letter} </answer>"
 
+    # phase 1 mostly fails the format; in every other phase 2 in 100 still do
     if phase == 1 and rng.random() < 0.8:
         bare = [letter, f"The answer is {letter}.", f"<answer> {letter} </answer>"]
         return rng.choice([*bare, f"<think> {think(0.2, 0.4)} </think>"])
@@ -127,6 +128,7 @@ def simulate_rollouts(
         if step > 1 and phase != schedule[step - 2]:
             change, before = step - 1, schedule[step - 2]
         place = step - change
+        # a new phase comes in over some steps, in part of the responses
         share = RAMP[place] if change and place < len(RAMP) else 1.0
         for index in range(per_step):
             manner = phase if rng.random() < share else before
@@ -175,6 +177,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], questions: list[Question
         for item in questions
     ]
     write_jsonl(folder / "train.jsonl", asked)
+    # metrics of the first 64 rollouts of a step, however many were simulated
     known = {item.id: item for item in questions}
     metrics = [
         average_step(step, list(group)[:64], known)

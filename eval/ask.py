@@ -41,9 +41,11 @@ def answer_tasks(
     """
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     files = {task.key: folder / "samples" / f"{task.key}.jsonl" for task in plan.tasks}
+    # before anything is asked: answers of other settings must not mix with these
     check_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
     missing: dict[str, Missing] = {}
     for task in plan.tasks:
+        # an error is a row like others; without its row the question is missing again
         if cfg.retry_errors:
             drop_errors(files[task.key])
         missing[task.key] = list_missing(task, files[task.key])
@@ -54,6 +56,7 @@ def answer_tasks(
         rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
         append_samples(files[task.key], rows)
 
+    # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():
         work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
         work = [(task, places) for task, places in work if places]
@@ -61,6 +64,7 @@ def answer_tasks(
             ask_engine(cfg, path, work, folder / "engine.log", receive, progress)
         elif work:
             ask_server(cfg, path, work, receive, progress)
+    # answers were appended as they came; the summary needs them in the order of the questions
     samples = {task.key: sort_samples(files[task.key], task.requests) for task in plan.tasks}
     return samples, sum(map(len, missing.values()))
 
@@ -71,6 +75,7 @@ def check_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwri
     Then write to `path` what each task's answers depend on.
     """
     known: dict[str, Any] = {}
+    # unreadable settings are refused: then it is unknown what the answers depend on
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
@@ -92,6 +97,7 @@ def check_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwri
         ]
         advice = "choose another folder (name=NAME), or ask these again (overwrite=true)"
         raise UserError(*problems, advice)
+    # tasks of other calls stay: a folder may be filled model by model
     write_json(path, known | {task.key: task.settings for task in tasks})
 
 
@@ -108,6 +114,7 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
 
 def list_missing(task: Task, file: Path) -> Missing:
     """List the requests without an answer on disk, each with its place in the task."""
+    # an error counts as answered, until retry_errors
     done = {(sample["id"], sample["sample"]) for sample in read_samples(file)}
     places = enumerate(task.requests)
     return [
@@ -132,7 +139,7 @@ def ask_engine(
             }
         )
     job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
-    # answers come chunk by chunk, in the order of the job
+    # answers come chunk by chunk, in the order of the job; progress is of the first one waiting
     for event in run_engine(job | {"tasks": tasks}, log):
         if event["event"] == "progress":
             progress(waiting[0][0], event["done"])

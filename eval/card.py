@@ -108,8 +108,8 @@ def read_dynamics(report: Path, gaps: list[str]) -> list[str]:
             phase = f"phase {span['phase']}, {span['name']}" if span["phase"] else "no phase"
             lines.append(f"steps {span['first']} to {span['last']}: {phase}")
         for span in first["monitors"]:
-            told = f"{span['says']} ({span['monitor']})"
-            warnings.append(f"warning, steps {span['first']} to {span['last']}: {told}")
+            line = f"{span['says']} ({span['monitor']})"
+            warnings.append(f"warning, steps {span['first']} to {span['last']}: {line}")
     except (OSError, *DAMAGE):
         gaps.append("the report cannot be read: run `make report` again")
         return []

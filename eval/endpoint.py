@@ -191,7 +191,7 @@ def read_content(content: Any) -> Answer:
 
 
 def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
-    """Find what `/models` says to tell the weights of each served name apart; None: nothing.
+    """Find what `/models` says of the weights behind each served name; None: nothing.
 
     Raises UserError where the server does not answer, or lists models without one of these names.
     """

@@ -1,4 +1,4 @@
-"""Ask a question and read the answer in a mode: think, direct, cot, loglikelihood.
+"""Ask in a mode (think, direct, cot, loglikelihood) and read the answer strictly and leniently.
 
 Each mode has a strict and a lenient reading; both are reported, never the better of the two.
 
@@ -138,7 +138,7 @@ def write_answer(row: dict[str, Any], name: str) -> str:
 
 
 def has_published(mode: str, datasource: str) -> bool:
-    """Tell if the benchmark's own rules apply: mode cot on a benchmark of PUBLISHED."""
+    """Find out if the benchmark's own rules apply: mode cot on a benchmark of PUBLISHED."""
     return split_mode(mode)[0] == "cot" and datasource in PUBLISHED
 
 

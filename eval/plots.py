@@ -63,7 +63,7 @@ def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
 
 
 def plot_agreement(comparisons: list[dict[str, Any]]) -> str:
-    """Plot on which fraction of questions two systems make the same choice, as a matrix."""
+    """Plot the fraction of questions on which two systems choose the same, as a matrix."""
     from matplotlib.patches import Rectangle
 
     names = sorted({name for c in comparisons for name in (c["a"], c["b"])})

@@ -80,7 +80,7 @@ def sampled_power(
 
 
 def read_discordant(folder: Path) -> float:
-    """Read on which fraction of questions exactly one of two models was right, mean over pairs."""
+    """Read the fraction of questions that exactly one of two models got right, mean over pairs."""
     comparisons = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["comparisons"]
     found = [(c["only_a"] + c["only_b"]) / c["n"] for c in comparisons if c["only_a"] is not None]
     if not found:
@@ -109,7 +109,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def describe(args: argparse.Namespace) -> list[str]:
-    """Answer in lines. Raises ValueError where the question makes no sense."""
+    """Answer in lines of text. Raises ValueError where the question makes no sense."""
     discordant = read_discordant(args.results) if args.results else args.discordant
     n, noise, wanted = args.questions, args.noise, args.difference
     lines = [f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions"]

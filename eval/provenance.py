@@ -1,4 +1,4 @@
-"""Facts of a call, kept next to the numbers: these must depend on the samples alone."""
+"""Facts of a call (commit, versions, machine): run.json has them, summary.json must not."""
 
 import importlib.metadata
 import json

@@ -67,8 +67,8 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
             try:
                 benchmark = read_benchmark(path.absolute(), cfg, words)
             except OSError as error:
-                told = f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}"
-                raise UserError(told) from error
+                problem = f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}"
+                raise UserError(problem) from error
             if found.setdefault(benchmark.name, benchmark).sha256 != benchmark.sha256:
                 raise UserError(f"{path}: another file is called {benchmark.name} already")
     # the training set may have been prepared after the benchmark, so its own list counts too

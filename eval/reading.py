@@ -1,8 +1,8 @@
-"""Read the choice out of a whole response, as a careful reader who knows the options would.
+"""Lenient reading: find a response's choice as a careful reader who knows the options would.
 
 `lenient_choice` takes these steps:
 
-1. cut_runaway       drop what follows where the model begins a question or turn of its own
+1. cut_runaway       drop what follows where the model makes up a question or a turn
 2. normalise         drop markup; full-width forms become ASCII
 3. mark_mentions     replace each mention of an option (`(C)`, `option C`) by a private character
 4. judge_mentions    judge the words around each: announced, denied, hedged, conditional?
@@ -58,12 +58,12 @@ MARK = re.compile("[\ue000-\ue01f\ue040-\ue05f]")
 
 
 def finds(name: str, text: str) -> bool:
-    """Tell if the pattern occurs in `text`."""
+    """Find out if the pattern occurs in `text`."""
     return PATTERNS[name].search(text) is not None
 
 
 def begins(name: str, text: str, place: int = 0) -> bool:
-    """Tell if `text` begins with the pattern at `place`."""
+    """Find out if `text` begins with the pattern at `place`."""
     return PATTERNS[name].match(text, place) is not None
 
 
@@ -83,7 +83,7 @@ def lenient_choice(text: str, options: Sequence[str]) -> str | None:
 
 
 def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
-    """Read text without a turn of somebody else: steps 2 to 5."""
+    """Read text without another speaker's turn: steps 2 to 5."""
     marked = mark_mentions(normalise(text[-LONGEST:]), options)
     return (
         settle(judge_mentions(marked), marked)
@@ -94,9 +94,9 @@ def read_stretch(text: str, options: Sequence[str]) -> Statement | None:
 
 
 def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
-    """Cut `text` where the model begins a question or turn of its own after its first answer.
+    """Cut `text` where the model makes up a question or a turn after its first answer.
 
-    Somebody else's turn (`User:`) ends a response before an answer too, but not inside an open
+    Another speaker's turn (`User:`) ends a response before an answer too, but not inside an open
     `<think>`. options: with them an option's text alone is an answer.
     """
     places = sorted(
@@ -166,7 +166,7 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             sure = bool(match["in"] or match["named"] or match["tail"] or skip)
             if not sure and not is_mention(text, match):
                 continue
-            # "The answer is C. Metformin is safe": the text begins a sentence of its own.
+            # "The answer is C. Metformin is safe": the text begins the next sentence.
             parted = between[0] if between else ""
             announced = finds("copula", text[max(0, start - 40) : start])
             apart = "\n" in parted or ("." in parted and announced)
@@ -191,7 +191,7 @@ def find_option(text: str, place: int, texts: Sequence[str]) -> tuple[int, int]:
 
 
 def is_mention(text: str, match: re.Match[str]) -> bool:
-    """Tell a bare letter that names an option from an article or a name (`C. difficile`)."""
+    """Distinguish a bare letter that names an option from an article or `C. difficile`."""
     before = text[max(0, match.start() - 30) : match.start()]
     after = text[match.end() : match.end() + 20]
     if finds("name", before) or begins("species", after):
@@ -244,7 +244,7 @@ def judge_mentions(text: str) -> list[Statement]:
 
 
 def is_joined(between: str, after: str) -> bool:
-    """Tell two mentions stated together (`C or A`) from a later remark (`C, and A is wrong`)."""
+    """Distinguish two joined mentions (`C or A`) from a later remark (`C, and A is wrong`)."""
     if begins("paired_back", between):
         return True
     if begins("paired", between):
@@ -284,7 +284,7 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
 
 
 def is_no_choice(lead: str, after: str) -> bool:
-    """Tell a statement that is not the model's own: a condition, a question, somebody else's."""
+    """Recognise a condition, a question or another speaker's statement: not the model's own."""
     lead = PATTERNS["turns"].split(lead)[-1]  # "I was going to say C, but ... so the answer is"
     return (
         begins("asked", after)

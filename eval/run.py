@@ -1,4 +1,4 @@
-"""Evaluate models on benchmarks: ask, judge, and write results/<name>/ with one table at the end.
+"""Run `make eval`: ask models, judge answers, write results/<name>/, print one table at the end.
 
 make eval                                              base, SFT and RLVR of the laptop experiment
 make eval models='{mine:FOLDER}' benchmarks='[bank/test]'   any model folder, any prepared file

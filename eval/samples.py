@@ -26,7 +26,7 @@ GROUP_KEYS = ("group", "relation", "subject_name", "subject", "medical_task", "s
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to ask for. seed: its own; questions that share one are sampled in lockstep."""
+    """One answer to ask for. seed: its own; one shared seed would sample all questions alike."""
 
     row: dict[str, Any]
     sample: int
@@ -103,7 +103,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> Samples:
-    """Read a file's samples, none where there is no file; cut off a last line torn by a kill."""
+    """Read a file's samples, none where there is no file; drop a last line that a kill cut off."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -114,7 +114,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def append_samples(path: Path, samples: Samples) -> None:
-    """Add rows in one write: a kill leaves whole lines and, at worst, one torn one."""
+    """Add rows in one write: a kill leaves whole lines and, at worst, a part of one."""
     text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     with path.open("ab", buffering=0) as file:
         # half an emoji (a lone surrogate) becomes its JSON escape
@@ -129,7 +129,7 @@ def sort_samples(path: Path, requests: list[Request]) -> Samples:
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = []
     for request in requests:
-        # set anew: the training set may have been prepared again since
+        # set again: the training set may have been prepared again since
         overlap = bool(request.row["meta"].get("overlap_id"))
         ordered.append(found[request.row["id"], request.sample] | {"overlap": overlap})
     if ordered != samples:

@@ -1,4 +1,4 @@
-"""Limits of the settings of eval.yaml: what cannot be evaluated is refused, all of it at once."""
+"""Check eval.yaml's settings: refuse all that cannot be evaluated at once."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -74,8 +74,8 @@ def check_settings(cfg: DictConfig) -> list[str]:
         Settings.model_validate({key: given[key] for key in Settings.model_fields})
     except ValidationError as error:
         for fault in error.errors():
-            key, told = ".".join(map(str, fault["loc"])), fault["msg"]
-            problems.append(f"{key}={fault['input']!r:.200}: {told[:1].lower()}{told[1:]}")
+            key, text = ".".join(map(str, fault["loc"])), fault["msg"]
+            problems.append(f"{key}={fault['input']!r:.200}: {text[:1].lower()}{text[1:]}")
             unreadable |= fault["type"].endswith(("_type", "_number"))
     if unreadable:
         raise UserError(*problems)

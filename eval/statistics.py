@@ -93,8 +93,8 @@ class Difference(NamedTuple):
     """Model a against model b on the same questions.
 
     value, low, high: mean of a - b with its interval. only_a, only_b: questions that exactly one of
-    them answers, null where answers are means over samples; mcnemar_p is of these. p: what to go
-    by; test: where it comes from.
+    them answers, null where answers are means over samples; mcnemar_p is of these. p: the
+    one to use; test: where it comes from.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""Samples -> numbers, which depend on the samples alone: on no time, on no path of this machine."""
+"""Compute the numbers of summary.json from the samples alone: no time, no path of this machine."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
 
 
 def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> dict[str, Any] | None:
-    """Compute an accuracy with its interval and n; None of no answers."""
+    """Compute an accuracy with its interval and n; None without answers."""
     if frame.empty:
         return None
     scores = frame[key].astype(float)

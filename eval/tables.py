@@ -193,6 +193,7 @@ def build_comparisons(comparisons: list[Result]) -> Table:
                 "n": f"{c['n']:,}",
                 "a − b": value,
                 "95 % CI": f"{low} to {high}",
+                # None where answers are sampled: then a question is not simply right or wrong
                 "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
                 "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
                 "p": format_p(c["p"])[2:].lstrip("= "),

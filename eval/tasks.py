@@ -54,6 +54,7 @@ class Plan:
 
 def make_plan(cfg: DictConfig) -> Plan:
     """Make the tasks of a configuration. Raises UserError with every problem at once."""
+    # each part is read although another one is wrong: the user gets all problems at once
     problems, notes = check_settings(cfg), list[str]()
     models: dict[str, str] = {}
     benchmarks: list[Benchmark] = []
@@ -65,10 +66,11 @@ def make_plan(cfg: DictConfig) -> Plan:
         benchmarks = read_benchmarks(cfg, notes)
     with collect_problems(problems):
         modes = find_modes(cfg, models)
-    # the server is asked only where the settings are sound, so that no odd address is opened
+    # the server is asked only where the settings are sound, so that no wrong address is opened
     if not problems:
         with collect_problems(problems):
             identities = identify_models(cfg, models, notes)
+    # the same examples for every model: they depend on benchmark, mode and seed alone
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for benchmark in benchmarks:
         for mode in {mode: None for chosen in modes.values() for mode in chosen}:
@@ -76,6 +78,7 @@ def make_plan(cfg: DictConfig) -> Plan:
                 examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
     if problems:
         raise UserError(*problems)
+    # model by model, since each is loaded once
     tasks = []
     for model in models:
         for benchmark in benchmarks:
@@ -101,6 +104,7 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
             problems.append(
                 f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -"
             )
+        # of an endpoint it is a served name, which only the server can judge
         if cfg.endpoint is None and (fault := find_fault(path)):
             fix = "give a model's folder, or a hub id as org/name@commit"
             problems.append(f"models.{name}={path} {fault}: {fix}")
@@ -149,8 +153,10 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
     """
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
     by_model = given or DEFAULT_MODES
+    # one list for all models
     if not isinstance(by_model, dict):
         by_model = dict.fromkeys(models or ["any"], by_model)  # checked without a model too
+    # DEFAULT_MODES may name models that are not there, the user may not
     problems = []
     if given is by_model and models:
         known = ", ".join(models)
@@ -181,6 +187,7 @@ def describe_task(
     """Describe everything but the model that a task's answers depend on."""
     frame, files = benchmark.prepared.frame, benchmark.prepared.manifest["files"]
     short = split_mode(mode)[0] == "direct"
+    # loglikelihood generates nothing: only the limit of the prompt counts
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
     if mode != "loglikelihood":
         sampling |= {
@@ -229,7 +236,7 @@ def identify_models(
         if found[served] is None:
             notes.append(
                 f"the endpoint does not say which weights it serves as {served!r}: answers on disk "
-                "are told apart by that name alone; use a new name=NAME after a change"
+                "are identified by that name alone; use a new name=NAME after a change"
             )
         address = {"endpoint": cfg.endpoint, "served_name": served}
         identities[name] = address | {"fingerprint": found[served]}
@@ -241,6 +248,7 @@ def identify_model(path: str) -> dict[str, Any]:
     if HUB_ID.fullmatch(path):
         return {"hub": path}
     digest = hashlib.sha256()
+    # weights, tokenizer and configuration; a README or a log changes no answer
     for file in sorted(Path(path).iterdir()):
         if file.is_file() and file.suffix in (".json", ".safetensors", ".bin", ".model"):
             digest.update(f"{file.name} {os.path.getsize(file)}\n".encode())

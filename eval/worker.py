@@ -54,6 +54,7 @@ def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
             pass_fds=(writer,),
             text=True,
         )
+    # ours of the two ends must go, or the reader would never see the end of the worker's
     os.close(writer)
     finished = False
     try:
@@ -64,6 +65,7 @@ def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
                 event = json.loads(line)
                 finished = event["event"] == "done"
                 yield event
+    # also where the caller stops reading, or presses Ctrl-C
     except BaseException:
         process.terminate()
         raise
@@ -80,6 +82,7 @@ def find_cause(log: Path, begin: int) -> str:
     """Find the log's last line from byte `begin` that names an exception, else its last line."""
     text = log.read_bytes()[begin:].decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # the last exception is the outermost; its text may have two more lines
     causes = [index for index, line in enumerate(lines) if CAUSE.match(line)]
     found = lines[causes[-1] : causes[-1] + 3] if causes else lines[-1:] or ["it wrote nothing"]
     return " ".join(found)[:400]
@@ -94,7 +97,7 @@ class Worker:
         self.send = send
         # tokens by a prompt's last line and letter
         self.letters: dict[tuple[str, str], int] = {}
-        # the token with which this tokenizer begins every text, if it has such a habit
+        # the token with which this tokenizer begins every text, if it does
         first = self.tokenizer.encode("A")[:1]
         self.bos = first if first == [self.tokenizer.bos_token_id] else []
 
@@ -108,6 +111,7 @@ class Worker:
         room = 1 if task["letters"] else task["sampling"]["max_new_tokens"]
         answers: list[dict[str, Any]] = []
         fitting: dict[int, list[int]] = {}
+        # every prompt is an error until its answer comes
         for index, prompt in enumerate(chunk):
             tokens = self.encode(prompt["text"])
             sizes = f"{len(tokens)} tokens and {room} for the answer exceed {limit}"
@@ -116,6 +120,7 @@ class Worker:
                 fitting[index] = tokens
         self.send(event="progress", done=len(chunk) - len(fitting))
 
+        # mode loglikelihood compares the letters' probabilities at one place
         letters: dict[int, dict[str, int]] = {}
         if task["letters"]:
             letters = {i: self.find_letters(chunk[i], tokens) for i, tokens in fitting.items()}
@@ -145,6 +150,7 @@ class Worker:
         letters = ascii_uppercase[: prompt["num_options"]]
         for letter in letters:
             if (line, letter) not in self.letters:
+                # where the letter merges with the prompt's end, its probability cannot be asked
                 whole = self.encode(prompt["text"] + letter)
                 if len(whole) != len(tokens) + 1 or whole[:-1] != tokens:
                     raise ValueError(
@@ -185,6 +191,7 @@ def make_params(
     """Make vLLM's sampling parameters for one prompt."""
     from vllm import SamplingParams
 
+    # one token is made and thrown away: only the log-probabilities count
     if letters is not None:
         greedy: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
         return SamplingParams(logprob_token_ids=list(letters.values()), **greedy)

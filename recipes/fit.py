@@ -202,7 +202,7 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     """List what cannot fit the GPU (refused) and what may not (doubtful), each with its key.
 
     Refused is what weights and optimizer states alone exceed, or a KV cache that holds no sample;
-    the rest rests on assumptions about activations and buffers, so it is only a warning.
+    the rest depends on assumptions about activations and buffers, so it is only a warning.
     """
     if not cfg.hardware.cuda or cfg.hardware.gpu_memory_gb is None:
         return [], []
@@ -212,12 +212,14 @@ def check_memory(cfg: Any, method: str, shape: Shape) -> tuple[list[str], list[s
     for need in plan_phases(cfg, method, shape)[0]:
         if need.bytes <= MARGIN * size * GIB:
             continue
+        # activations and buffers are estimates: on them alone nothing is refused
         certain = sum(need.parts.get(name, 0.0) for name in ("weights", "optimizer", "vLLM"))
         kind = refused if certain > size * GIB else doubtful
         kind.append(
             f"{need.phase} needs {need.bytes / GIB:.0f} GiB on each GPU, of {size:g} GiB "
             f"(5 % left free): {suggest_key(need, cfg, method)}"
         )
+    # the KV cache gets what vLLM's fraction leaves next to the weights
     if method == "ppo" and (tokens := count_kv_tokens(shape, cfg)) < cfg.openrlhf.data.max_len:
         refused.append(
             f"vLLM's fraction {cfg.openrlhf.vllm.gpu_memory_utilization:g} of {size:g} GiB leaves "

@@ -98,6 +98,7 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
         default = actions[0].default
         if value is None or value == (list(default) if isinstance(default, tuple) else default):
             continue
+        # --flag and --no-flag, where the engine has both
         if isinstance(value, bool):
             wanted = [action for action in actions if action.const is value]
             if not wanted:
@@ -110,6 +111,7 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
     if given:
         listed = ", ".join(f"openrlhf.{key}" for key in sorted(given))
         raise FlagError(f"not flags of OpenRLHF: {listed}")
+    # the engine's own parser checks types and choices
     parser.parse_args(argv)
     return argv
 

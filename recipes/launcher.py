@@ -47,6 +47,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
         fetch_model(cfg)
         argv, problems = check_recipe(cfg, method)  # again, now that there are files to look at
+    # a dry run shows the command although something is wrong, and then what
     listed = [f"{len(problems)} to fix before this can run:", *(f"  {line}" for line in problems)]
     if cfg.dry_run and argv:
         command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
@@ -58,6 +59,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     if problems:
         raise UserError(*listed)
     run_dir = Path(cfg.run_dir)
+    # a requeued Slurm job starts again after its run has ended
     if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
         print(f"{run_dir} is finished: nothing to continue")
         return
@@ -66,6 +68,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    # one launcher for each folder: the lock is held until the engine has ended
     run_dir.mkdir(parents=True, exist_ok=True)
     with run_folder.lock_run(run_dir) as lock:
         sys.exit(run_locked(cfg, method, argv, lock))
@@ -129,7 +132,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     Raises UserError where the folder is no longer as preflight saw it.
     """
     run_dir = Path(cfg.run_dir)
-    # another start of this name may have come first, and the data may have been prepared anew
+    # another start of this name may have come first, and the data may have been prepared again
     data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
     files = list_data_files(data)
     if problems := list(run_folder.check_run_folder(cfg, files)):
@@ -137,12 +140,14 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     for split in run_folder.list_splits(cfg):
         data.find_file(split)
 
+    # steps after the last whole checkpoint are run again: their records would be there twice
     start_step = 0
     if run_folder.decide_resume(cfg):
         start_step = checkpoints.clear_unfinished(run_dir / "checkpoints")
         run_folder.forget_after(run_dir, start_step)
         beginning = "no checkpoint was finished: from the beginning"
         print(f"continuing after step {start_step}" if start_step else beginning)
+    # all is on disk before the engine starts, so that a run that fails at once can be understood
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
@@ -154,11 +159,11 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     write_text(run_dir / "command.txt", process.format_command(command, environment) + "\n")
     write_json(run_dir / "run.json", record)
 
-    # engine.log may hold earlier lives of this run
+    # engine.log may begin with earlier parts of this run, before a resume
     log = run_dir / "engine.log"
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
-    # vLLM's sockets and a local Ray's sessions go with this life of the run: not in command.txt
+    # for vLLM's sockets and a local Ray's sessions; removed at the end, so not in command.txt
     with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as scratch:
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
@@ -178,6 +183,7 @@ def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
     # SFT's engine reads the data set itself, and drops a last partial micro-batch
     if method == "sft":
         return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
+    # PPO's engine hangs on a last, partial rollout: such rows are left out, and named
     size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
     if used < rows:
@@ -201,7 +207,9 @@ def supervise_engine(
     family: list[Any] = []
     dead: list[str] = []
 
+    # called by the terminal before each look at metrics.jsonl
     def is_running() -> bool:
+        # in place: stop_engine ends this list, with processes whose parent is gone
         family[:] = process.find_family(engine, family)
         if engine.poll() is None and (part := parts.look(family)):
             dead.append(part)
@@ -240,7 +248,7 @@ def supervise_engine(
 def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:
     """Print a summary where the run ended well; the cause and the next command where it did not.
 
-    begin: the byte of engine.log at which this life of the run begins.
+    begin: the byte of engine.log at which this part of the run begins.
     """
     run_dir = Path(cfg.run_dir)
     log, metrics = run_dir / "engine.log", run_dir / "metrics.jsonl"
@@ -248,14 +256,16 @@ def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: i
         rows = read_jsonl(metrics) if metrics.exists() else []
         terminal.summarise_run(rows, method, run_dir, seconds)
         return
+    # the command that the user gave, with resume=true once
     words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
     recipe = "rlvr" if method == "ppo" else "sft"
     again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
     lines = ["\nstopped; every process of the run is ended"]
     if code != INTERRUPTED:
+        # a signal leaves no exception in the log, and a full disk no log
         if code < 0:
-            cause = f"killed by {signal.Signals(-code).name}, by somebody or for want of memory"
-        elif shutil.disk_usage(run_dir).free < FULL:  # engine.log, on that disk, could not say so
+            cause = f"killed by {signal.Signals(-code).name}, by a person or because memory ran out"
+        elif shutil.disk_usage(run_dir).free < FULL:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)

@@ -1,4 +1,4 @@
-"""Find this machine's GPUs and memory, without torch, and the hardware preset that fits."""
+"""Find this machine's GPUs, memory and hardware preset, and complete a command line with them."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def list_presets() -> list[Preset]:
     presets = []
     for path in PRESETS.glob("*.yaml"):
         preset = read_preset(path.stem)
-        # async presets are a choice of the user's, and `auto` sees one machine
+        # the user chooses async presets, and `auto` sees one machine
         if preset["cuda"] and preset["nodes"] == 1 and not preset["async"]:
             presets.append(Preset(preset["gpus_per_node"], preset["gpu_memory_gb"], path.stem))
     return sorted(presets, reverse=True)
@@ -106,7 +106,7 @@ def complete_experiment(value: str, sft: bool) -> str:
 
 
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
-    """Return the words that Hydra is handed: hardware in place of `auto`, SFT's own experiments.
+    """Return the words for Hydra: hardware in place of `auto`, SFT's own experiments.
 
     With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
     UserError, also for `data=[a,b]`, of which Hydra would make one data set.

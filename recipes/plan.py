@@ -196,7 +196,7 @@ def estimate_run(cfg: Any, method: str, shape: Shape, machine: Machine) -> dict[
     evaluations = fit.count_every(steps, flags.eval.steps) if method == "ppo" else 0
     run["save"] = fit.plan_checkpoint(cfg, method, shape) / machine.disk
     run["run"] = run["start"] + steps * run["step"] + evaluations * run["evaluation"]
-    # the best checkpoint is taken to be found anew at a third of the evaluations
+    # a new best checkpoint is assumed at a third of the evaluations
     run["run"] += (saves + evaluations / 3) * run["save"]
     gpus = cfg.hardware.nodes * cfg.hardware.gpus_per_node
     return run | {"gpu_hours": run["run"] * gpus / 3600}
@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def print_plan(cfg: DictConfig, method: str) -> None:
-    """Print memory by phase, time by phase, disk, what does not fit, and what the time rests on."""
+    """Print memory by phase, time by phase, disk, what does not fit, what the time depends on."""
     console, shape = Console(highlight=False), read_shape(cfg)
     if shape is None:
         raise UserError(
@@ -277,7 +277,7 @@ def tabulate_time(cfg: Any, method: str, shape: Shape, machine: Machine) -> Tabl
 
 
 def list_assumptions(cfg: Any, method: str, machine: Machine) -> str:
-    """Name what the time rests on, in a line or two."""
+    """Name the assumptions of the time, in a line or two."""
     lengths = f"prompts of {cfg.plan.prompt_tokens} tokens"
     if method == "ppo":
         lengths += f", responses of {cfg.plan.response_tokens}, the longest as long as allowed"

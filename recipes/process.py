@@ -24,7 +24,7 @@ STOP_SECONDS = 10
 # ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
 PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
-STALL_SECONDS = 600.0  # without a step or a rollout; 5 steps where that is longer
+STALL_SECONDS = 600.0  # without a step or a rollout; 5 times the longest wait, if that is more
 
 # on CUDA hardware, where the caller set nothing else
 CUDA_SETTINGS = {
@@ -73,14 +73,16 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         "MEDRLVR_RUN": str(run_dir),
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
-        "RAY_USAGE_STATS_ENABLED": "0",  # Ray would report to its makers
+        "RAY_USAGE_STATS_ENABLED": "0",  # else Ray sends usage data to its developers
         "WANDB_MODE": os.environ.get("WANDB_MODE", wandb),
         "WANDB_DIR": os.environ.get("WANDB_DIR", str(run_dir)),
         "WANDB_RUN_ID": wandb_id,
         "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
+    # read by recipes/engine/trainer.py; without it no code of a model folder is run
     if cfg.model.trust_remote_code:
         environment["MEDRLVR_TRUST_REMOTE_CODE"] = "1"
+    # PPO only: SFT has neither a reward nor vLLM
     if "reward" in cfg:
         environment |= build_reward_environment(cfg.reward, cfg.seed)
         environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
@@ -102,7 +104,7 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
             "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
-            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB for each vLLM engine
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, for each vLLM engine
         }
     return environment
 
@@ -146,8 +148,9 @@ def find_family(
 ) -> list[psutil.Process]:
     """Find the engine's process and all that descend from it: Ray's daemons, workers, vLLM's.
 
-    known: those found before, since the orphans of a killed parent are nobody's children.
+    known: those found before, since a process whose parent was killed is no longer found below it.
     """
+    # is_running compares start times too, so a process id that is used again is not ours
     members = {member for member in known if member.is_running()}
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
@@ -157,6 +160,7 @@ def find_family(
 
 def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None:
     """End the engine and its family (find_family): SIGTERM, then SIGKILL after STOP_SECONDS."""
+    # looked for again: a process may have started since
     running = find_family(process, family)
     for member in running:
         with suppress(psutil.NoSuchProcess):
@@ -180,6 +184,7 @@ def find_cause(log: Path, begin: int = 0) -> str:
     Ray repeats an exception in each process that waits for it; the cause is the first one whose
     line is not Ray's own wrapping.
     """
+    # tracebacks of many workers: the first may be far from the end
     lines = read_tail(log, begin, 2_000_000)
     found = [line for line in lines if EXCEPTION.match(line)]
     own = [line for line in found if not line.startswith(WRAPPERS)]
@@ -201,7 +206,7 @@ class PartsWatch:
     """Notice that a part of the engine, on this machine, has died while the rest waits for it.
 
     OpenRLHF's weight sync is collective: where the other side is gone (a vLLM that was killed, or
-    out of memory), a call waits half an hour or more, and nobody reads the exception that says so.
+    out of memory), a call waits half an hour or more, and nothing shows the exception that says so.
     """
 
     def __init__(self) -> None:
@@ -213,11 +218,13 @@ class PartsWatch:
         now = time.monotonic()
         for member in family:
             with suppress(psutil.NoSuchProcess):
+                # dead, although its parent has not asked for its exit code
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
                 if found := PART.match(" ".join(member.cmdline())):
                     self.names.setdefault(member.pid, found[0])
                 self.seen[member.pid] = now
+        # a normal end is no alarm: the engine itself has then ended before PATIENCE is over
         for pid, name in self.names.items():
             if now - self.seen[pid] > PATIENCE:
                 return f"{name} (process {pid})"
@@ -225,14 +232,14 @@ class PartsWatch:
 
 
 class StallWatch:
-    """Notice that neither a step nor a rollout was written for STALL_SECONDS, or 5 steps."""
+    """Notice that no step and no rollout is written for STALL_SECONDS, or 5 longest waits."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.size = -1
         self.changed = time.monotonic()
         self.longest = 0.0  # seconds between two changes so far
-        self.is_told = False
+        self.is_reported = False
 
     def look(self) -> float:
         """Measure the seconds without progress; 0 where they are few, or reported already."""
@@ -241,11 +248,12 @@ class StallWatch:
         now = time.monotonic()
         if size != self.size:
             self.longest = max(self.longest, now - self.changed)
-            self.size, self.changed, self.is_told = size, now, False
+            self.size, self.changed, self.is_reported = size, now, False
+        # a slow model is not stuck: its own longest wait sets the limit
         waited = now - self.changed
-        if self.is_told or waited < max(STALL_SECONDS, 5 * self.longest):
+        if self.is_reported or waited < max(STALL_SECONDS, 5 * self.longest):
             return 0.0
-        self.is_told = True
+        self.is_reported = True
         return waited
 
 

@@ -39,7 +39,7 @@ def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | No
     """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
 
     agent and server load the agent, which writes the rollouts. function goes through the engine's
-    own reward call, which knows no tokens and writes none. A path of the user's own stays.
+    own reward call, which knows no tokens and writes none. A path that the user gave stays.
     """
     if hook == "function" and agent == HOOK_FILE:
         return None, str(ROOT / HOOK_FILE)

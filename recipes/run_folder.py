@@ -1,7 +1,7 @@
 """The run folder: runs/<method>/<name>/
 
 config.yaml      the resolved configuration
-command.txt      the engine's command and environment, to run it by hand
+command.txt      the engine's command and environment, to run it without the launcher
 run.json         git state, versions, data hashes, hardware, wall time, exit
 train.jsonl      the rows trained on (PPO): the data set's, trimmed to whole rollout batches
 metrics.jsonl    one row a step and one an evaluation, in the engine's own keys
@@ -69,7 +69,7 @@ def list_splits(cfg: Any) -> list[str]:
 
 
 def is_begun(folder: Path) -> bool:
-    """Tell a folder with something of a run from one that a start left before the engine."""
+    """Find out if the folder holds a run, or only what a start left before the engine began."""
     return any((folder / name).exists() for name in ("run.json", "metrics.jsonl", "checkpoints"))
 
 
@@ -180,7 +180,7 @@ def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict
 def lock_run(folder: Path) -> Iterator[int]:
     """Hold the run folder's lock; yields its file descriptor, for the engine to inherit.
 
-    So no second launcher follows one that was killed while its engine lives. Raises UserError.
+    So no second launcher starts while the engine of a killed one still runs. Raises UserError.
     """
     try:
         with lock_file(folder / ".lock") as lock:
@@ -208,6 +208,7 @@ def describe_run(
     folder: the model's. A run keeps one wandb id over every resume.
     """
     model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    # with another path the model is not the one that id and licence describe
     own = {"id": None, "licence": None} if model["path"] != model["id"] else {}
     model |= {**own, "folder": str(folder) if folder else None}
     here = {"system": platform.platform(), "cpus": os.cpu_count(), "hardware": cfg.hardware.name}

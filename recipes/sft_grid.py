@@ -3,7 +3,7 @@
 make sft-grid experiment=paper hardware=8x80gb      3 rates × 10 epochs, as the paper
 python -m recipes.sft_grid experiment=paper_laptop  the same on a laptop, in minutes
 
-Each rate is a run of its own, `runs/sft/<name>-<rate>`, by recipes.sft; eval.run scores its epochs
+Each rate is its own run, `runs/sft/<name>-<rate>`, by recipes.sft; eval.run scores its epochs
 in mode direct. The same command continues: a finished run is kept, an unfinished one resumed, and
 no question is asked twice. Written to `runs/sft/<name>/`: grid.json, table.md, grid.png (accuracy
 on dev by rate and epoch), and `model`, a link to the model that was kept.
@@ -105,7 +105,7 @@ def score_epochs(cfg: DictConfig, name: str, models: list[Path]) -> list[float]:
 
 
 def run_child(module: str, *words: str) -> None:
-    """Run another command of ours to its end. Raises UserError where it fails."""
+    """Run another of our commands to its end. Raises UserError where it fails."""
     print(f"\n$ python -m {module} {shlex.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", module, *words]).returncode
     if code:

@@ -28,6 +28,7 @@ from recipes.machine import complete_words
 from recipes.run_folder import read_record
 
 MODEL = Path("recipes/laptop_model")
+DATA = ["data=bank", "data.chat=false", "data.parts_of_mixture=[]"]  # whatever the recipe has
 STEPS = 3
 LEARNING_RATE = 1e-3  # an update of this size that never reaches vLLM is seen in vllm_kl
 STALE_KL = 0.01  # of this model; about 1e-3 where vLLM has the trained weights
@@ -39,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     folder = Path("runs/smoke") / f"{cfg.name}-{cfg.hardware.name}"
     shutil.rmtree(folder, ignore_errors=True)
     began, peak = time.monotonic(), {"host": 0.0, "gpu": 0.0}
-    prepare(folder, cfg)
+    prepare(folder, cfg, words)
     command = [sys.executable, "-m", "recipes.rlvr", *words, *list_overrides(folder, cfg)]
     codes = [run(command, peak, until=folder / "run" / "checkpoints" / "complete")]
     if codes[0] == INTERRUPTED:
@@ -63,7 +64,7 @@ def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
         f"openrlhf.rollout.batch_size={size}",
         "model=laptop",
         f"model.path={folder}/base",
-        "data=bank",
+        *DATA,
         f"data_dir={folder}/data",
         "name=smoke",
         f"run_dir={folder}/run",
@@ -78,14 +79,15 @@ def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
     ]
 
 
-def prepare(folder: Path, cfg: DictConfig) -> None:
+def prepare(folder: Path, cfg: DictConfig, words: list[str]) -> None:
     """Copy the laptop's model, with room for the recipe's lengths, and prepare the bank for it."""
     base = folder / "base"
     shutil.copytree(MODEL, base)
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     longest = max(config["max_position_embeddings"], cfg.openrlhf.data.max_len)
     write_json(base / "config.json", config | {"max_position_embeddings": longest})
-    command = [sys.executable, "-m", "data_prep.run", "experiment=laptop", "data=bank"]
+    of_data = [word for word in words if word.startswith(("experiment=", "data."))]
+    command = [sys.executable, "-m", "data_prep.run", *of_data, *DATA]
     command += [f"data_dir={folder}/data", f"model.path={base}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Show what a person sees while the engine runs: steps, a bar, a summary at the end.
+"""Print the progress of a run: a line a step, a bar, a summary at the end.
 
 Between the lines are changes of the training phase and warnings of the monitors. Everything is read
 from metrics.jsonl; the engine's own log stays in engine.log.

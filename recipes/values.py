@@ -117,7 +117,7 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
         if key.startswith("critic.") and not has_critic:
             continue
         value = OmegaConf.select(flags, key)
-        # null is the engine's default, and a word its own complaint; not `<`, for NaN
+        # null is the engine's default, and a word is refused by the engine; not `<`, for NaN
         if isinstance(value, (int, float)) and not least <= value < math.inf:
             words = "above 0" if least == TINY else f"{least} or more"
             yield f"openrlhf.{key}={show(value)} must be {words}, and finite"

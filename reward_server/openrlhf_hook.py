@@ -82,7 +82,7 @@ def __getattr__(name: str) -> Any:
         ):
             """Generate one response; fill reward, scores and extra_logs into the engine's fields.
 
-            Raises ValueError for a bad label, ConnectionError for a server that stays away.
+            Raises ValueError for a bad label, ConnectionError for a server that does not return.
             """
             row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
@@ -124,6 +124,7 @@ def write_rollout(
 ) -> None:
     """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
+    # answer and options are in train.jsonl, by the row's id
     row = label.model_dump(exclude={"answer", "options"})
     row |= {
         "prompt_tokens": start,

@@ -94,6 +94,7 @@ class RewardServer:
         except (Refused, web.HTTPException, web.RequestPayloadError) as error:
             status = getattr(error, "status", 400)  # a body that breaks off has none
             text = getattr(error, "text", None) or str(error)
+            # a status line carries only ASCII, and no line break
             reason = ascii(text)[1:-1][:300]
             response = web.json_response({"error": text}, status=status, reason=reason)
             response.force_close()  # what is left of the body, if anything, is not read
@@ -103,6 +104,7 @@ class RewardServer:
 
     def check_token(self, header: str) -> None:
         """Raise Refused (401) for a missing or wrong token."""
+        # compared in constant time, so that its duration says nothing of the token
         given = header.encode("utf-8", "surrogateescape")
         if not self.token or hmac.compare_digest(given, b"Bearer " + self.token):
             return
@@ -112,6 +114,7 @@ class RewardServer:
 
     async def answer(self, request: web.Request) -> web.Response:
         """POST /get_reward: score a batch in its order. A bad label or a cut prompt is a 422."""
+        # one bad sample refuses the batch: a reward of 0 in its place would be trained on
         samples = []
         with self.seconds.time():
             batch = parse_body(await read_body(request))
@@ -164,6 +167,7 @@ def parse_body(body: bytes) -> Batch:
         raise Refused(400, f"{place}: {fault['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise Refused(400, f"the body is not JSON: {error}") from error
+    # JSON of the right form may still be no batch, or too much work for one request
     lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
     if len(set(lengths)) > 1:
         raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
@@ -183,6 +187,7 @@ def open_socket(host: str, port: int, token: str) -> socket.socket:
             f"--host {host} lets other machines in: set a token of 8 characters or more, "
             f"`export {TOKEN}=$(openssl rand -hex 16)`, here and where the run starts."
         )
+    # the host decides between IPv4 and IPv6
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -214,10 +219,11 @@ def main() -> None:
         listener = open_socket(args.host, args.port, token)
     except UserError as error:
         sys.exit(str(error))
+    # an IPv6 address is written in brackets; the port is the one found for --port 0
     host = f"[{args.host}]" if ":" in args.host else args.host
     ready = f"reward server: http://{host}:{listener.getsockname()[1]}/get_reward, {settings}"
     if not is_local(args.host):
-        ready += "\nWARNING: requests and token travel unencrypted: use a private network only"
+        ready += "\nWARNING: requests and token are sent unencrypted: use a private network only"
     logging.getLogger("aiohttp.server").addFilter(is_our_fault)
     web.run_app(
         RewardServer(settings, token).build_app(),

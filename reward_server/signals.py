@@ -24,7 +24,7 @@ class Signal(NamedTuple):
 
 LAST_CHARACTERS = 4000  # of the text before <think>
 OPENING_CHARACTERS = 400  # of the thinking
-LAST_WORDS = 128  # a loop, once entered, lasts to the end, and each request pays for every word
+LAST_WORDS = 128  # a loop lasts to the end once it has begun, and every word costs time
 # ends of sentences, but not after the initial of a species (E. coli)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|\n")
 WORD = re.compile(r"\w+")

@@ -68,13 +68,13 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2995,
-    "reward_server": 1120,
-    "recipes": 4025,
-    "eval": 4970,
+    "data_prep": 3015,
+    "reward_server": 1125,
+    "recipes": 4060,
+    "eval": 4995,
 }
-MOST_FILES = 82
-WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
+MOST_FILES = 94  # with seven empty __init__.py
+WEB_BUDGET = 740  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from data_prep.prepare import prepare
 from data_prep.prepared import open_prepared
 from data_prep.prompt import TEMPLATES
+from eval.questions import Benchmark
 from eval.samples import list_requests
 from recipes.flags import build_parser
 from recipes.launcher import build_argv
@@ -109,7 +110,7 @@ def test_every_mode_asks_in_the_papers_layout(compose_config, tmp_path: Path) ->
     assert prepared.template is TEMPLATES["paper"]
     row, *shown = prepared.read_rows("dev")[:3]
     for mode, examples in (("think", []), ("direct", []), ("cot", []), ("cot@2", shown)):
-        [request] = list_requests([row], mode, 1, 0, None, examples, prepared.template)
+        [request] = list_requests(Benchmark("b", "0", [row], prepared), mode, 1, 0, examples)
         assert request.prompt.count("\nOptions:\nA. ") == 1 + len(examples), mode
         assert request.prompt.endswith("\nE. None of the above\nAssistant:\n")
 

@@ -37,5 +37,7 @@ def test_a_hub_model_is_asked_at_its_pinned_revision(compose_config, monkeypatch
         raise KeyError(cfg.models.base)
 
     monkeypatch.setattr(probe, "evaluate", stop)
-    with pytest.raises(KeyError, match="Qwen/Qwen2.5-3B@3aab1f1954e9cc14eb9509a215f9e5ca08227a9b"):
+    with pytest.raises(
+        KeyError, match=r"Qwen/Qwen2\.5-3B@3aab1f1954e9cc14eb9509a215f9e5ca08227a9b"
+    ):
         probe.probe(compose_config("eval", "experiment=tuned"))

@@ -152,7 +152,8 @@ def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
     assert "cannot be written; set run_dir=FOLDER" in line
 
 
-HOSTILE = list("ab/..\\ ;|&$(){}[]<>`'\"#=,:*?~!%^\n\t\0é\u202e\ud800😀-+@0") + [
+HOSTILE = [
+    *list("ab/..\\ ;|&$(){}[]<>`'\"#=,:*?~!%^\n\t\x00é\u202e�😀-+@0"),
     "$(id)",
     "../",
     "${x}",

@@ -36,6 +36,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         answer = get_letter(record, columns.answer, data.index_base, len(options))
     elif data.answer_is == "text":
         gold = get_text(record, columns.answer).strip()
+        # twice the gold's text: which letter is meant cannot be known
         stripped = [text.strip() for text in options[: len(LETTERS)]]
         if stripped.count(gold) != 1:
             detail = f"{stripped.count(gold)} options have the text {gold!r:.100}"

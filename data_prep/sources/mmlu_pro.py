@@ -6,7 +6,7 @@ Licence    MIT (data set card; the code repository is Apache-2.0)
 Splits     test 12,032, of which 818 in health; 70 validation rows are few-shot examples, not read
 Fields     question_id, question, options [3 to 10], answer, answer_index, category, src
 
-Two stems are generic ("Which of the following statements is correct?"), so rows are told apart by
+Two stems are generic ("Which of the following statements is correct?"), so rows are identified by
 stem and gold option: 686 clusters of 683 stems. Labels were corrected since April 2025 (21 rows of
 health): mmlu_pro_health has the older ones, mmlu_pro_health_2026 the corrected ones.
 """

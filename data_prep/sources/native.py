@@ -1,4 +1,4 @@
-"""Rows of our own format: the question bank, and prepared data sets that `data=mix` reads back.
+"""Rows in our own format: the question bank, and prepared data sets that `data=mix` reads back.
 
 Data set   the bank: medical facts in question form, for the laptop experiment and the tests
 Source     data_prep/bank/*.jsonl, written by dev/laptop/bank.py from dev/laptop/facts/*.yaml

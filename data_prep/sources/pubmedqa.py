@@ -4,7 +4,7 @@ Data set   PubMedQA PQA-L (Jin et al. 2019), https://github.com/pubmedqa/pubmedq
 Hub        qiaojin/PubMedQA, config pqa_labeled; revision in recipes/configs/data/pubmedqa.yaml
 Licence    MIT (upstream repository); the abstracts belong to their publishers
 Splits     1,000 labelled questions: test 500 (the upstream's test_ground_truth.json, its ids in
-           pubmedqa_test_ids.txt because the hub's copy does not tell them), train the other 500
+           pubmedqa_test_ids.txt because the hub's copy does not name them), train the other 500
 Fields     upstream: QUESTION, CONTEXTS [..], final_decision, YEAR, … keyed by PubMed id
            hub:      pubid, question, context {contexts [..], ..}, final_decision, long_answer
 

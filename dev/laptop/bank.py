@@ -31,14 +31,14 @@ HELD_OUT_SHARE = 0.15
 
 
 def state_fact(pair: Pair, rng: random.Random) -> str:
-    """One of the relation's statements about the pair's fact."""
+    """Choose one of the relation's statements about the pair's fact."""
     return fill(rng.choice(pair.relation.statements), pair.fact.subject, pair.fact.object)
 
 
 def make_question(
     pair: Pair, phrasing: int, num_options: int, rng: random.Random, gold: int | None = None
 ) -> dict[str, Any]:
-    """A raw row without id: phrasings count on from `phrasings` into `ood_phrasings`; `gold` fixes the gold's place.
+    """Make a raw row without id: phrasing numbers continue from `phrasings` into `ood_phrasings`; `gold` fixes the gold's place.
 
     Raises ValueError where the pair has too few distractors (`pair.max_options`), IndexError for another phrasing.
     """
@@ -48,6 +48,7 @@ def make_question(
         )
     fact = pair.fact
     stem = (*pair.wording.phrasings, *pair.wording.ood_phrasings)[phrasing]
+    # two facts may have the same object: an option must not be there twice
     pool = list(pair.distractors)
     rng.shuffle(pool)
     options = list(dict.fromkeys(pool))[: num_options - 1]
@@ -68,14 +69,14 @@ def make_question(
 
 
 def make_rng(seed: int, purpose: str) -> random.Random:
-    """A generator of its own for each purpose, so that a change in one split leaves the others as they are."""
+    """Make a generator for each purpose, so that a change in one split leaves the others as they are."""
     return random.Random(
         int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest(), "big")
     )
 
 
 def choose_held_out(pairs: Sequence[Pair], seed: int) -> frozenset[tuple[str, str, str]]:
-    """Keys of the pairs that train never asks for: the same share of every relation and direction."""
+    """List the keys of pairs that train never asks for: the same fraction of every relation and direction."""
     held_out: list[tuple[str, str, str]] = []
     for group in sorted({(pair.relation.name, pair.asks) for pair in pairs}):
         keys = [pair.key for pair in pairs if (pair.relation.name, pair.asks) == group]
@@ -85,11 +86,11 @@ def choose_held_out(pairs: Sequence[Pair], seed: int) -> frozenset[tuple[str, st
 
 
 def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
-    """Raw rows by split. Raises UserError where the tables are at fault.
+    """Build raw rows by split. Raises UserError where the tables are wrong.
 
     train, dev and test ask in the same phrasings, but no pair in the same one: each pair keeps one phrasing for dev
     and one for test, and every phrasing is train's for other pairs. HELD_OUT_SHARE of the pairs are not in train at
-    all (`meta.pair_in_train`). ood asks in phrasings of its own, with 5 to 10 options. Smaller tables than SIZES
+    all (`meta.pair_in_train`). ood asks in its own phrasings, with 5 to 10 options. Smaller tables than SIZES
     needs give smaller dev, test and ood splits, since each of their questions is about another pair.
     """
     pairs = list(iter_pairs(load_relations()))
@@ -119,7 +120,7 @@ def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
 def plan_split(
     split: str, pairs: Sequence[Pair], held_out: frozenset[tuple[str, str, str]], seed: int
 ) -> list[tuple[Pair, int, int]]:
-    """(pair, phrasing, number of options) of each question of a split, in the order of its rows."""
+    """List (pair, phrasing, number of options) for the questions of a split, in the order of its rows."""
     rng = make_rng(seed, f"plan/{split}")
     fewest, most = OOD_OPTIONS
     if split == "train":
@@ -165,7 +166,7 @@ def balance_golds(nums_options: Sequence[int], rng: random.Random) -> list[int]:
 def print_bank(
     relations: Sequence[Relation], bank: dict[str, list[dict[str, Any]]], sample: bool
 ) -> None:
-    """Tables of the facts and of the splits; with `sample`, two train questions of each relation."""
+    """Print tables of the facts and of the splits; with `sample`, two train questions of each relation."""
     console = Console()
     facts = Table("relation", "facts", "objects", "pairs", "questions", title="Fact tables")
     for relation in relations:
@@ -202,6 +203,7 @@ def print_bank(
             " ".join(f"{letter} {count}" for letter, count in sorted(letters.items())),
         )
     console.print(splits)
+    # two questions to read of each relation: wrong grammar shows only in the text
     for relation in relations if sample else []:
         rows = [row for row in bank["train"] if row["meta"]["relation"] == relation.name]
         for row in rows[:2]:

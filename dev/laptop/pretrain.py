@@ -32,7 +32,7 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.06,  # Qwen's 0.02 is for wide models; here attention would take three times as long to form
 }
 PROMPT_WEIGHT = (
-    0.1  # of a prompt token's loss beside a response token's: the prompt is there to be read
+    0.1  # of a prompt token's loss next to a response token's: the prompt is there to be read
 )
 # Of an option letter in a response, the hardest to learn. In a list document nothing else is to be learnt; among the
 # facts a weight this high would leave them unlearnt.
@@ -45,6 +45,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int, folder: Path) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    # BPE over bytes: every text has tokens, and none is unknown
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -149,7 +150,7 @@ def pretrain(
 ) -> None:
     """Train on the documents, once through, and save tokenizer and model as bf16 Hugging Face files.
 
-    start: a model to go on from; None makes tokenizer and model anew.
+    start: a model to continue from; None makes a new tokenizer and model.
     """
     import torch
     from rich.progress import track
@@ -204,7 +205,9 @@ if __name__ == "__main__":
     parser.add_argument("--documents", type=Path, default=Path("data/bank/documents.jsonl"))
     parser.add_argument("--out", type=Path, default=MODEL_FOLDER)
     parser.add_argument(
-        "--start", type=Path, help="a model to go on from, with its tokenizer; anew without"
+        "--start",
+        type=Path,
+        help="a model to continue from, with its tokenizer; without it a new one",
     )
     parser.add_argument("--vocab-size", type=int, default=1536)
     parser.add_argument("--batch-size", type=int, default=64)

@@ -15,7 +15,7 @@ import yaml
 Row = Mapping[str, Any]
 Found = tuple[float, float] | None  # the value and the limit that it reached
 
-RECENT = 5  # steps whose mean is judged: one odd step trips nothing
+RECENT = 5  # steps whose mean is judged: a single unusual step trips nothing
 FLAT = 30  # steps, compared with the 30 before them
 KEPT = 200  # steps that a monitor looks back at most, and the run's first
 PAUSE = 20  # steps without it after which a monitor that trips again begins a new span

@@ -42,6 +42,7 @@ def render_page(
         "names": NAMES,
         "labels": labels,
     }
+    # a page of all rollouts would be too large to open; curves were computed from all of them
     drawn = [draw_evenly(one.rollouts, max(1, shown // len(analyses))) for one in analyses]
     ids = sorted({key for rollouts in drawn for key in rollouts["id"]})
     known = {key: row for one in analyses for key, row in one.run.questions.items()}
@@ -53,6 +54,7 @@ def render_page(
         "runs": [list_columns(rows, ids) for rows in drawn],
     }
     total, count = (sum(map(len, of)) for of in ((one.rollouts for one in analyses), drawn))
+    # what a reader must know before the curves: missing files, rollouts that are not listed
     missing = [
         f"{label}: {line}" if len(analyses) > 1 else line
         for label, one in zip(labels, analyses, strict=True)

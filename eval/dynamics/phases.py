@@ -1,6 +1,6 @@
 """Label the six phases of training (arXiv 2502.19655, section 4.3) by rules over a step's means.
 
-The paper told them apart by eye. Here each is a rule over what the reward hook logs of a step, so
+The paper found them by eye. Here each is a rule over what the reward hook logs of a step, so
 the terminal and the report find the same. A step that no rule fits has no phase (0).
 
 Lengths count in questions: thinking of 1.0 has as many words as the question with its options, so
@@ -24,7 +24,7 @@ KEYS = ("format", "leak", "pre_think", "think_words", "pre_think_words", "trunca
 
 FOLLOWED = 0.6  # fraction that follows the format: from here on it is no longer failing at it
 FULLY_FOLLOWED = 0.9
-HALF = 0.5  # fraction of the responses that makes a habit: what most of them do
+HALF = 0.5  # fraction of the responses above which most of them do it
 STILL_HACKS = 0.75  # phase 6 "still hacks in some examples": such a fraction may, if they reason
 # figure 2, in questions of 134 words of 6.45 characters; each bound is a geometric mean
 VERBOSE = 2.3  # questions; between 3.4 (step 4, Verbose Formatter) and 1.6 (step 8, Concise)
@@ -117,7 +117,7 @@ class PhaseTracker:
         return True
 
     def find_candidate(self, shape: StepShape) -> int:
-        """Find the phase whose rule holds outright, 0 for none; no two hold together."""
+        """Find the phase whose rule holds without slack, 0 for none; no two hold together."""
         phases = (1, 2, 4, 5, 6 if self.hacked else 3)
         return next((phase for phase in phases if fits(phase, shape)), 0)
 

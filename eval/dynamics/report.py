@@ -105,7 +105,7 @@ def analyse_runs(folders: list[Path]) -> list[Analysis]:
 
 
 def describe_making(analyses: list[Analysis]) -> str:
-    """Say in one line of how much the report was made, by which commits, when."""
+    """Describe in one line the report's rollouts, commits and date."""
     parts = []
     for one in analyses:
         commit = str(look_up(one.run.run, "git", "commit") or "unknown")[:10]

@@ -107,6 +107,7 @@ def read_run(folder: Path) -> RunFiles:
     run = read_mapping(folder / "run.json", json.loads, missing)
     config = read_mapping(folder / "config.yaml", yaml.safe_load, missing)
 
+    # rollouts name questions by id only; evaluations in training ask other rows than train.jsonl
     paths = [folder / "train.jsonl"]
     dataset = look_up(config, "openrlhf", "eval", "dataset")
     if isinstance(dataset, str):
@@ -116,6 +117,7 @@ def read_run(folder: Path) -> RunFiles:
     missing += compare_steps(steps, set(train))
     if unknown := len({row.id for row in rollouts} - set(questions)):
         missing.append(f"{unknown:,} questions are not found: no prompt, no comparison with it")
+    # a run that has not ended has no exit code yet
     code = run.get("exit")
     if run and code != 0:
         ended = "has not ended" if code is None else f"ended with exit code {code}"

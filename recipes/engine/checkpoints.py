@@ -50,7 +50,7 @@ def mark_sft(folder: Path, tag: str, step: int) -> None:
     """Move SFT's Hugging Face copy out of `folder` (…/checkpoints/_model), then mark `tag`."""
     copy = folder / f"{tag}_hf"
     if copy.is_dir():
-        # One may be there from an earlier life of this run.
+        # One may be left from an earlier part of this run.
         shutil.rmtree(folder.parent / copy.name, ignore_errors=True)
         os.replace(copy, folder.parent / copy.name)
     mark_complete(folder.parent, tag, step, [folder.name])
@@ -73,7 +73,7 @@ def find_last(folder: Path) -> Checkpoint | None:
 
 
 def clear_unfinished(folder: Path) -> int:
-    """Delete what a death left unfinished, and let the engine load the last whole checkpoint.
+    """Delete what a killed run left unfinished, and let the engine load the last whole checkpoint.
 
     Returns its step, 0 where there is none.
     """

@@ -1,6 +1,6 @@
 """Make OpenRLHF 0.11.2's unmodified PPO and SFT loops run without a CUDA GPU.
 
-Each patch stands for one place in the engine that takes CUDA for granted. It is applied after the
+Each patch is for one place in the engine that takes CUDA for granted. It is applied after the
 module concerned was imported, in every process of the engine (startup/sitecustomize.py), only where
 the launcher set MEDRLVR_CPU_ENGINE=1, and only for the versions below: preflight refuses others.
 
@@ -129,7 +129,7 @@ def skip_shared_memory_op(torch_backend: Any) -> None:
 
 
 class _GlooBroadcast:
-    """Send weights from the actor's rank 0 to the vLLM workers through a gloo group of their own.
+    """Send weights from the actor's rank 0 to the vLLM workers through their own gloo group.
 
     Replaces vLLM's PyNcclCommunicator: without NCCL its `broadcast` silently does nothing, and the
     receivers would load uninitialised memory. vLLM's TCP store is no replacement: it pickles each

@@ -1,4 +1,4 @@
-"""Refuse and report what OpenRLHF 0.11.2 accepts in silence, in each of its processes.
+"""Refuse and report what OpenRLHF 0.11.2 accepts silently, in each of its processes.
 
 * a model folder's own Python code: OpenRLHF asks for it everywhere (trust_remote_code=True);
 * a metric that is NaN or infinite;
@@ -15,7 +15,7 @@ SKIPPED_STEPS = 3  # in a row; a run recovers from a single one
 def refuse_foreign_code(dynamic_modules: Any) -> None:
     """Run no code of a model folder, whatever the caller asks: transformers and vLLM load it here.
 
-    What transformers knows is loaded with its own class; the rest is an error of its own.
+    An architecture that transformers knows gets transformers' own class; any other is an error.
     """
     resolve = dynamic_modules.resolve_trust_remote_code
 
@@ -24,7 +24,7 @@ def refuse_foreign_code(dynamic_modules: Any) -> None:
         return resolve(False, *args, **kwargs)
 
     def get_class_in_module(class_name: str, module_path: Any, **_kwargs: Any) -> None:
-        # Every way to a model's code ends here, also those that do not ask the function above.
+        # every load of a model's code passes here, also the loads that skip the function above
         raise PermissionError(
             f"{class_name} is Python code of the model ({module_path}), which is not run: "
             "model.trust_remote_code=true allows it"

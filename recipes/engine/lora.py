@@ -23,7 +23,7 @@ class MergedWeight:
 
     @property
     def data(self) -> Any:
-        """Merge the matrix anew, in the dtype of the base; the sum is made in float32."""
+        """Merge the matrix again, in the dtype of the base; the sum is made in float32."""
         weight = self.layer.base_layer.weight.data.float()
         for adapter in self.layer.active_adapters:
             weight += self.layer.get_delta_weight(adapter).float()

@@ -9,7 +9,7 @@ import re
 import runpy
 import secrets
 
-# Handed to Ray's workers where set.
+# Given to Ray's workers where set.
 FORWARDED = (
     "MEDRLVR_",
     "HF_",
@@ -22,7 +22,7 @@ FORWARDED = (
     "PYTHONPATH",
     "TOKENIZERS_PARALLELISM",
 )
-# Not handed over, like MY_API_KEY: Ray writes its runtime environment into logs and dashboard.
+# Not given, like MY_API_KEY: Ray writes its runtime environment into logs and dashboard.
 # Workers of a Ray that starts here inherit them; for a cluster, export them before `ray start`.
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 PLAIN = ("TOKENIZERS_PARALLELISM",)
@@ -34,7 +34,7 @@ DEFAULTS = {
 
 
 def init_ray() -> None:
-    """Join the cluster of RAY_ADDRESS, or start a Ray of our own; check that it is large enough."""
+    """Join the cluster of RAY_ADDRESS, or start our own Ray; check that it is large enough."""
     if not os.environ.get("RAY_ADDRESS"):
         close_doors()  # before ray is imported, which reads the environment then
     import ray
@@ -63,7 +63,7 @@ def init_ray() -> None:
 
 
 def close_doors() -> None:
-    """Keep others out of a Ray that starts here: without a token, who reaches it runs code as us.
+    """Keep others out of a Ray that starts here: without a token, anyone who reaches it runs code.
 
     The token is in the environment of this run's own processes alone. A cluster that was there
     before has its own: RAY_AUTH_MODE and RAY_AUTH_TOKEN as it was started with (docs/engine.md).
@@ -76,7 +76,7 @@ def close_doors() -> None:
 
 
 def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) -> None:
-    """Raise RuntimeError where Ray cannot place the run: a placement group would wait for ever.
+    """Raise RuntimeError where Ray cannot place the run: a placement group would wait without end.
 
     Each GPU's bundle takes a CPU, and the trainer, its generator and their queues a few more.
     """
@@ -90,7 +90,7 @@ def check_cluster(offered: dict[str, float], free: dict[str, float], gpus: int) 
 
 
 def choose_forwarded(environment: dict[str, str]) -> dict[str, str]:
-    """Choose what Ray hands to its workers: names that begin as FORWARDED says, no secrets."""
+    """Choose what Ray gives to its workers: names that begin as FORWARDED says, no secrets."""
     names = [name for name in environment if name.startswith(FORWARDED)]
     return {name: environment[name] for name in names if name in PLAIN or not SECRET.search(name)}
 
