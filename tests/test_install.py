@@ -156,3 +156,12 @@ def test_setup_takes_no_time_where_all_is_there(root):
         [sys.executable, "-X", "importtime", "-c", code], cwd=root, capture_output=True
     )
     assert done.returncode == 0 and b"torch" not in done.stderr
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "gpu.lock"])
+def test_every_pin_of_a_lock_has_its_hashes(root, lock):
+    """`--require-hashes` would refuse the whole lock, minutes into `make setup`."""
+    text = (root / "requirements" / lock).read_text().replace("\\\n", " ")
+    pins = [line for line in text.splitlines() if line[:1].isalnum()]
+    assert len(pins) > 200
+    assert [pin.split()[0] for pin in pins if "--hash=sha256:" not in pin] == []
