@@ -96,8 +96,9 @@ def gather_facts(cfg: Any, method: str) -> Facts:
         problems += error.problems
     try:
         found = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
-        for key in {"splits", "max_prompt_tokens", "tokenizer"} - set(found.manifest):
-            raise UserError(f"{found.folder}/manifest.json has no {key}: run `{found.prepare}`")
+        lacks = sorted({"splits", "max_prompt_tokens", "tokenizer"} - set(found.manifest))
+        if lacks:  # evaluation needs none of them
+            raise UserError(f"{found.folder} has no {', '.join(lacks)}: run `{found.prepare}`")
         data = found
         rows = data.read_rows("train")
         for split in run_folder.list_splits(cfg):
