@@ -1,5 +1,6 @@
 """Evaluation of a real vLLM OpenAI server on CPU: the same answers as the engine, and its faults noticed."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.files import read_jsonl
+from eval.endpoint import build_body
+from eval.samples import Request
+from tests.chatml import begin_with_bos, write_model
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
@@ -118,6 +122,46 @@ def test_a_real_server_answers_as_the_engine_and_its_faults_are_noticed(
         second = run_eval(root, *served, "modes=[direct,think,cot]")
     # the answers of the first model are never given as those of the second
     assert second.returncode == 2 and str(other_model) in second.stderr, second.returncode
+
+
+def test_a_template_that_writes_bos_gives_a_real_server_one_bos(root, tmp_path, compose_config):
+    """The tokenizer begins every text with BOS, and so does the chat template: without care there are two."""
+    from tokenizers import Tokenizer
+
+    model = begin_with_bos(write_model(tmp_path / "bos"))
+    data, results, port = tmp_path / "data", tmp_path / "results", find_port()
+    command = [sys.executable, "-m", "data_prep.run", "experiment=laptop", "data=bank"]
+    command += ["data.chat=true", f"model.path={model}", f"data_dir={data}"]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    common = [f"data_dir={data}", f"results_dir={results}", "benchmarks=[bank/test]", "limit=8"]
+    common += ["modes=[think]", f"model.path={model}", "data.chat=true"]
+    engine = run_eval(root, *common, "name=engine", f"models={{m:{model}}}")
+    assert engine.returncode == 0, engine.stderr[-2000:]
+
+    with serve(model, "m", port, tmp_path / "bos.log") as url:
+        words = [*common, "name=served", "models={m:m}", f"endpoint={url}"]
+        served = run_eval(root, *words)
+        assert served.returncode == 0, served.stderr[-2000:]
+        # what the server itself counts for the body that evaluation sends
+        (row,) = read_jsonl(data / "bank" / "test.jsonl")[:1]
+        options = compose_config("eval", *words).endpoint_options
+        sampling = {"max_new_tokens": 4, "temperature": 0.0, "top_p": 1.0, "stop": []}
+        body = build_body("m", Request(row, 0, 7, row["prompt"]), sampling, True, options)
+        asked = urllib.request.Request(
+            f"{url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(asked, timeout=120) as reply:
+            counted = json.load(reply)["usage"]["prompt_tokens"]
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    ids = tokenizer.encode(row["prompt"], add_special_tokens=False).ids
+    assert counted == len(ids) and ids[0] not in ids[1:2]
+    assert len(tokenizer.encode(row["prompt"]).ids) == len(ids) + 1  # the second one that was to be
+    ours, theirs = (
+        {one["id"]: one["choice"] for one in read_jsonl(find_samples(results / name, "think"))}
+        for name in ("engine", "served")
+    )
+    assert sum(ours[key] == theirs[key] for key in ours) >= 7
 
 
 def find_samples(folder: Path, mode: str) -> Path:
