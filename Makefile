@@ -63,7 +63,7 @@ card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
 serve: setup ## the reward over HTTP, for reward.hook=server: docs/reward.md
 	@$(PY) -m reward_server.server
 
-test: setup $(BANK) ## unit tests (a minute), then one end-to-end run (5 minutes)
+test: setup $(BANK) ## unit tests (3 minutes), then one end-to-end run
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 	@$(PY) -m pytest -q -m e2e tests/test_e2e.py
 
