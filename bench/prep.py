@@ -1,4 +1,4 @@
-"""How long preparation takes and how much memory it needs.
+"""Measure how long preparation takes and how much memory it needs.
 
 python bench/prep.py                       all of MedQA against every evaluation set, MedMCQA's shape (3 minutes)
 python bench/prep.py --rows 10000          MedMCQA's shape at one size

@@ -69,6 +69,20 @@ def run_command(
     sys.exit(code)
 
 
+def name_preparation(name: str, data_dir: str, chat: bool) -> str:
+    """Name the command that prepares a data set as this run reads it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    # the user's own choice of experiment is in Hydra's record, not in cfg
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    experiment = choices.get("experiment", "laptop").removeprefix("sft/")
+    words = ["make prep", f"data={name}"]
+    words += [f"experiment={experiment}"] if experiment != "laptop" else []  # the default one
+    words += [f"data_dir={data_dir}"] if str(data_dir) != "data" else []
+    words += ["data.chat=true"] if chat else []
+    return " ".join(words)
+
+
 def explain_overrides(name: str, words: list[str]) -> list[str]:
     """Find what is wrong with the overrides of a command line, one line each."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

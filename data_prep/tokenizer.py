@@ -25,7 +25,7 @@ FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 MESSAGE, REPLY = "THE-MESSAGE-IS-HERE", "THE-REPLY-IS-HERE"
 PROBES = ("<think>", *LETTERS)
-"""How responses begin: PPO's, and each target of SFT."""
+"""First tokens of responses: PPO's, and each target of SFT."""
 RENDER_SECONDS = 30  # importing the renderer takes 1 of them
 RENDER_BYTES = 4 * 1024**3  # of private memory
 BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each

@@ -18,7 +18,7 @@ from eval.samples import (
     append_samples,
     build_sample,
     drop_errors,
-    read_samples,
+    load_samples,
     sort_samples,
 )
 from eval.tasks import Plan, Task, list_engine_options
@@ -42,7 +42,7 @@ def answer_tasks(
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     files = {task.key: folder / "samples" / f"{task.key}.jsonl" for task in plan.tasks}
     # before anything is asked: answers of other settings must not mix with these
-    check_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
+    claim_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
     missing: dict[str, Missing] = {}
     for task in plan.tasks:
         # an error is a row like others; without its row the question is missing again
@@ -69,7 +69,7 @@ def answer_tasks(
     return samples, sum(map(len, missing.values()))
 
 
-def check_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwrite: bool) -> None:
+def claim_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwrite: bool) -> None:
     """Refuse answers on disk that were made with other settings, or remove them with `overwrite`.
 
     Then write to `path` what each task's answers depend on.
@@ -115,7 +115,7 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
 def list_missing(task: Task, file: Path) -> Missing:
     """List the requests without an answer on disk, each with its place in the task."""
     # an error counts as answered, until retry_errors
-    done = {(sample["id"], sample["sample"]) for sample in read_samples(file)}
+    done = {(sample["id"], sample["sample"]) for sample in load_samples(file)}
     places = enumerate(task.requests)
     return [
         (i, request) for i, request in places if (request.row["id"], request.sample) not in done

@@ -31,7 +31,7 @@ ENDINGS = {
     "ahead behind": "behind: the interval is below 0",
     "ahead open": "the interval holds both 0 and {limit:g} points: too few questions to tell",
 }
-"""How a verdict's sentence ends. limit: the margin, or the points claimed."""
+"""Endings of a verdict's sentence. limit: the margin, or the points claimed."""
 MEASURED = "Difference {value} points (95 % CI {low} to {high}, n = {n:,})"
 SENTENCES = {
     "level": f"{{of}} level with {{over}} on {{benchmark}}: {{verdict}}. {MEASURED}; {{ending}}.",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.prepared import MANIFEST, Prepared, open_prepared
 from eval.modes import draw_examples, split_mode
@@ -46,18 +46,18 @@ def collect_problems(problems: list[str]) -> Iterator[None]:
         problems.extend(error.problems)
 
 
-def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
-    """Read the benchmarks named, or the default ones. Raises UserError.
+def read_benchmarks(cfg: DictConfig) -> tuple[list[Benchmark], list[str]]:
+    """Read the benchmarks named, or the default ones, and note what is left out. Raises UserError.
 
     Rows are limited here, and marked where they are like a training row of `data`.
     """
-    data_dir, words = Path(cfg.data_dir), name_settings(cfg)
+    data_dir, notes = Path(cfg.data_dir), list[str]()
     names = list(cfg.benchmarks or [f"{cfg.data.name}/test"])
     ood = (cfg.out_of_distribution or {}).get(cfg.data.name) if cfg.benchmarks is None else None
     if ood and os.path.isfile(data_dir / f"{ood}.jsonl"):
         names.append(ood)
     elif ood:
-        command = f"make prep data={ood.partition('/')[0]}{words}"
+        command = name_preparation(ood.partition("/")[0], cfg.data_dir, cfg.data.chat)
         notes.append(f"{ood} is left out: `{command}` prepares it")
     problems: list[str] = []
     found: dict[str, Benchmark] = {}
@@ -65,7 +65,7 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
         path = Path(name) if name.endswith(".jsonl") else data_dir / f"{name}.jsonl"
         with collect_problems(problems):
             try:
-                benchmark = read_benchmark(path.absolute(), cfg, words)
+                benchmark = read_benchmark(path.absolute(), cfg)
             except OSError as error:
                 problem = f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}"
                 raise UserError(problem) from error
@@ -75,26 +75,26 @@ def read_benchmarks(cfg: DictConfig, notes: list[str]) -> list[Benchmark]:
     training = data_dir / cfg.data.name
     if os.path.isfile(training / MANIFEST):
         with collect_problems(problems):
+            prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
             overlap = open_prepared(training).manifest.get("overlap") or {}
             unchecked = overlap.get("not_checked_against", [])
             for benchmark in found.values():
                 mark_overlap(benchmark.rows, overlap.get("evaluation_rows", {}))
                 if benchmark.name.partition("/")[0] in unchecked:
-                    command = f"make prep data={cfg.data.name}{words}"
                     notes.append(
                         f"{benchmark.name} was not compared with the training rows of "
-                        f"{cfg.data.name}, so its clean subset is all of it: `{command}` compares "
-                        "them"
+                        f"{cfg.data.name}, so its clean subset is all of it: "
+                        f"`{prepare}` compares them"
                     )
     if problems:
         raise UserError(*problems)
-    return list(found.values())
+    return list(found.values()), notes
 
 
-def read_benchmark(path: Path, cfg: DictConfig, words: str) -> Benchmark:
+def read_benchmark(path: Path, cfg: DictConfig) -> Benchmark:
     """Read one prepared file, limited to `limit` rows. Raises UserError."""
     folder, split = path.parent, path.stem
-    prepare = f"make prep data={folder.name}{words}"
+    prepare = name_preparation(folder.name, cfg.data_dir, cfg.data.chat)
     prepared = open_prepared(folder, prepare)
     rows = prepared.read_rows(split)
     if not rows:
@@ -134,16 +134,3 @@ def read_examples(benchmark: Benchmark, mode: str, seed: int) -> list[dict[str, 
         return draw_examples(rows, count, seed)
     except ValueError as error:
         raise UserError(f"mode {mode} on {benchmark.name}: {error}") from error
-
-
-def name_settings(cfg: DictConfig) -> str:
-    """Name what `make prep` needs next to the data set to prepare what this evaluation reads."""
-    experiment = "laptop"
-    if HydraConfig.initialized():
-        experiment = HydraConfig.get().runtime.choices["experiment"]
-    words = {
-        f" experiment={experiment}": experiment != "laptop",
-        f" data_dir={cfg.data_dir}": cfg.data_dir != "data",
-        " data.chat=true": cfg.data.chat,
-    }
-    return "".join(word for word, needed in words.items() if needed)

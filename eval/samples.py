@@ -102,8 +102,8 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     return sample
 
 
-def read_samples(path: Path) -> Samples:
-    """Read a file's samples, none where there is no file; drop a last line that a kill cut off."""
+def load_samples(path: Path) -> Samples:
+    """Load a file's samples, none where there is no file; drop a last line that a kill cut off."""
     if not path.exists():
         return []
     content = path.read_bytes()
@@ -125,7 +125,7 @@ def append_samples(path: Path, samples: Samples) -> None:
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
     """Put a finished file into the order of its requests, which endpoints do not keep."""
-    samples = read_samples(path)
+    samples = load_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     ordered = []
     for request in requests:
@@ -139,6 +139,6 @@ def sort_samples(path: Path, requests: list[Request]) -> Samples:
 
 def drop_errors(path: Path) -> None:
     """Take the samples with an error out of a file, so that they are asked for again."""
-    samples = read_samples(path)
+    samples = load_samples(path)
     if any(sample["error"] for sample in samples):
         write_jsonl(path, [sample for sample in samples if not sample["error"]])

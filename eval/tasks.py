@@ -55,21 +55,23 @@ class Plan:
 def make_plan(cfg: DictConfig) -> Plan:
     """Make the tasks of a configuration. Raises UserError with every problem at once."""
     # each part is read although another one is wrong: the user gets all problems at once
-    problems, notes = check_settings(cfg), list[str]()
+    problems = check_settings(cfg)
+    # models and data that are left out, and servers that do not say what they serve
+    absent, unread, unknown = list[str](), list[str](), list[str]()
     models: dict[str, str] = {}
     benchmarks: list[Benchmark] = []
     modes: dict[str, list[str]] = {}
     identities: dict[str, dict[str, Any]] = {}
     with collect_problems(problems):
-        models = find_models(cfg, notes)
+        models, absent = find_models(cfg)
     with collect_problems(problems):
-        benchmarks = read_benchmarks(cfg, notes)
+        benchmarks, unread = read_benchmarks(cfg)
     with collect_problems(problems):
         modes = find_modes(cfg, models)
     # the server is asked only where the settings are sound, so that no wrong address is opened
     if not problems:
         with collect_problems(problems):
-            identities = identify_models(cfg, models, notes)
+            identities, unknown = identify_models(cfg, models)
     # the same examples for every model: they depend on benchmark, mode and seed alone
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for benchmark in benchmarks:
@@ -88,13 +90,13 @@ def make_plan(cfg: DictConfig) -> Plan:
                 samples = settings["sampling"].get("samples", 1)
                 requests = list_requests(benchmark, mode, samples, cfg.seed, shown)
                 tasks.append(Task(model, benchmark, mode, requests, settings))
-    return Plan(models, tasks, notes)
+    return Plan(models, tasks, [*absent, *unread, *unknown])
 
 
-def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
-    """Find the models by name. Raises UserError.
+def find_models(cfg: DictConfig) -> tuple[dict[str, str], list[str]]:
+    """Find the models by name, and note those that are left out. Raises UserError.
 
-    A model that was named must exist; of the default ones a missing one is noted and left out.
+    A model that was named must exist; of the default ones a missing one is left out.
     """
     if not cfg.models and cfg.endpoint is not None:
         raise UserError("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
@@ -111,7 +113,7 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
     if problems:
         raise UserError(*problems)
     if cfg.models:
-        return dict(cfg.models)
+        return dict(cfg.models), []
 
     # nothing was named: the three models of the experiment, as far as they exist
     revision = f"@{cfg.model.revision}" if cfg.model.get("revision") else ""
@@ -128,8 +130,7 @@ def find_models(cfg: DictConfig, notes: list[str]) -> dict[str, str]:
             models[name] = path
     if not models:
         raise UserError(*missing)
-    notes.extend(missing)
-    return models
+    return models, missing
 
 
 def find_fault(path: str) -> str | None:
@@ -225,13 +226,16 @@ def list_engine_options(cfg: DictConfig) -> dict[str, Any]:
 
 
 def identify_models(
-    cfg: DictConfig, models: dict[str, str], notes: list[str]
-) -> dict[str, dict[str, Any]]:
-    """Identify each model by the content of its files, its hub commit, or where it is served."""
+    cfg: DictConfig, models: dict[str, str]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Identify each model by the content of its files, its hub commit, or where it is served.
+
+    Also returns notes on servers that do not say which weights they serve.
+    """
     if cfg.endpoint is None:
-        return {name: identify_model(path) for name, path in models.items()}
+        return {name: identify_model(path) for name, path in models.items()}, []
     found = find_fingerprints(cfg, list(models.values()))
-    identities = {}
+    identities, notes = {}, []
     for name, served in models.items():
         if found[served] is None:
             notes.append(
@@ -240,7 +244,7 @@ def identify_models(
             )
         address = {"endpoint": cfg.endpoint, "served_name": served}
         identities[name] = address | {"fingerprint": found[served]}
-    return identities
+    return identities, notes
 
 
 def identify_model(path: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
@@ -20,7 +21,7 @@ from recipes import fit, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
-from recipes.preflight import find_doubts, find_problems, list_data_files, name_preparation
+from recipes.preflight import find_doubts, find_problems, list_data_files
 from recipes.reward import choose_hook
 from recipes.values import find_wrong_settings
 
@@ -133,7 +134,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     """
     run_dir = Path(cfg.run_dir)
     # another start of this name may have come first, and the data may have been prepared again
-    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+    prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
+    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
     files = list_data_files(data)
     if problems := list(run_folder.check_run_folder(cfg, files)):
         raise UserError(*problems)

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
-
+from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
@@ -95,7 +94,8 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     except UserError as error:
         problems += error.problems
     try:
-        found = open_prepared(Path(cfg.data_dir) / cfg.data.name, name_preparation(cfg))
+        prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
+        found = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
         lacks = sorted({"splits", "max_prompt_tokens", "tokenizer"} - set(found.manifest))
         if lacks:  # evaluation needs none of them
             raise UserError(f"{found.folder} has no {', '.join(lacks)}: run `{found.prepare}`")
@@ -110,18 +110,6 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     free = shutil.disk_usage(values.find_existing(cfg.run_dir)).free
     host = machine.find_host_memory_gb()
     return Facts(method, find_folder(cfg), shape, data, rows, gpus, host, free, problems)
-
-
-def name_preparation(cfg: Any) -> str:
-    """Name the command that prepares this run's data."""
-    # the user's own choice of experiment is in Hydra's record, not in cfg
-    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    experiment = choices.get("experiment", "laptop").removeprefix("sft/")
-    words = ["make prep", f"data={cfg.data.name}"]
-    words += [f"experiment={experiment}"] if experiment != "laptop" else []  # the default one
-    words += [f"data_dir={cfg.data_dir}"] if str(cfg.data_dir) != "data" else []
-    words += ["data.chat=true"] if cfg.data.chat else []
-    return " ".join(words)
 
 
 def list_data_files(data: Prepared | None) -> dict[str, str]:
@@ -194,8 +182,9 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     if longest and longest > limit:
         yield (
             f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
-            "and the engine would cut it from the left: raise openrlhf.data.max_len, or run "
-            f"`{prepare} openrlhf.data.max_len=…`"
+            "and the engine would cut it from the left: openrlhf.data.max_len="
+            f"{cfg.openrlhf.data.max_len + longest - limit}, or run "
+            f"`{prepare} data.max_prompt_tokens={limit}`"
         )
     # the engine trains on whole batches only: with fewer rows it would end at once
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)

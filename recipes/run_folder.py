@@ -195,9 +195,13 @@ def lock_run(folder: Path) -> Iterator[int]:
 def render_config(cfg: Any) -> str:
     """Write the resolved configuration as YAML, without the facts of another model."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    if settings["model"]["path"] != settings["model"]["id"]:
-        settings["model"] |= {"id": None, "licence": None}
-    return OmegaConf.to_yaml(OmegaConf.create(settings))
+    return OmegaConf.to_yaml(OmegaConf.create(settings | {"model": describe_model(cfg)}))
+
+
+def describe_model(cfg: Any) -> dict[str, Any]:
+    """Describe the model; with another path it is not the one that id and licence are about."""
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    return model if model["path"] == model["id"] else model | {"id": None, "licence": None}
 
 
 def describe_run(
@@ -207,10 +211,7 @@ def describe_run(
 
     folder: the model's. A run keeps one wandb id over every resume.
     """
-    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    # with another path the model is not the one that id and licence describe
-    own = {"id": None, "licence": None} if model["path"] != model["id"] else {}
-    model |= {**own, "folder": str(folder) if folder else None}
+    model = describe_model(cfg) | {"folder": str(folder) if folder else None}
     here = {"system": platform.platform(), "cpus": os.cpu_count(), "hardware": cfg.hardware.name}
     return {
         "method": method,

@@ -18,7 +18,7 @@ from eval import ask
 from eval.ask import answer_tasks, cut_chunks
 from eval.modes import judge, render
 from eval.run import evaluate
-from eval.samples import Answer, Request, append_samples, build_sample, make_seed, read_samples
+from eval.samples import Answer, Request, append_samples, build_sample, load_samples, make_seed
 from eval.summary import summarise_samples
 from eval.tasks import make_plan
 
@@ -291,7 +291,7 @@ def test_errors_count_as_wrong_and_are_asked_again_on_demand(
     run(make_cfg())
     path = Path(make_cfg().results_dir) / "laptop" / "samples" / "m.toy-test.think.jsonl"
     request = make_plan(make_cfg()).tasks[0].requests[1]
-    samples = read_samples(path)
+    samples = load_samples(path)
     samples[1] = build_sample(request, Answer(error="timeout"), "think")
     path.unlink()
     append_samples(path, samples)

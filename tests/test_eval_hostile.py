@@ -18,7 +18,7 @@ from eval.card import make_card
 from eval.page import render_page
 from eval.plots import plot_accuracy, plot_parts
 from eval.run import evaluate, main, print_results
-from eval.samples import Request, build_sample, read_samples
+from eval.samples import Request, build_sample, load_samples
 from eval.settings import check_settings
 from eval.summary import summarise_samples
 from eval.tasks import make_plan
@@ -395,7 +395,7 @@ def test_samples_of_errors_are_rows_too(
     )
     sample = build_sample(request, endpoint.Answer(error="timeout"), "think")
     assert sample["reason"] == "error" and not sample["correct"]
-    assert read_samples(tmp_path / "none") == []
+    assert load_samples(tmp_path / "none") == []
     assert check_settings(make_cfg()) == []
 
 

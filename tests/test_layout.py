@@ -68,10 +68,10 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3015,
+    "data_prep": 3030,
     "reward_server": 1125,
-    "recipes": 4060,
-    "eval": 4995,
+    "recipes": 4055,
+    "eval": 4990,
 }
 MOST_FILES = 94  # with seven empty __init__.py
 WEB_BUDGET = 740  # of web files and templates, without the vendored chart library

@@ -144,21 +144,24 @@ def test_the_papers_numbers_are_counts_of_its_questions() -> None:
     assert {"medqa_5/test", "mmlu_pro_health/test"} == set(published["benchmarks"])
 
 
-@pytest.mark.parametrize("tokenizer", ["tests/tokenizer", "recipes/laptop_model"])
-def test_the_papers_rows_have_six_options_and_none_is_lost(
-    compose_config, tmp_path: Path, tokenizer: str
-) -> None:
+@pytest.fixture
+def prepare_paper(compose_config, tmp_path: Path):
+    """prepare_paper(tokenizer, *words) → manifest of experiment=paper on the five-option files."""
     if not FILES.exists():
         pytest.skip(f"{FILES} is not here")
-    cfg = compose_config(
-        "prep",
-        "experiment=paper",
-        f"data.source={FILES}",
-        f"data_dir={tmp_path}",
-        f"model.path={ROOT / tokenizer}",
-        "data.files.train=null",
-    )
-    manifest = prepare(cfg)
+
+    def run(tokenizer: str, *words: str) -> dict:
+        places = [f"data.source={FILES}", f"data_dir={tmp_path}", f"model.path={ROOT / tokenizer}"]
+        return prepare(compose_config("prep", "experiment=paper", *places, *words))
+
+    return run
+
+
+@pytest.mark.parametrize("tokenizer", ["tests/tokenizer", "recipes/laptop_model"])
+def test_the_papers_rows_have_six_options_and_none_is_lost(
+    prepare_paper, tmp_path: Path, tokenizer: str
+) -> None:
+    manifest = prepare_paper(tokenizer, "data.files.train=null")
     assert {name: facts["rows"] for name, facts in manifest["files"].items()} == {
         "dev.jsonl": 1272,
         "test.jsonl": 1273,
@@ -174,17 +177,8 @@ def test_the_papers_rows_have_six_options_and_none_is_lost(
     assert manifest["views"]["left_as_they_are"] == {"dev": [], "test": []}
 
 
-def test_the_partial_train_file_is_said_to_be_partial(compose_config, tmp_path: Path) -> None:
-    if not FILES.exists():
-        pytest.skip(f"{FILES} is not here")
-    cfg = compose_config(
-        "prep",
-        "experiment=paper",
-        f"data.source={FILES}",
-        f"data_dir={tmp_path}",
-        f"model.path={ROOT / 'tests/tokenizer'}",
-    )
-    manifest = prepare(cfg)
+def test_the_partial_train_file_is_said_to_be_partial(prepare_paper) -> None:
+    manifest = prepare_paper("tests/tokenizer")
     assert any("train: a partial file, 5,074 of 10,178" in line for line in manifest["remarks"])
     train = manifest["splits"]["train"]
     assert train["read"] == 5074 == train["kept"] + sum(map(len, train["dropped"].values()))

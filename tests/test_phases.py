@@ -95,29 +95,25 @@ def test_the_phases_do_not_change_on_resampling():
     assert sum(same) / 20 / len(steps) >= 0.95
 
 
+CONCISE = {
+    "format": 1.0,
+    "leak": 0.0,
+    "pre_think": 0.0,
+    "think_words": 12,
+    "pre_think_words": 0,
+    "truncated": 0.0,
+}
+
+
 def test_phase_six_needs_a_hack_before_it():
-    concise = {
-        "format": 1.0,
-        "leak": 0.0,
-        "pre_think": 0.0,
-        "think_words": 12,
-        "pre_think_words": 0,
-        "truncated": 0.0,
-    }
+    concise = CONCISE
     hack = {**concise, "leak": 0.9, "think_words": 4}
     assert label_steps([concise] * 4, WORDS) == [3] * 4
     assert label_steps([hack] * 3 + [concise] * 3, WORDS) == [4] * 3 + [6] * 3
 
 
 def test_one_step_alone_changes_nothing():
-    concise = {
-        "format": 1.0,
-        "leak": 0.0,
-        "pre_think": 0.0,
-        "think_words": 12,
-        "pre_think_words": 0,
-        "truncated": 0.0,
-    }
+    concise = CONCISE
     odd = {**concise, "format": 0.2}
     assert label_steps([concise, concise, odd, concise, concise], WORDS) == [3] * 5
     tracker = PhaseTracker(WORDS)

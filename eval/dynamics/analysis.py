@@ -24,7 +24,7 @@ ENGINE_METRICS = (
     "policy_loss",
     "actor_lr",
 )
-"""What is shown of metrics.jsonl, where it is logged; everything else comes from the rollouts."""
+"""Metrics shown from metrics.jsonl, where logged; everything else comes from the rollouts."""
 RENAMED = {
     "reward": "rollout/reward_mean",
     "correct": "accuracy",

@@ -20,7 +20,7 @@ NAMES = {
     6: "Reintegrated Reasoning",
 }
 KEYS = ("format", "leak", "pre_think", "think_words", "pre_think_words", "truncated")
-"""What the rules read of a step: means over its rollouts, under the names of metrics.jsonl."""
+"""Means over a step's rollouts that the rules read, under the names of metrics.jsonl."""
 
 FOLLOWED = 0.6  # fraction that follows the format: from here on it is no longer failing at it
 FULLY_FOLLOWED = 0.9
