@@ -326,10 +326,10 @@ def test_a_slurm_time_limit_ends_a_run_cleanly(root, bank, tmp_path, list_proces
     folder = tmp_path / "run"
     with start_slurm(tmp_path, root) as slurm:
         words = ["hardware=cpu", f"data_dir={bank}", f"run_dir={folder}", *LAYOUT]
-        words += ["openrlhf.data.max_samples=1984"]
-        job = slurm.submit(*words, options=("--time=3", "--signal=B:TERM@60"))
-        wait_until(lambda: (folder / "metrics.jsonl").exists(), 170, "the first step")
-        wait_until(lambda: slurm.read_state(job) != "RUNNING", 180, "the time limit")
+        words += ["openrlhf.train.num_episodes=300"]  # 900 steps: no machine is through before it
+        job = slurm.submit(*words, options=("--time=5", "--signal=B:TERM@60"))
+        wait_until(lambda: (folder / "metrics.jsonl").exists(), 240, "the first step")
+        wait_until(lambda: slurm.read_state(job) != "RUNNING", 300, "the time limit")
         wait_until(lambda: slurm.read_state(job) != "COMPLETING", 60, "the end of the job")
         log = slurm.log.read_text()
         assert slurm.read_state(job) == "FAILED", log  # of its own, with an exit code; not TIMEOUT
