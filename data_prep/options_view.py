@@ -15,13 +15,26 @@ NONE, NO_STEM = "None of the above", "Which option is right?"
 
 
 def apply_views(questions: list[Question], data: Any) -> list[str]:
-    """Apply the configured views to a split, in place; returns the ids that stay as they are."""
-    left = []
-    for index, question in enumerate(questions):
-        viewed = view_question(question, data.options.none_of_the_above, data.options.rotate)
-        left += [] if viewed else [question.id]
-        stem = NO_STEM if data.stem == "none" else question.question
-        questions[index] = replace(viewed or question, question=stem)
+    """Apply the configured views to a split, in place; returns the ids that stay as they are.
+
+    With `rotate: all` a question is there in every rotation, each with an id of its own; the
+    question's is in `meta.rotation_of`.
+    """
+    left, rows = [], list[Question]()
+    none, rotate = data.options.none_of_the_above, data.options.rotate
+    for question in questions:
+        turns = range(len(question.options)) if rotate == "all" else [rotate]
+        found = [view_question(question, none, turn) for turn in turns]
+        viewed = [view for view in found if view is not None]
+        if len(viewed) < len(found):
+            left, viewed = [*left, question.id], [question]
+        for turn, view in enumerate(viewed):
+            if rotate == "all":
+                meta = view.meta | {"rotation_of": view.id}
+                view = replace(view, id=f"{view.id}/{turn}", meta=meta)
+            stem = NO_STEM if data.stem == "none" else view.question
+            rows.append(replace(view, question=stem))
+    questions[:] = rows
     return left
 
 

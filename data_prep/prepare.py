@@ -175,8 +175,8 @@ def check_settings(data: DictConfig) -> list[str]:
     limit = data.max_prompt_tokens
     if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
-    if type(data.options.rotate) is not int:
-        problems.append(f"data.options.rotate={data.options.rotate} is no whole number")
+    if type(data.options.rotate) is not int and data.options.rotate != "all":
+        problems.append(f"data.options.rotate={data.options.rotate} is no whole number, nor all")
     return problems
 
 
