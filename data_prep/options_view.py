@@ -20,7 +20,7 @@ def apply_views(questions: list[Question], data: Any) -> list[str]:
     With `rotate: all` a question is there in every rotation, each with an id of its own; the
     question's is in `meta.rotation_of`.
     """
-    left, rows = [], list[Question]()
+    left, rows = list[str](), list[Question]()
     none, rotate = data.options.none_of_the_above, data.options.rotate
     for question in questions:
         turns = range(len(question.options)) if rotate == "all" else [rotate]

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def list_units(settings: Settings) -> list[Unit]:
                 command,
                 f"recipes.{command}",
                 [*common, *own, *settings.words[command]],
-                lambda folder=run_dir: read_json(folder / "run.json").get("exit") == 0,
+                partial(is_trained, run_dir),
                 [*prepared, f"own-{seed}"] if name == "rejection" else prepared,
             )
             units.append(train)
@@ -241,6 +242,11 @@ def size_grpo(settings: Settings) -> list[str]:
         f"openrlhf.train.num_episodes={episodes}",
         f"openrlhf.data.max_samples={needed // episodes}",
     ]
+
+
+def is_trained(run_dir: Path) -> bool:
+    """Find out if a run came to its end."""
+    return read_json(run_dir / "run.json").get("exit") == 0
 
 
 def read_json(path: Path) -> dict[str, Any]:

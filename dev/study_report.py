@@ -78,7 +78,7 @@ def write_report(
     folder: Path, runs: Path, seeds: dict[str, list[int]], modes: dict[str, str]
 ) -> str:
     """Write table.md, study.json and study.png; returns the table. seeds: of each condition."""
-    names = {"base": [None], **seeds}
+    names: dict[str, list[Any]] = {"base": [None], **seeds}
     scores: dict[str, Scores] = {}
     given: dict[str, float | None] = {}
     for name, each in names.items():
@@ -274,7 +274,7 @@ def draw(path: Path, record: dict[str, Any]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
+    style: Any = {
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
