@@ -70,7 +70,7 @@ NAMES = {
     "sft_letter": "SFT, letter",
 }
 HUES = dict(zip(NAMES, ["#76808a", *COLOURS[:5], *COLOURS[6:], "#a08a2c", "#5f7fbf"], strict=True))
-INK = "#7d8590"
+INK, DARK = "#7d8590", "#30363d"
 """Grey of text and axes, legible on a white and on a black page."""
 
 
@@ -326,11 +326,15 @@ def draw_bars(axes: Any, rows: dict[str, Any]) -> None:
             one, greedy = rows[name][f"{key}, T = 1"], rows[name][f"{key}, greedy"]
             value, low, high = (100 * one[end] for end in ("value", "low", "high"))
             axes.barh(place + shift, value, 0.36, color=HUES[name], alpha=alpha)
-            axes.plot([low, high], [place + shift] * 2, color=INK, lw=1.6, solid_capstyle="butt")
-            axes.plot(100 * greedy["value"], place + shift, "o", ms=5, mfc="none", mec=INK, mew=1.2)
+            # dark in white: legible on a bar, on a white and on a black page
+            for ink, width in (("white", 3.4), (DARK, 1.4)):
+                line = {"color": ink, "lw": width, "solid_capstyle": "butt"}
+                axes.plot([low, high], [place + shift] * 2, **line)
+            ring = {"ms": 5.5, "mfc": "white", "mec": DARK, "mew": 1.2}
+            axes.plot(100 * greedy["value"], place + shift, "o", **ring)
     axes.axvline(100 * CHANCE, color=INK, lw=1, ls=":")
     axes.set_yticks(range(len(names)), [NAMES[name] for name in names])
-    axes.set_xlabel("accuracy (%): upper bar test, lower (pale) ood; ring: greedy; dotted: chance")
+    axes.set_xlabel("accuracy (%): test, ood (pale), greedy (dot), chance (dotted)")
     axes.set_title(
         "Afterwards: T = 1, 95 % over seeds and questions", fontsize=9.5, loc="left", color=INK
     )
