@@ -75,7 +75,11 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
     shuffled = {}
     if data.shuffle_options:
         shuffled = {name: shuffle_split(split, cfg.seed) for name, split in splits.items()}
-    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
+    left = {}
+    for name, split in splits.items():
+        before = len(split.questions)
+        left[name] = apply_views(split.questions, data)
+        split.read += len(split.questions) - before  # each rotation is a row
 
     # build rows, measure
     for split in splits.values():

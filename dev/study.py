@@ -7,12 +7,12 @@ python -m dev.study seeds=[42] conditions=[true,format_only] jobs=2 \
 
 Keys: name, seeds, conditions, jobs (2: two units at a time, a core each; 0: only the report), base
 (a model folder), samples (answers to each training question for rejection sampling), questions
-(of each stress view), data_dir. rlvr.KEY, sft.KEY and eval.KEY go to these commands.
+(of each stress view). rlvr.KEY, sft.KEY and eval.KEY go to these commands.
 
 Each unit (prepare, sample, train, evaluate) is a child process with a folder; what marks it as done
 is the product's own last file, so a killed study continues where it was. A unit that fails is
 reported with its log, what needs it is left out, the others continue, and the exit code is 1.
-Written to results/NAME/: table.md, study.json, study.png, evaluations/, logs/, units.json.
+Written to results/NAME/: table.md, study.json, study.png, data/, evaluations/, logs/, units.json.
 """
 
 import ctypes
@@ -70,13 +70,17 @@ class Settings:
     base: str = "recipes/laptop_model"
     samples: int = 4
     questions: int = 200
-    data_dir: str = "data"
     words: dict[str, list[str]] = field(default_factory=lambda: {"rlvr": [], "sft": [], "eval": []})
 
     @property
     def folder(self) -> Path:
         """Where everything but the runs is written."""
         return Path("results") / self.name
+
+    @property
+    def data_dir(self) -> Path:
+        """Where its data sets are: another study may have another base and other questions."""
+        return self.folder / "data"
 
 
 @dataclass
@@ -104,16 +108,24 @@ def read_settings(words: list[str]) -> Settings:
             settings.words[command].append(rest)
         elif key in ("seeds", "conditions"):
             parts = [part.strip() for part in value.strip("[]").split(",") if part.strip()]
-            setattr(settings, key, [int(part) if key == "seeds" else part for part in parts])
+            numbers = [read_number(word, part) for part in parts if key == "seeds"]
+            setattr(settings, key, numbers or parts)
         elif key in ("jobs", "samples", "questions"):
-            setattr(settings, key, int(value))
-        elif key in ("name", "base", "data_dir"):
+            setattr(settings, key, read_number(word, value))
+        elif key in ("name", "base"):
             setattr(settings, key, value)
         else:
             raise UserError(f"{word}: give rlvr.{word}, sft.{word} or eval.{word}, see the file")
     if unknown := set(settings.conditions) - set(RECIPES):
         raise UserError(f"conditions: {', '.join(unknown)}: there are {', '.join(RECIPES)}")
     return settings
+
+
+def read_number(word: str, value: str) -> int:
+    """Read a whole number. Raises UserError that names the word."""
+    if not value.isdigit():
+        raise UserError(f"{word}: {value!r} is no whole number")
+    return int(value)
 
 
 def list_units(settings: Settings) -> list[Unit]:
@@ -163,7 +175,7 @@ def list_preparations(settings: Settings) -> list[Unit]:
     tokenizer = hash_file(ROOT / settings.base / "tokenizer.json")
     units = []
     for name, words in sets.items():
-        path = Path(settings.data_dir) / name / "manifest.json"
+        path = settings.data_dir / name / "manifest.json"
         place = ["data=bank", f"data.name={name}", f"data_dir={settings.data_dir}"]
 
         # another base may have another tokenizer, and another study other questions

@@ -407,7 +407,7 @@ def test_right_responses_become_rows_for_sft(
     assert own.manifest["accepted"]["m.toy-test.think"]["sampling"]["samples"] == 3
     evaluate(cfg)  # the same again
     # another data set is never replaced, and rows are never none
-    with pytest.raises(UserError, match="accepted=toy: .* is another data set"):
+    with pytest.raises(UserError, match=r"accepted=toy: .* is another data set"):
         evaluate(make_cfg(*words[:-2], "accepted=toy", "claims=null"))
     write_data(tmp_path / "data", "two/test", count=1)
     write_manifest(

@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_jsonl
+from dev import results
 from dev.study import CONTROLS, STUDY, Runner, Settings, Unit, list_units, read_settings
 from dev.study_report import LOSSES, MEASURES, write_report
 
@@ -97,7 +98,7 @@ def test_overrides_reach_the_command_they_name() -> None:
     assert settings.words == {"rlvr": ["a.b=1"], "sft": ["c=2"], "eval": ["limit=3"]}
     assert read_settings([]).conditions == STUDY and len(read_settings([]).seeds) == 5
     assert read_settings(["preset=controls", "jobs=2"]).conditions == CONTROLS
-    for wrong in ("conditions=[none]", "openrlhf.train.max_epochs=1"):
+    for wrong in ("conditions=[none]", "seeds=[x]", "jobs=two", "openrlhf.train.max_epochs=1"):
         with pytest.raises(UserError):
             read_settings([wrong])
 
@@ -145,6 +146,7 @@ def write_samples(folder: Path, unit: str, mode: str, rate: float, seed: int) ->
 
 
 def test_report_of_known_answers(tmp_path) -> None:
+    tmp_path.mkdir(parents=True, exist_ok=True)
     write_json(tmp_path / "units.json", {"a": 1.0})
     write_samples(tmp_path, "base", "think", 0.2, 0)
     for seed in (0, 1, 2):
@@ -176,3 +178,35 @@ def test_report_of_known_answers(tmp_path) -> None:
     assert (tmp_path / "study.png").stat().st_size > 10_000
     assert record["curves"]["true"]["step"] == [1, 2, 3, 4, 5]
     assert write_report(tmp_path, tmp_path / "runs", seeds, modes) == text
+
+
+def test_ledger_says_inside_or_outside_the_band(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["study.py", "name=short", "jobs=2"])
+    test_report_of_known_answers(tmp_path / "results" / "short")
+    for name, place in (("LEDGER", "results.yaml"), ("PAGE", "RESULTS.md")):
+        monkeypatch.setattr(results, name, tmp_path / place)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "read_commit", lambda: "abc+")
+    results.add_result("short", "A short study.")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "## short" in page and "A short study." in page and "PPO, true reward: rotated" in page
+    entry = results.read_ledger()["short"]
+    low, high = entry["numbers"]["PPO, true reward: test, T = 1"]["band"]
+    assert low < entry["numbers"]["PPO, true reward: test, T = 1"]["value"] < high
+
+    def run_again(settings: Settings) -> int:
+        record = json.loads((tmp_path / "results" / "short" / "study.json").read_text())
+        record["rows"]["true"]["test, T = 1"]["value"] += moved
+        (tmp_path / settings.folder).mkdir(exist_ok=True)
+        write_json(tmp_path / settings.folder / "study.json", record)
+        return 0
+
+    monkeypatch.setattr(results, "run_study", run_again)
+    moved = 0.0
+    assert results.check_result("short", ["jobs=2"]) == 0
+    moved = 0.3
+    assert results.check_result("short", []) == 1
+    out = capsys.readouterr().out
+    assert out.count("OUTSIDE") == 1 and "OUTSIDE: PPO, true reward: test, T = 1" in out
+    with pytest.raises(UserError, match=r"has short"):
+        results.check_result("other", [])
