@@ -1,6 +1,7 @@
 """The study's driver: what is done stays, what fails is left out with what needs it; and its numbers on known answers."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -210,3 +211,41 @@ def test_ledger_says_inside_or_outside_the_band(tmp_path, monkeypatch, capsys) -
     assert out.count("OUTSIDE") == 1 and "OUTSIDE: PPO, true reward: test, T = 1" in out
     with pytest.raises(UserError, match=r"has short"):
         results.check_result("other", [])
+
+
+@pytest.mark.e2e
+def test_a_killed_study_continues_and_ends_with_the_same_table() -> None:
+    """Killed while it trains by SFT, while it trains by PPO, and while it evaluates; 15 minutes."""
+    words = [
+        "seeds=[42]",
+        "conditions=[sft_letter,true]",
+        "questions=8",
+        "eval.limit=8",
+        "rlvr.openrlhf.data.max_samples=128",
+        "rlvr.openrlhf.train.num_episodes=1",
+        "sft.openrlhf.data.max_samples=128",
+        "sft.openrlhf.train.max_epochs=1",
+    ]
+    tables = {}
+    for name, points in (
+        ("e2e-whole", []),
+        ("e2e-killed", ["sft_letter-42", "true-42", "true-42-t1"]),
+    ):
+        for folder in (ROOT / "results" / name, ROOT / "runs" / name):
+            shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-m", "dev.study", f"name={name}", *words]
+        for point in points:
+            study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            log = ROOT / "results" / name / "logs" / f"{point}.log"
+            while not log.exists() and study.poll() is None:
+                time.sleep(0.5)
+            time.sleep(20)  # until it is in the middle of its work
+            study.kill()
+            study.wait()
+        # the launcher of a killed study still ends its engine
+        time.sleep(15 if points else 0)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not points or " 0 done before" not in done.stdout
+        tables[name] = (ROOT / "results" / name / "table.md").read_text()
+    assert tables["e2e-killed"] == tables["e2e-whole"]
