@@ -1,4 +1,8 @@
-"""Answer options: shuffle them where that is safe, and find the base of an answer's index."""
+"""Answer options: shuffle them where that is safe, show other views of them, read their labels.
+
+Views (`data.options.*`, `data.stem`) ask the same questions with other options or no stem, to see
+what a score depends on; docs/paper.md has the commands.
+"""
 
 import random
 import re
@@ -7,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.prompt import LETTERS
+from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question, read_index
 
+NONE, NO_STEM = "None of the above", "Which option is right?"
 # Options that name others by letter: "A and C", "both a & b", "abd", "A, B", "option B is wrong",
 # "(a) only", "options 1 and 2", "the first two". A lone letter is a whole word next to a joiner, so
 # "vitamin A and vitamin C" is none.
@@ -45,7 +50,7 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
 
     Options that speak of the others stay last in their places.
     """
-    free = find_free_options(question)
+    free = count_free(question)
     if free < 2:
         return None
     order = list(range(free))
@@ -53,7 +58,7 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
     return reorder_options(question, [*order, *range(free, len(question.options))])
 
 
-def find_free_options(question: Question) -> int:
+def count_free(question: Question) -> int:
     """Count the leading options that may change places; 0 where options or stem cite letters.
 
     0 also where an option that speaks of the others is not behind all that do not.
@@ -67,6 +72,42 @@ def find_free_options(question: Question) -> int:
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
     return 0 if any(fixed[:free]) else free
+
+
+def reorder_options(question: Question, order: list[int]) -> Question:
+    """Give the options in another order; the gold letter follows. order: the old place of each."""
+    options = [question.options[index] for index in order]
+    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return replace(question, options=options, answer=answer)
+
+
+def view_question(question: Question, none: str | None, rotate: int) -> Question | None:
+    """Rotate the options, then put in "None of the above"; None where that changes the meaning."""
+    count = len(question.options)
+    is_fixed = count_free(question) < count
+    # with a second "None of the above" two letters would mean the same
+    has_none = any(NONE.casefold() in option.casefold() for option in question.options)
+    if is_fixed and (rotate or none == "replace_gold"):
+        return None
+    if none and (has_none or (none == "add" and count == MAX_OPTIONS)):
+        return None
+    viewed = reorder_options(question, [(place + rotate) % count for place in range(count)])
+    if none == "add":
+        viewed.options.append(NONE)
+    elif none == "replace_gold":
+        viewed.options[LETTERS.index(viewed.answer)] = NONE
+    return viewed
+
+
+def apply_views(questions: list[Question], data: Any) -> list[str]:
+    """Apply the configured views to a split, in place; returns the ids that stay as they are."""
+    left = []
+    for index, question in enumerate(questions):
+        viewed = view_question(question, data.options.none_of_the_above, data.options.rotate)
+        left += [] if viewed else [question.id]
+        stem = NO_STEM if data.stem == "none" else question.question
+        questions[index] = replace(viewed or question, question=stem)
+    return left
 
 
 def strip_labels(options: list[str]) -> list[str]:
@@ -86,13 +127,6 @@ def read_labels(options: list[str]) -> list[int]:
     return places
 
 
-def reorder_options(question: Question, order: list[int]) -> Question:
-    """Give the options in another order; the gold letter follows. order: the old place of each."""
-    options = [question.options[index] for index in order]
-    answer = LETTERS[order.index(LETTERS.index(question.answer))]
-    return replace(question, options=options, answer=answer)
-
-
 def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
     """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
 
@@ -101,16 +135,15 @@ def find_index_base(records: Iterable[Any], column: str, options: str | Sequence
     """
     lowest = highest = 0
     for record in records:
-        if not isinstance(record, dict):
-            continue  # rejected by name when it is parsed, like a row whose index is none
-        index = read_index(record.get(column))
-        texts = record.get(options) if isinstance(options, str) else options
-        lowest += index == 0
-        highest += index is not None and isinstance(texts, Sized) and index == len(texts)
+        if isinstance(record, dict):  # any other is rejected by name when it is parsed
+            index = read_index(record.get(column))
+            texts = record.get(options) if isinstance(options, str) else options
+            lowest += index == 0
+            highest += index is not None and isinstance(texts, Sized) and index == len(texts)
     if bool(lowest) == bool(highest):
         raise UserError(
             f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "
-            f"{highest} have the number of options as index; say which with data.index_base=0 or "
-            f"data.index_base=1 after looking at some rows (column {column})"
+            f"{highest} have the number of options as index; look at some rows, then give "
+            "data.index_base=0 or data.index_base=1"
         )
     return 0 if lowest else 1

@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
 from data_prep.files import write_jsonl, write_text
-from data_prep.options import find_index_base, shuffle_options
-from data_prep.options_view import apply_views
+from data_prep.options import apply_views, find_index_base, shuffle_options
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
 from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question

@@ -9,6 +9,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def find_files(
         if not found:
             names = "no train, dev, test or ood file"
             problems.append(f"{source} holds {names} ({', '.join(READERS)})")
-    for _, path in sum(found.values(), []):
+    for _, path in chain.from_iterable(found.values()):
         if path.suffix not in READERS:
             problems.append(f"{path}: cannot read {path.suffix!r}; give {', '.join(READERS)}")
         elif not path.is_file():
