@@ -198,7 +198,7 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
     """
     # rows replace the questions: to keep both would double the memory
     questions, split.questions = split.questions, []
-    frame, eos_token = tokenizer.frame, tokenizer.eos_token
+    frame, eos_token = tokenizer.chat, tokenizer.eos_token
     reasons: dict[str, str] = {}
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
     for batch in follow_rows(batches, f"{split.name}: counting tokens"):

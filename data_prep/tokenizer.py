@@ -21,8 +21,7 @@ from data_prep.hub import explain_errors
 from data_prep.prompt import LETTERS, ChatFrame
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
+FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 MESSAGE, REPLY = "THE-MESSAGE-IS-HERE", "THE-REPLY-IS-HERE"
 PROBES = ("<think>", *LETTERS)
 """First tokens of responses: PPO's, and each target of SFT."""
@@ -31,23 +30,8 @@ RENDER_BYTES = 4 * 1024**3  # of private memory
 BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 
 
-class Chat(NamedTuple):
-    """A chat template as the manifest describes it. end_of_turn: ends the assistant's turn."""
-
-    prefix: str
-    suffix: str
-    end_of_turn: str
-    end_of_turn_id: int
-    template_sha256: str
-
-    @property
-    def frame(self) -> ChatFrame:
-        """Text before and after a message."""
-        return ChatFrame(self.prefix, self.suffix)
-
-
 class ModelTokenizer(NamedTuple):
-    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None."""
+    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json."""
 
     path: str
     tokenizer: Tokenizer
@@ -55,17 +39,11 @@ class ModelTokenizer(NamedTuple):
     bos_token: str | None  # that transformers puts before every text
     special_tokens: re.Pattern[str]
     sha256: str
-    chat: Chat | None
-
-    @property
-    def frame(self) -> ChatFrame | None:
-        """Text around a prompt, None for plain ones."""
-        return self.chat.frame if self.chat else None
+    chat: ChatFrame | None
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, without any that the tokenizer would add (OpenRLHF adds none either)."""
-        longest = max(map(len, texts), default=0)
-        step = max(1, BATCH // max(1, longest))
+        step = max(1, BATCH // max(1, max(map(len, texts), default=1)))
         counts: list[int] = []
         for start in range(0, len(texts), step):
             batch = list(texts[start : start + step])
@@ -157,51 +135,40 @@ def find_chat(
     names: dict[str, str],
     tokenizer: Tokenizer,
     special_tokens: re.Pattern[str],
-) -> Chat:
+) -> ChatFrame:
     """Find the frame and the end of turn of a template. path: for errors; names: `eos_token` etc.
 
     Raises UserError where there is no template, or none that a prompt can be cut from.
     """
-    said = f"the chat template of model.path={path}"
-    way_out = "in a copy of the tokenizer's files, or give data.chat=false"
-    if template is None:
-        raise UserError(
-            f"data.chat=true, but the tokenizer of model.path={path} has no chat template "
-            f"({TEMPLATE}, or chat_template in {CONFIG}): give an instruct model, or "
-            "data.chat=false"
-        )
     try:
+        if template is None:
+            raise ValueError(f"has no chat template ({TEMPLATE}, or chat_template in {CONFIG})")
         prompt, dialogue = render_template(template, names)
-    except ValueError as error:
-        raise UserError(f"{said} cannot be rendered ({error}): fix it {way_out}") from None
-    for stand_in, text in ((MESSAGE, prompt), (REPLY, dialogue)):
-        if text.count(stand_in) != 1:
-            raise UserError(
-                f"{said} shows a message {text.count(stand_in)} times, not once: fix it {way_out}"
+        for stand_in, text in ((MESSAGE, prompt), (REPLY, dialogue)):
+            if text.count(stand_in) != 1:
+                raise ValueError(f"shows a message {text.count(stand_in)} times, not once")
+        prefix, _, suffix = prompt.partition(MESSAGE)
+        if "<think>" in suffix:
+            raise ValueError(f"writes <think> itself ({suffix!r}): the reward wants the model's")
+        closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
+        if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
+            raise ValueError(
+                f"ends a prompt in {suffix[-20:]!r}, with which the first token of a response can "
+                "merge, and not in a line break"
             )
-    prefix, _, suffix = prompt.partition(MESSAGE)
-    # the reward sees the response alone, and would miss the tag in every one
-    if "<think>" in suffix:
+        after = dialogue.partition(REPLY)[2]
+        end = special_tokens.match(after.lstrip())
+        if end is None:
+            # nothing would stop a response
+            raise ValueError(f"ends a turn in {after[:20]!r}, which is no special token")
+    except ValueError as error:
+        subject = "the chat template of " if template else ""
         raise UserError(
-            f"{said} writes <think> itself ({suffix!r}), and the reward wants it from the model: "
-            f"take it out of the template {way_out}"
-        )
-    closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
-    if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
-        raise UserError(
-            f"{said} ends a prompt in {suffix[-20:]!r}, with which the first token of a response "
-            f"can merge: let it end in a line break {way_out}"
-        )
-    after = dialogue.partition(REPLY)[2]
-    end = special_tokens.match(after.lstrip())
-    if end is None:
-        raise UserError(
-            f"{said} ends the assistant's turn in {after[:20]!r}, which is no special token: "
-            "nothing would stop a response. Give an instruct model with an end-of-turn token, or "
-            "data.chat=false"
-        )
+            f"{subject}model.path={path} {error}: give another instruct model, fix the template in "
+            "a copy of the tokenizer's files, or give data.chat=false"
+        ) from None
     digest = hashlib.sha256(template.encode()).hexdigest()
-    return Chat(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
+    return ChatFrame(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
 
 
 def render_template(template: str, names: dict[str, str]) -> list[str]:
@@ -215,10 +182,11 @@ def render_template(template: str, names: dict[str, str]) -> list[str]:
         done = subprocess.run(
             command, cwd=ROOT, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
         )
+        cause = done.stderr.strip() or f"exit status {done.returncode}"
     except subprocess.TimeoutExpired:
-        raise ValueError(f"no end after {RENDER_SECONDS} s") from None
+        raise ValueError(f"cannot be rendered (no end after {RENDER_SECONDS} s)") from None
     if done.returncode:
-        raise ValueError((done.stderr.strip() or f"exit status {done.returncode}")[-300:])
+        raise ValueError(f"cannot be rendered ({cause[-300:]})")
     return list(json.loads(done.stdout))
 
 
@@ -238,13 +206,13 @@ def render_in_child() -> None:
     texts = []
     try:
         for messages, begins_reply in (([question], True), (dialogue, False)):
-            rendered = render_jinja_template(
+            rendered, _ = render_jinja_template(
                 conversations=[messages],
                 chat_template=asked["template"],
                 add_generation_prompt=begins_reply,
                 **values,
             )
-            texts.append(rendered[0][0])
+            texts += rendered
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))

@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow
-from data_prep.rows import Question, get_letter, get_optional_text, get_text, get_texts
+from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -27,7 +27,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     if isinstance(record, dict) and "ending0" in record:
         options = [get_text(record, f"ending{number}") for number in range(4)]
         stem = " ".join(
-            filter(None, [get_text(record, "sent1"), get_optional_text(record, "sent2")])
+            filter(None, [get_text(record, "sent1"), get_text(record, "sent2", null="")])
         )
         return Question(row_id, stem, options, get_letter(record, "label", 0, 4), {"step": ""})
     if isinstance(record, dict) and isinstance(record.get("options"), list):
