@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-ORIGINS = {"hub": "hub", "source": "local files"}
 
 
 def render_card(manifest: dict[str, Any]) -> str:
@@ -12,14 +11,8 @@ def render_card(manifest: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    origin = manifest["origin"]
-    sources = [f"{kind}: `{origin[key]}`" for key, kind in ORIGINS.items() if key in origin]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        manifest,
-        where=sources[0] if sources else "mixture",
-        commas="{:,}".format,
-        percent="{:.0%}".format,
-    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(manifest, commas="{:,}".format, percent="{:.0%}".format)
 
 
 def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
@@ -40,9 +33,7 @@ def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
         title = f"{split}: {len(counts):,} rows, median {median:,}, longest {max(counts):,}"
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_ylabel("rows", fontsize=8)
-        axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.align_ylabels(axes)
     label = f"tokens of the prompt (limit on training rows {limit:,}; line: median)"
     axes[-1].set_xlabel(label, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

@@ -6,7 +6,7 @@ what a score depends on; docs/paper.md has the commands.
 
 import random
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -101,12 +101,22 @@ def view_question(question: Question, none: str | None, rotate: int) -> Question
 
 def apply_views(questions: list[Question], data: Any) -> list[str]:
     """Apply the configured views to a split, in place; returns the ids that stay as they are."""
-    left = []
-    for index, question in enumerate(questions):
-        viewed = view_question(question, data.options.none_of_the_above, data.options.rotate)
-        left += [] if viewed else [question.id]
-        stem = NO_STEM if data.stem == "none" else question.question
-        questions[index] = replace(viewed or question, question=stem)
+    view = data.options
+    left = replace_questions(
+        questions, lambda q: view_question(q, view.none_of_the_above, view.rotate)
+    )
+    if data.stem == "none":
+        replace_questions(questions, lambda question: replace(question, question=NO_STEM))
+    return left
+
+
+def replace_questions(
+    questions: list[Question], change: Callable[[Question], Question | None]
+) -> list[str]:
+    """Change questions in place; returns the ids of those that `change` leaves, by a None."""
+    changed = [change(question) for question in questions]
+    left = [old.id for old, new in zip(questions, changed, strict=True) if new is None]
+    questions[:] = [new or old for old, new in zip(questions, changed, strict=True)]
     return left
 
 

@@ -12,7 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
 from data_prep.files import write_jsonl, write_text
-from data_prep.options import apply_views, find_index_base, shuffle_options
+from data_prep.options import (
+    apply_views,
+    find_index_base,
+    replace_questions,
+    shuffle_options,
+)
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, replace_folder, write_manifest
 from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
@@ -71,10 +76,12 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
     check_ids(question for split in splits.values() for question in split.questions)
 
     # view
-    shuffled = {}
-    if data.shuffle_options:
-        shuffled = {name: shuffle_split(split, cfg.seed) for name, split in splits.items()}
-    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
+    shuffled, left = {}, {}
+    for name, split in splits.items():
+        if data.shuffle_options:
+            fixed = replace_questions(split.questions, lambda q: shuffle_options(q, cfg.seed))
+            shuffled[name] = {"rows": len(split.questions) - len(fixed), "left_in_order": fixed}
+        left[name] = apply_views(split.questions, data)
 
     # build rows, measure
     for split in splits.values():
@@ -129,10 +136,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
 
 
 def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
-    """Read the prompt's template, the tokenizer and the upstream records.
-
-    Raises UserError with all problems of the settings and of the three.
-    """
+    """Read template, tokenizer and upstream records. Raises UserError with all their problems."""
     # keys that no file gives a value (`???` in base.yaml)
     missing = [key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))]
     if missing:
@@ -160,10 +164,10 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
 def check_settings(data: DictConfig) -> list[str]:
     """Check the settings of a preparation; returns one problem a line."""
     problems = []
-    # both become names of files
-    for key, value in (("data.name", data.name), ("data.split", data.get("split", TRAIN))):
-        if not NAME.fullmatch(str(value)):
-            problems.append(f"{key}={value!r} becomes a file's name: use letters, digits, _ . -")
+    for key in ("name", "split"):  # become names of files
+        if not NAME.fullmatch(str(data.get(key, TRAIN))):
+            fix = "becomes a file's name: use letters, digits, _ . -"
+            problems.append(f"data.{key}={data.get(key)!r} {fix}")
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(data, key, default=allowed[0])
         if value not in allowed:
@@ -179,31 +183,20 @@ def check_settings(data: DictConfig) -> list[str]:
     return problems
 
 
-def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
-    """Shuffle options in place; returns how many rows were and which were left in their order."""
-    left = []
-    for index, question in enumerate(split.questions):
-        new = shuffle_options(question, seed)
-        split.questions[index] = new or question
-        left += [] if new else [question.id]
-    return {"rows": len(split.questions) - len(left), "left_in_order": left}
-
-
 def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data: Any) -> None:
     """Turn a split's questions into rows, count their tokens and drop those that do not fit.
 
-    OpenRLHF would cut a long prompt from the left, and what is cut first is the instruction. The
-    limit is on training rows alone: an evaluation row that does not fit its model is asked, fails
-    and counts as wrong.
+    OpenRLHF would cut a long prompt from the left, the instruction first. The limit is on training
+    rows alone: an evaluation row that does not fit its model is asked, and counts as wrong.
     """
     # rows replace the questions: to keep both would double the memory
     questions, split.questions = split.questions, []
-    frame, eos_token = tokenizer.chat, tokenizer.eos_token
+    eos_token, chat = tokenizer.eos_token, tokenizer.chat
     reasons: dict[str, str] = {}
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
     for batch in follow_rows(batches, f"{split.name}: counting tokens"):
         rows = [
-            build_row(question, split.name, eos_token, frame, template, data.direct_response)
+            build_row(question, split.name, eos_token, chat, template, data.direct_response)
             for question in batch
         ]
         counts = tokenizer.count_tokens([row["prompt"] for row in rows])

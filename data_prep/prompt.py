@@ -1,9 +1,8 @@
 """THE prompt: the one place that turns a question and its options into the text a model sees.
 
-PPO, SFT and evaluation use these strings as they are: no model is trained on one wording and tested
-on another. Our prompts end in a newline or a chat's special token, never in a space: it would merge
-with the response's first token, and PPO, which tokenises the prompt alone, would train on other ids
-than it sampled (OpenRLHF#705).
+PPO, SFT and evaluation use these strings as they are. Our prompts end in a newline or a chat's
+special token, never in a space: it would merge with the response's first token, and PPO, which
+tokenises the prompt alone, would train on other ids than it sampled (OpenRLHF#705).
 """
 
 import hashlib
@@ -41,10 +40,7 @@ class Instruction(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A named way to ask: the layout of a question, and the instruction of mode think.
-
-    file, text: a user's own think prompt, which replaces both in mode think alone.
-    """
+    """A named way to ask. file, text: a user's own prompt, which replaces it in mode think."""
 
     name: str
     layout: str
