@@ -33,7 +33,9 @@ def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
         title = f"{split}: {len(counts):,} rows, median {median:,}, longest {max(counts):,}"
         axis.set_title(title, fontsize=9, loc="left")
         axis.set_ylabel("rows", fontsize=8)
+        axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels(axes)
     label = f"tokens of the prompt (limit on training rows {limit:,}; line: median)"
     axes[-1].set_xlabel(label, fontsize=8)
     figure.savefig(path, metadata={"Software": None})

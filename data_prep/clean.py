@@ -1,11 +1,6 @@
 """Clean a row: each rule fixes it, rejects it, or warns of it under a name; the manifest lists ids.
 
-Fixed     unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks,
-          stray_quotes, option_line_breaks, own_labels; and what a source did to read the row
-Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold,
-          invalid_unicode
-Warnings  absent_figure         the stem speaks of an image that is not there (tuned on MedQA, where
-                                about 1 row in 20 does)
+Warnings  absent_figure         the stem speaks of an image that is not there (1 MedQA row in 20)
           absent_text           the same for a summary, an abstract or a question "above"
           duplicate_distractor  two wrong options have the same text (`Aa` and `AA` are different)
           cyrillic              Cyrillic letters that were not fixed

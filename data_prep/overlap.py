@@ -227,9 +227,9 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split]) -> dict[str, Any]:
             unchecked.append(name)
             continue
         prepared = open_prepared(folder)
-        for split in [split for split in prepared.splits if split != TRAIN]:
-            others += prepared.read_rows(split)
-            checked[f"{name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
+        for test in [split for split in prepared.splits if split != TRAIN]:
+            others += prepared.read_rows(test)
+            checked[f"{name}/{test}.jsonl"] = prepared.manifest["files"][f"{test}.jsonl"]
     drop, listed, seen = find_contamination(splits[TRAIN].rows, others, policy)
     splits[TRAIN].keep_only(dict.fromkeys(drop, "overlap"))
     for row in own:

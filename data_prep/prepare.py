@@ -83,14 +83,13 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
             shuffled[name] = {"rows": len(split.questions) - len(fixed), "left_in_order": fixed}
         left[name] = apply_views(split.questions, data)
 
-    # build rows, measure
+    # build rows, measure, compare
     for split in splits.values():
         build_rows(split, tokenizer, template, data)
-    refuse_empty(data.name, splits)
-
-    # compare; it may drop the last training row, so empty splits are looked for again
     overlap = drop_copies(cfg, splits)
-    refuse_empty(data.name, splits)
+    if empty := [split for split in splits.values() if not split.rows]:
+        said = f"no row of {data.name}/{{}} can be used: {{}}"
+        raise UserError(*(said.format(split.name, split.explain_drops()) for split in empty))
     unify_meta([row["meta"] for split in splits.values() for row in split.rows])
 
     # write
@@ -140,8 +139,7 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
     # keys that no file gives a value (`???` in base.yaml)
     missing = [key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))]
     if missing:
-        fix = "its file under recipes/configs explains it"
-        raise UserError(*(f"{key} is not set: give {key}=…; {fix}" for key in sorted(missing)))
+        raise UserError(*(f"{key} is not set: give {key}=…" for key in sorted(missing)))
     data, model = cfg.data, cfg.model
     problems = check_settings(data)
     # all three are tried, so that one message has the problems of all
@@ -157,8 +155,7 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
             problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
-    template, tokenizer, records = found
-    return template, tokenizer, records
+    return found[0], found[1], found[2]
 
 
 def check_settings(data: DictConfig) -> list[str]:
@@ -210,14 +207,3 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
             elif tokens > data.max_prompt_tokens and split.name == TRAIN:
                 reasons[row["id"]] = "prompt_too_long"
     split.keep_only(reasons)
-
-
-def refuse_empty(name: str, splits: dict[str, Split]) -> None:
-    """Refuse a data set with a split of no rows, and say why each row was dropped."""
-    empty = [
-        f"no row of {name}/{split.name} can be used: {split.explain_drops()}"
-        for split in splits.values()
-        if not split.rows
-    ]
-    if empty:
-        raise UserError(*empty)

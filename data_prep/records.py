@@ -20,6 +20,8 @@ from data_prep.hub import load_splits, resolve_revision
 from data_prep.prepared import open_prepared
 
 Splits = dict[str, list[tuple[str, Any]]]
+Files = dict[str, list[tuple[str, Path]]]
+"""The files of each split as (part, path), part "" where a split is one file."""
 
 SPLITS = ("train", "dev", "test", "ood")
 ALIASES = {"validation": "dev", "valid": "dev", "val": "dev"}
@@ -64,41 +66,36 @@ def read_records(cfg: DictConfig) -> Records:
     return Records(load_splits(data, revision), origin | where, [])
 
 
-def find_files(
-    source: Path, data: DictConfig
-) -> tuple[dict[str, list[tuple[str, Path]]], list[str]]:
-    """Find the files of each split as (part, path), and remark on those that are not read.
+def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
+    """Find the files of each split, and remark on those that are not read.
 
     `data.files` names them, `{part}` standing for each of `data.parts`. Without it `source` is one
     file, the split `data.split`, or a folder of files named after splits. Raises UserError.
     """
     problems, remarks = [], []
-    found: dict[str, list[tuple[str, Path]]] = (
-        {data.split: [("", source)]} if "split" in data else {}
-    )
+    found: Files = {}
     if data.files:
-        parts = list(data.parts) or [""]
-        names = {split: name for split, name in data.files.items() if name is not None}
-        found = {
-            split: [(part, source / name.format(part=part)) for part in parts]
-            for split, name in names.items()
-        }
+        for split, name in data.files.items():
+            if name is not None:
+                parts = list(data.parts) or [""]
+                found[split] = [(part, source / name.format(part=part)) for part in parts]
     elif source.is_dir():
-        named: dict[str, list[Path]] = {split: [] for split in SPLITS}
         for path in sorted(source.glob("[!.]*")):
             split = ALIASES.get(path.stem, path.stem)
             if split in SPLITS and path.suffix in READERS:
-                named[split].append(path)
+                found.setdefault(split, []).append(("", path))
             else:
                 remarks.append(f"not read, since it is named after no split: {path.name}")
-        found = {split: [("", path) for path in paths] for split, paths in named.items() if paths}
-        for split, paths in named.items():
-            if len(paths) > 1:  # we cannot know which is meant
-                both = ", ".join(path.name for path in paths)
+        found = {split: found[split] for split in SPLITS if split in found}
+        for split, named in found.items():
+            if len(named) > 1:  # we cannot know which is meant
+                both = ", ".join(path.name for _, path in named)
                 problems.append(f"{source} holds several files for {split} ({both}): keep one")
         if not found:
-            names = "no train, dev, test or ood file"
-            problems.append(f"{source} holds {names} ({', '.join(READERS)})")
+            kinds = ", ".join(READERS)
+            problems.append(f"{source} holds no train, dev, test or ood file ({kinds})")
+    else:
+        found[data.split] = [("", source)]
     for _, path in chain.from_iterable(found.values()):
         if path.suffix not in READERS:
             problems.append(f"{path}: cannot read {path.suffix!r}; give {', '.join(READERS)}")
@@ -110,23 +107,18 @@ def find_files(
 
 
 def hold_out(splits: Splits, cfg: DictConfig) -> tuple[Splits, dict[str, int]]:
-    """Set training rows aside as splits that have no file, `data.holdout`; return also how many.
-
-    Raises UserError.
-    """
+    """Set training rows aside as splits that have no file; return also how many of each."""
     train = splits.get("train", [])
-    sizes: dict[str, int] = {}
-    for split, size in cfg.data.holdout.items():
+    sizes = dict(cfg.data.holdout)
+    for split, size in sizes.items():
         if size == "auto":
             # training needs a dev split; a file of one row cannot give any
             missing = split not in splits and len(train) > 1
-            size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
-        if type(size) is not int or size < 0:
-            raise UserError(f"data.holdout.{split}={size} is no number of rows: give 0 or more")
-        if size and split in splits:
-            raise UserError(f"data.holdout.{split}={size}, but there is a {split} file: give 0")
-        if size:
-            sizes[split] = size
+            sizes[split] = size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
+        if type(size) is not int or size < 0 or (size and split in splits):
+            fix = "give a number of rows, 0 where the split has a file"
+            raise UserError(f"data.holdout.{split}={size}: {fix}")
+    sizes = {split: size for split, size in sizes.items() if size}
     if not sizes:
         return splits, {}
     if sum(sizes.values()) >= len(train):
@@ -141,7 +133,8 @@ def hold_out(splits: Splits, cfg: DictConfig) -> tuple[Splits, dict[str, int]]:
         held[split], drawn = drawn[:size], drawn[size:]
     # training rows keep the order of the file
     kept = {number for number, _ in drawn}
-    return splits | {"train": [record for record in train if record[0] in kept]} | held, sizes
+    held["train"] = [record for record in train if record[0] in kept]
+    return splits | held, sizes
 
 
 def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[tuple[str, Any]]:
@@ -239,9 +232,8 @@ READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet
 def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
     """Mix prepared data sets: records by split, and for the manifest what each part gave.
 
-    Weights are proportions of the training rows: `data.weights=[1,3]` gives one row of the first
-    part to three of the second. No row is taken twice: the part that runs out first sets the size.
-    Raises UserError with every problem at once.
+    Weights are proportions of the training rows. No row is taken twice: the part that runs out
+    first sets the size. Raises UserError with every problem at once.
     """
     data, problems = cfg.data, []
     names, weights = list(dict.fromkeys(data.parts_of_mixture)), list(data.weights or [])
@@ -265,22 +257,21 @@ def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
         train[name] = rows.pop("train", [])
         if weights and not train[name]:
             problems.append(f"data.parts_of_mixture: {name} has no training rows to weigh")
-        # only training rows are weighted
         for split, others in rows.items():
             mixed[split] += others
     if problems:
         raise UserError(*problems)
 
-    # rows for a weight of 1, set by the part that runs out first
-    weight_of = dict(zip(names, weights, strict=False))
-    unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
-    for name, rows_of_part in train.items():
-        if weights:
+    if weights:
+        weight_of = dict(zip(names, weights, strict=True))
+        unit = min(len(train[name]) / weight_of[name] for name in names)  # rows for a weight of 1
+        for name in names:
             # by name, so that the rows of one part do not depend on the others
             draw = random.Random(f"{cfg.seed}/{name}")
-            rows_of_part = draw.sample(rows_of_part, round(unit * weight_of[name]))
-        parts[name]["train_rows_taken"] = len(rows_of_part)
-        mixed["train"] += rows_of_part
+            train[name] = draw.sample(train[name], round(unit * weight_of[name]))
+    for name in names:
+        parts[name]["train_rows_taken"] = len(train[name])
+        mixed["train"] += train[name]
     random.Random(cfg.seed).shuffle(mixed["train"])
     # numbered again: the reader `native` keeps each row's own id
     numbered = {split: [(str(n), row) for n, row in enumerate(mixed[split])] for split in SPLITS}

@@ -53,19 +53,6 @@ class Split:
         if detail and len(self.dropped[reason]) <= EXAMPLES:
             self.examples.setdefault(reason, []).append(f"{row_id}: {detail}")
 
-    def take(
-        self, question: Question, fixed: list[str], warnings: list[str], unwanted: set[str]
-    ) -> None:
-        """Keep a cleaned question, or drop it where it has an unwanted warning."""
-        for warning in warnings:
-            if warning in unwanted:
-                return self.drop(warning, question.id)
-        for names, found in ((self.fixed, fixed), (self.warned, warnings)):
-            for name in found:
-                names.setdefault(name, []).append(question.id)
-        question.meta["warnings"] = " ".join(warnings)
-        self.questions.append(question)
-
     def keep_only(self, reasons: dict[str, str]) -> None:
         """Drop the rows whose id is a key, for the reason that is its value."""
         rows, tokens, self.rows, self.tokens = self.rows, self.tokens, [], []
@@ -77,13 +64,11 @@ class Split:
                 self.tokens.append(count)
 
     def describe(self) -> dict[str, Any]:
-        """Return the split's part of the manifest. Raises AssertionError if a row was lost."""
+        """Return the split's part of the manifest."""
         # a row is a question until it is built
         kept, dropped = len(self.questions) + len(self.rows), sum(map(len, self.dropped.values()))
-        if self.read != kept + dropped:
-            raise AssertionError(f"{self.name}: read {self.read}, kept {kept}, dropped {dropped}")
+        assert self.read == kept + dropped, f"{self.name}: rows were lost"
         lengths, last = sorted(self.tokens), len(self.tokens) - 1
-        # nearest rank
         quantiles = {name: lengths[round(q * last)] for name, q in QUANTILES.items() if lengths}
         return {
             "read": self.read,
@@ -126,40 +111,46 @@ def parse_records(
             if isinstance(record, BadRow):
                 raise record
             row = parse_row(record, row_id, data)
-            split.take(*clean_question(row), set(data.drop))
+            question, fixed, warnings = clean_question(row)
+            parsed.append(row)
         except NotSelected:
             split.not_selected += 1
             continue
         except BadRow as bad:
             split.drop(bad.reason, row.id if row else row_id, bad.detail)
             parsed.append(row or bad)
-        else:
-            parsed.append(row)
+            continue
+        if unwanted := [warning for warning in warnings if warning in data.drop]:
+            split.drop(unwanted[0], question.id)
+            continue
+        for names, found in ((split.fixed, fixed), (split.warned, warnings)):
+            for rule in found:
+                names.setdefault(rule, []).append(question.id)
+        question.meta["warnings"] = " ".join(warnings)
+        split.questions.append(question)
     split.read = len(parsed)
     return split, parsed
 
 
 def check_ids(questions: Iterable[Question]) -> None:
     """Refuse two rows of one id: rewards and rollouts are identified by it. Raises UserError."""
-    counts = Counter(question.id for question in questions)
-    double = [row_id for row_id, count in counts.items() if count > 1]
-    if double:
-        raise UserError(
-            f"{len(double)} ids occur twice, such as {double[0]}: the source numbers rows twice"
-        )
+    [(row_id, count)] = Counter(question.id for question in questions).most_common(1) or [("", 0)]
+    if count > 1:
+        raise UserError(f"ids occur twice, such as {row_id}: the source numbers rows twice")
 
 
 def hash_rows(rows: Iterable[Question | BadRow]) -> str:
     """Compute SHA-256 over canonical rows in order; a row that cannot be used counts by its reason.
 
-    Canonical: NFC, white space runs as one space, none at the ends. Copies differ in such things
-    and in nothing else that the cleaning rules fix, so the hash does not move when a rule is added.
+    Canonical: NFC, white space squeezed. Published copies differ in nothing else, so the hash does
+    not move when a cleaning rule is added.
     """
     digest = hashlib.sha256()
     for row in rows:
-        content = (
-            [row.reason] if isinstance(row, BadRow) else [row.question, *row.options, row.answer]
-        )
+        if isinstance(row, BadRow):
+            content = [row.reason]
+        else:
+            content = [row.question, *row.options, row.answer]
         canonical = [" ".join(unicodedata.normalize("NFC", text).split()) for text in content]
         # surrogatepass: a lone surrogate in a hostile row must be hashed too
         line = json.dumps(canonical, ensure_ascii=False) + "\n"
@@ -184,16 +175,16 @@ def check_rows(
         elif now and official and not official.sha256 and now["rows"] != official.rows:
             counts = f"{now['rows']:,} rows read, officially {official.rows:,}"
             remarks.append(f"{split}: {counts}; scores are not comparable")
-        expected = {"officially": official} if now and official and official.sha256 else {}
+        found, pin = describe_rows(now), official if now and official and official.sha256 else None
+        expected = {"officially": describe_rows(pin)} if pin else {}
         # a split that is as pinned is the right one, whatever was read last time
-        if not (expected and now["sha256"] == official.sha256):
-            expected["before"] = before.get(split)
+        if expected.get("officially") != found:
+            expected["before"] = describe_rows(before.get(split))
+        other = data.elsewhere.get(now["sha256"]) if now else None
+        hint = f": these are data={other}" if other else ""
         for when, known in expected.items():
-            if (known and known["sha256"]) != (now and now["sha256"]):
-                other = data.elsewhere.get(now["sha256"]) if now else None
-                hint = f": these are data={other}" if other else ""
-                change = f"{describe_rows(now)} now, {describe_rows(known)} {when}{hint}"
-                differences.append(f"{data.name}/{split}: {change}")
+            if known != found:
+                differences.append(f"{data.name}/{split}: {found} now, {known} {when}{hint}")
     if differences and last and last.get("revision") != revision:
         change = f"revision {last.get('revision')} before, {revision} now"
         differences.append(f"{data.name}: {change}")

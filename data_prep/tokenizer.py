@@ -203,16 +203,16 @@ def render_in_child() -> None:
     dialogue = [question, {"role": "assistant", "content": REPLY}]
     # No clock: a template that writes today's date would make rows differ from day to day.
     values = {**asked["names"], "strftime_now": Undefined(name="strftime_now")}
-    texts = []
+    texts: list[str] = []
     try:
         for messages, begins_reply in (([question], True), (dialogue, False)):
-            rendered, _ = render_jinja_template(
+            rendered = render_jinja_template(
                 conversations=[messages],
                 chat_template=asked["template"],
                 add_generation_prompt=begins_reply,
                 **values,
             )
-            texts += rendered
+            texts += rendered[0]
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))

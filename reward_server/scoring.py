@@ -46,10 +46,7 @@ class Label(BaseModel):
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Read $MEDRLVR_REWARD, a JSON object with mode, options, control, seed; each has a default.
-
-    Raises UserError with one line a fault: the recipe's key, its value and what it may be.
-    """
+    """Read $MEDRLVR_REWARD, a JSON object of Settings. Raises UserError with a line a fault."""
     text = environ.get(VARIABLE) or "{}"
     try:
         return Settings.model_validate(json.loads(text))
@@ -100,14 +97,12 @@ def _explain(fault: Any, root: str) -> str:
 def strip_prompt(query: str, prompt: str) -> str:
     """Return the response: `query`, the decoded prompt and response, without `prompt`.
 
-    Raises ValueError where `query` does not begin with `prompt`: the engine cut the prompt from the
-    left, and its own tags would be judged as the response's.
+    Raises ValueError where the engine cut the prompt: tags in it would be judged as the response's.
     """
     if not query.startswith(prompt):
         raise ValueError(
-            f"the query does not begin with its prompt: it begins {query[:80]!r}, the prompt "
-            f"{prompt[:80]!r}. It was probably cut to fit data.max_len: raise data.max_len, or "
-            "prepare with a lower token limit."
+            f"the query does not begin with its prompt, {prompt[:80]!r}, but with {query[:80]!r}: "
+            "it was cut to fit. Raise data.max_len, or prepare with a lower token limit."
         )
     return query.removeprefix(prompt)
 
@@ -115,16 +110,15 @@ def strip_prompt(query: str, prompt: str) -> str:
 def score_response(
     response: str, label: Label, settings: Settings
 ) -> tuple[Verdict, dict[str, Any]]:
-    """Judge `response` and build the engine's reply: rewards, scores, extra_logs, all plain floats.
+    """Judge `response` and build the engine's reply, all plain floats.
 
-    rewards: the shaped reward; accuracy (0 or 1) for rows of another split than `train`, since the
-    engine reports the mean reward of an evaluation as `pass1`. scores: accuracy, which dynamic
-    filtering wants within 0 to 1. extra_logs: every signal. A control touches `rewards` alone.
+    rewards: the shaped reward; for rows of another split than `train` accuracy, since the engine
+    reports their mean as `pass1`. scores: accuracy, for dynamic filtering. extra_logs: the signals.
     """
     verdict = verify(response, label.answer, label.options, settings.mode)
     signals = measure_signals(response, verdict, label.options)
     reward = accuracy = signals["accuracy"]
-    if label.split == "train":
+    if label.split == "train":  # a control touches the reward alone
         rewarded = verdict._replace(correct=find_truth(verdict, response, label, settings))
         options = settings.options
         if settings.control == "wrong_penalty":

@@ -9,8 +9,8 @@
     GET  /metrics       Prometheus text: requests by status, verdicts by reason, latency
 
 Clients send the token as `Authorization: Bearer TOKEN`; in a URL it would end in logs. How to judge
-comes from $MEDRLVR_REWARD, as for the hook. A client's fault is a 4xx whose reason is in the status
-line too, the part that OpenRLHF's own client logs.
+comes from $MEDRLVR_REWARD, as for the hook. A client's fault is a 4xx with its reason in the status
+line too, which is all that OpenRLHF's own client logs.
 """
 
 import argparse
@@ -110,14 +110,10 @@ class RewardServer:
 
     async def answer(self, request: web.Request) -> web.Response:
         """POST /get_reward: score a batch in its order. A bad label or a cut prompt is a 422."""
-        # a web page may send any other type without being asked for its Origin
-        if request.content_type != "application/json":
-            text = f"content type {request.content_type}: send application/json"
-            raise web.HTTPUnsupportedMediaType(text=text)
         # one bad sample refuses the batch: a reward of 0 in its place would be trained on
         samples = []
         with self.seconds.time():
-            batch = parse_body(await read_body(request))
+            batch = await read_batch(request)
             for query, prompt, text in zip(batch.query, batch.prompts, batch.labels, strict=True):
                 try:
                     label, response = parse_label(text, prompt), strip_prompt(query, prompt)
@@ -149,21 +145,13 @@ class RewardServer:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")
 
 
-async def read_body(request: web.Request) -> bytes:
-    """Read a body. Raises 408 where it takes too long, 503 where the server stops."""
+async def read_batch(request: web.Request) -> Batch:
+    """Read a body. Raises an HTTPException that names what is wrong with it."""
+    if request.content_type != "application/json":  # a page may send others without an Origin
+        text = f"content type {request.content_type}: send application/json"
+        raise web.HTTPUnsupportedMediaType(text=text)
     try:
-        return await asyncio.wait_for(request.read(), READ_SECONDS)
-    except asyncio.TimeoutError:
-        text = f"no whole body within {READ_SECONDS:.0f} s"
-        raise web.HTTPRequestTimeout(text=text) from None
-    except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
-        text = "the server stops and the body is not whole: ask again"
-        raise web.HTTPServiceUnavailable(text=text) from None
-
-
-def parse_body(body: bytes) -> Batch:
-    """Parse a body. Raises 400 for another form, 413 for too large a batch."""
-    try:
+        body = await asyncio.wait_for(request.read(), READ_SECONDS)
         # json's parser, since pydantic's refuses the lone surrogates that JSON may hold
         batch = Batch.model_validate(json.loads(body.decode()))
         lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
@@ -175,6 +163,12 @@ def parse_body(body: bytes) -> Batch:
         raise web.HTTPBadRequest(text=f"{place}: {fault['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=f"the body is not JSON of a batch: {error}") from error
+    except asyncio.TimeoutError:
+        text = f"no whole body within {READ_SECONDS:.0f} s"
+        raise web.HTTPRequestTimeout(text=text) from None
+    except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
+        text = "the server stops and the body is not whole: ask again"
+        raise web.HTTPServiceUnavailable(text=text) from None
     count, characters = lengths[0], sum(map(len, batch.query))
     if count > MAX_BATCH or characters > MAX_CHARACTERS:
         limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"

@@ -54,7 +54,8 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
 
 def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[str]]:
     """Read the options of a record, and the names of what had to be done. Raises BadRow."""
-    notes = []
+    notes: list[str] = []
+    value: Any = None
     if isinstance(column, ListConfig):
         column, value = "options", [record.get(key) for key in column]
     else:
@@ -64,11 +65,7 @@ def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[s
         notes.append("options_in_text")
     value = join_pairs(value)
     if isinstance(value, dict):
-        if list(value) != list(LETTERS[: len(value)]):
-            raise BadRow(
-                "wrong_type", f"{column} has the keys {list(value)!r:.100}, not A, B, C, …"
-            )
-        value = list(value.values())
+        value = get_texts({column: value}, column)
     # rows with fewer options fill up the last ones
     if isinstance(value, list):
         given = len(value)
