@@ -115,11 +115,9 @@ def make_key(row: Row) -> tuple[str, str]:
     The stem alone would not do: "Which of the following statements is correct?" is many questions.
     Nor would stem and option set: MMLU-Pro repeats questions with other distractors.
     """
-    gold = row["options"][LETTERS.index(row["answer"])]
-    stem, gold = (
-        " ".join(WORD.findall(text.casefold())) or text for text in (row["question"], gold)
-    )
-    return stem, gold
+    stem, gold = row["question"], row["options"][LETTERS.index(row["answer"])]
+    bare_stem, bare_gold = (" ".join(WORD.findall(text.casefold())) for text in (stem, gold))
+    return bare_stem or stem, bare_gold or gold
 
 
 def find_clusters(rows: Sequence[Row]) -> dict[str, str]:

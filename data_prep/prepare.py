@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
-from data_prep.files import write_jsonl, write_text
+from data_prep.files import write_json, write_jsonl, write_text
 from data_prep.options import (
     apply_views,
     find_index_base,
@@ -19,7 +19,7 @@ from data_prep.options import (
     shuffle_options,
 )
 from data_prep.overlap import drop_copies
-from data_prep.prepared import FORMAT, replace_folder, write_manifest
+from data_prep.prepared import FORMAT, MANIFEST, replace_folder
 from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
@@ -130,7 +130,8 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         tokens = {name: split.tokens for name, split in splits.items()}
         draw_lengths(partial / "lengths.png", tokens, data.max_prompt_tokens)
         write_text(partial / "README.md", render_card(manifest))
-        write_manifest(partial, manifest)
+        # no time and no path of this machine in it: same input, same bytes
+        write_json(partial / MANIFEST, manifest)
     return manifest
 
 
@@ -172,11 +173,11 @@ def check_settings(data: DictConfig) -> list[str]:
             problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
-    limit = data.max_prompt_tokens
+    limit, rotate = data.max_prompt_tokens, data.options.rotate
     if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
-    if type(data.options.rotate) is not int:
-        problems.append(f"data.options.rotate={data.options.rotate} is no whole number")
+    if type(rotate) is not int:
+        problems.append(f"data.options.rotate={rotate} is no whole number")
     return problems
 
 

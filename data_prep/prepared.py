@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, lock_file, read_jsonl, write_json
+from data_prep.files import hash_file, lock_file, read_jsonl
 from data_prep.prompt import LETTERS, MAX_OPTIONS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
@@ -80,11 +80,6 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest. It has no time and no path of this machine: same input, same bytes."""
-    write_json(folder / MANIFEST, manifest)
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A prepared data set. prepare: the command that makes it again, for messages."""
@@ -113,13 +108,12 @@ class Prepared:
     def find_file(self, split: str) -> Path:
         """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
-        known = self.manifest["files"].get(path.name)
-        if known is None:
-            raise UserError(
-                f"{self.folder} has no split {split!r}, it has {', '.join(self.splits)}"
-            )
+        if split not in self.splits:
+            has = ", ".join(self.splits)
+            raise UserError(f"{self.folder} has no split {split!r}, it has {has}")
         if split not in self._checked:
-            if not path.is_file() or hash_file(path) != known["sha256"]:
+            known = self.manifest["files"][path.name]["sha256"]
+            if not path.is_file() or hash_file(path) != known:
                 raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
             self._checked.add(split)
         return path
@@ -137,10 +131,9 @@ class Prepared:
 
 
 def check_row(row: dict[str, Any], split: str) -> None:
-    """Check that a prepared row can be asked, and that its label is the row's own and the reward's.
+    """Check that a row can be asked, and its label is the row's own. Raises ValueError.
 
-    A file and a manifest that agree may both be wrong: a letter that names no option would count as
-    wrong in every run. Raises ValueError that names the row.
+    File and manifest may agree and both be wrong: a letter that names no option is wrong for ever.
     """
     row_id, options, answer = row["id"], row["options"], row["answer"]
     if not isinstance(row_id, str) or not row_id:

@@ -28,7 +28,7 @@ DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
 class Question:
     """One multiple-choice question. answer: gold letter; id: <dataset>/<split>/<number>.
 
-    notes: names of what the source did to read it, such as `own_labels`; the manifest lists them.
+    notes: names of what the source did to read it; the manifest lists them under `fixed`.
     """
 
     id: str
