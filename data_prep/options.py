@@ -1,7 +1,6 @@
 """Answer options: shuffle them where that is safe, show other views of them, read their labels.
 
-Views (`data.options.*`, `data.stem`) ask the same questions with other options or no stem, to see
-what a score depends on; docs/paper.md has the commands.
+Views (`data.options.*`, `data.stem`) show what a score depends on; docs/paper.md has the commands.
 """
 
 import random
@@ -46,10 +45,7 @@ COLLECTIVE = re.compile(
 
 
 def shuffle_options(question: Question, seed: int) -> Question | None:
-    """Shuffle the options by seed and row id; returns None where the order must stay.
-
-    Options that speak of the others stay last in their places.
-    """
+    """Shuffle the options by seed and row id; returns None where the order must stay."""
     free = count_free(question)
     if free < 2:
         return None
@@ -59,10 +55,7 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
 
 
 def count_free(question: Question) -> int:
-    """Count the leading options that may change places; 0 where options or stem cite letters.
-
-    0 also where an option that speaks of the others is not behind all that do not.
-    """
+    """Count the leading options that may change places; those that speak of others stay last."""
     options = question.options
     if STEM_CITES.search(question.question) or any(map(LETTER_LIST.search, options)):
         return 0

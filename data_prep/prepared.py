@@ -154,8 +154,7 @@ def check_row(row: dict[str, Any], split: str) -> None:
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
     """Open a prepared data set by its manifest; files are hashed when a split is asked for.
 
-    prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where
-    there is no manifest, or one that cannot be read or is of another format.
+    prepare: the command to name in errors. Raises UserError for a missing or broken manifest.
     """
     path, prepare = folder / MANIFEST, prepare or f"make prep data={folder.name}"
     # a preparation that was killed between its two renames left the old folder under this name

@@ -93,10 +93,7 @@ DIRECT = Instruction(
 
 
 def find_template(name: str, file: str | None = None) -> Template:
-    """Find the template `data.prompt.name`, with the think prompt of `data.prompt.file` if given.
-
-    Raises UserError with everything that is wrong with the two.
-    """
+    """Find the template that `data.prompt` names, with its file's prompt. Raises UserError."""
     if name not in TEMPLATES:
         raise UserError(f"data.prompt.name={name} is not one of {', '.join(TEMPLATES)}")
     if file is None:
@@ -118,10 +115,7 @@ def find_template(name: str, file: str | None = None) -> Template:
 
 
 def render_question(question: str, options: list[str], layout: str = PLAIN.layout) -> str:
-    """Render the question and its lettered options, one a line: `A. text`.
-
-    Raises ValueError where there are fewer than 2 or more than 26 options.
-    """
+    """Render the question and its 2 to 26 options, one a line: `A. text`. Raises ValueError."""
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"a question needs 2 to {MAX_OPTIONS} options, got {len(options)}")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]

@@ -63,12 +63,10 @@ def get_text(record: Any, key: str, null: str | None = None) -> str:
 
 
 def get_texts(record: Any, key: str) -> list[str]:
-    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
-
-    Parquet gives every row the letters that any row has: an object's null ones are left out.
-    """
+    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow."""
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
+        # Parquet gives every row the letters that any row has
         value = {letter: text for letter, text in value.items() if text is not None}
         if list(value) != list(LETTERS[: len(value)]):
             raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")

@@ -53,11 +53,7 @@ class ModelTokenizer(NamedTuple):
 
 
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
-    """Load the tokenizer of a model folder, or of a hub model at its commit (40 hex digits).
-
-    Raises UserError where files are missing, broken or name no EOS token, and with `chat` where
-    prompts cannot be rendered in its chat template.
-    """
+    """Load the tokenizer of a model folder, or of a hub model at its commit. Raises UserError."""
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
     missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
     if missing:
@@ -136,10 +132,7 @@ def find_chat(
     tokenizer: Tokenizer,
     special_tokens: re.Pattern[str],
 ) -> ChatFrame:
-    """Find the frame and the end of turn of a template. path: for errors; names: `eos_token` etc.
-
-    Raises UserError where there is no template, or none that a prompt can be cut from.
-    """
+    """Find frame and end of turn of a template. names: `eos_token` etc. Raises UserError."""
     try:
         if template is None:
             raise ValueError(f"has no chat template ({TEMPLATE}, or chat_template in {CONFIG})")
@@ -172,10 +165,8 @@ def find_chat(
 
 
 def render_template(template: str, names: dict[str, str]) -> list[str]:
-    """Render a prompt and a dialogue in a child process with limits. Raises ValueError.
-
-    A template is a program: it may never end, or fill the memory.
-    """
+    """Render a prompt and a dialogue. Raises ValueError."""
+    # in a child with limits: a template is a program, which may never end or fill the memory
     command = [sys.executable, "-m", "data_prep.tokenizer"]
     asked = json.dumps({"template": template, "names": names})
     try:

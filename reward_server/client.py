@@ -28,10 +28,7 @@ class RewardClient:
         self.requests = count()
 
     async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
-        """Score one sample: rewards and scores (floats), extra_logs ({str: float}).
-
-        Raises ConnectionError: at once for a refusal (4xx), else after `patience`.
-        """
+        """Score one sample. Raises ConnectionError: at once for a 4xx, else after `patience`."""
         body = {"query": [query], "prompts": [prompt], "labels": [label]}
         deadline = time.monotonic() + self.patience
         while True:

@@ -57,10 +57,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def parse_label(text: str, prompt: str) -> Label:
-    """Read a row's label, a JSON string. prompt: only named in errors, where there is no id.
-
-    Raises ValueError that names the row, the value and the command that fixes it.
-    """
+    """Read a row's label. prompt: named in errors where there is no id. Raises ValueError."""
     row = f"the prompt {prompt[-200:]!r}"
     try:
         fields = json.loads(text, object_pairs_hook=_build_object)
