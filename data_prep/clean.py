@@ -77,7 +77,10 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     # each rule: name, and what it makes of stem and options
     rules: dict[str, Callable[[list[str]], list[str]]] = {
         "unicode_nfc": lambda texts: [unicodedata.normalize("NFC", text) for text in texts],
-        "control_characters": lambda texts: [remove_controls(text) for text in texts],
+        # every kind of line break becomes a newline
+        "control_characters": lambda texts: [
+            CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text))) for text in texts
+        ],
         "unicode_spaces": lambda texts: [SPACE.sub(" ", text) for text in texts],
         "look_alikes": lambda texts: [t.translate(LOOK_ALIKES) for t in texts] if mixed else texts,
         "outer_blanks": lambda texts: [text.strip() for text in texts],
@@ -103,11 +106,6 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     cleaned = Question(question.id, texts[0], texts[1:], question.answer, meta)
     check_question(cleaned)
     return cleaned, fixed, find_warnings(cleaned)
-
-
-def remove_controls(text: str) -> str:
-    """Remove invisible and control characters; every kind of line break becomes a newline."""
-    return CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text)))
 
 
 def remove_stray_quotes(texts: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
     TRAIN,
     Split,
-    check_ids,
     check_rows,
     find_state,
     follow_rows,
@@ -72,8 +72,10 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         splits[name], parsed = parse_records(name, raw, parse_row, data)
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
     remarks = [*remarks, *check_rows(data, folder, origin["rows"], origin.get("revision"))]
-    # across splits too: a label names its row by the id alone
-    check_ids(question for split in splits.values() for question in split.questions)
+    # across splits too: rewards and rollouts know a row by its id alone
+    counts = Counter(question.id for split in splits.values() for question in split.questions)
+    if double := [row_id for row_id, count in counts.items() if count > 1]:
+        raise UserError(f"ids occur twice, such as {double[0]}: the source numbers rows twice")
 
     # view
     shuffled, left = {}, {}

@@ -7,7 +7,6 @@ same rows agree.
 import hashlib
 import json
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +111,8 @@ def parse_records(
                 raise record
             row = parse_row(record, row_id, data)
             question, fixed, warnings = clean_question(row)
-            parsed.append(row)
+            if unwanted := [warning for warning in warnings if warning in data.drop]:
+                raise BadRow(unwanted[0], "")
         except NotSelected:
             split.not_selected += 1
             continue
@@ -120,9 +120,7 @@ def parse_records(
             split.drop(bad.reason, row.id if row else row_id, bad.detail)
             parsed.append(row or bad)
             continue
-        if unwanted := [warning for warning in warnings if warning in data.drop]:
-            split.drop(unwanted[0], question.id)
-            continue
+        parsed.append(row)
         for names, found in ((split.fixed, fixed), (split.warned, warnings)):
             for rule in found:
                 names.setdefault(rule, []).append(question.id)
@@ -130,13 +128,6 @@ def parse_records(
         split.questions.append(question)
     split.read = len(parsed)
     return split, parsed
-
-
-def check_ids(questions: Iterable[Question]) -> None:
-    """Refuse two rows of one id: rewards and rollouts are identified by it. Raises UserError."""
-    [(row_id, count)] = Counter(question.id for question in questions).most_common(1) or [("", 0)]
-    if count > 1:
-        raise UserError(f"ids occur twice, such as {row_id}: the source numbers rows twice")
 
 
 def hash_rows(rows: Iterable[Question | BadRow]) -> str:
@@ -166,7 +157,10 @@ def check_rows(
     Returns remarks for the card. Raises UserError with every difference, unless `data.accept`.
     """
     differences, remarks = [], []
-    last = read_last_origin(folder) if not data.parts_of_mixture else None
+    try:
+        last = None if data.parts_of_mixture else open_prepared(folder).manifest["origin"]
+    except UserError:
+        last = None  # no stage could read it either
     before = last["rows"] if last else read
     for split in dict.fromkeys([*before, *read]):
         now, official = read.get(split), data.official.get(split)
@@ -212,14 +206,6 @@ def find_state(data: DictConfig, read: dict[str, dict[str, Any]]) -> str | None:
     """Return the state of the labels, `data.state`, where the rows read are proved to be in it."""
     pins = {facts.sha256 for facts in data.official.values() if facts.sha256}
     return data.state if any(facts["sha256"] in pins for facts in read.values()) else None
-
-
-def read_last_origin(folder: Path) -> dict[str, Any] | None:
-    """Read what the last preparation read; None where no stage could read its manifest either."""
-    try:
-        return dict(open_prepared(folder).manifest["origin"])
-    except UserError:
-        return None
 
 
 def describe_rows(rows: Any) -> str:
