@@ -21,7 +21,7 @@ from data_prep.options import (
 )
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, MANIFEST, replace_folder
-from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
+from data_prep.prompt import PROMPT_VERSION, ChatFrame, Template, find_template, render_question
 from data_prep.records import Records, read_records
 from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
 from data_prep.splits import (
@@ -192,11 +192,12 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
     # rows replace the questions: to keep both would double the memory
     questions, split.questions = split.questions, []
     eos_token, chat = tokenizer.eos_token, tokenizer.chat
+    frame = ChatFrame(chat.prefix, chat.suffix) if chat else None
     reasons: dict[str, str] = {}
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
     for batch in follow_rows(batches, f"{split.name}: counting tokens"):
         rows = [
-            build_row(question, split.name, eos_token, chat, template, data.direct_response)
+            build_row(question, split.name, eos_token, frame, template, data.direct_response)
             for question in batch
         ]
         counts = tokenizer.count_tokens([row["prompt"] for row in rows])

@@ -98,7 +98,7 @@ class Prepared:
     def frame(self) -> ChatFrame | None:
         """Chat markup around the prompts; None for plain ones."""
         chat = self.manifest.get("chat")
-        return ChatFrame(**chat) if chat else None
+        return ChatFrame(chat["prefix"], chat["suffix"]) if chat else None
 
     @property
     def template(self) -> Template:

@@ -20,16 +20,10 @@ CONVERSATION = "{instruction}\n\nUser: {asked}\nAssistant:\n"
 
 
 class ChatFrame(NamedTuple):
-    """Text of a chat template before a user's message, and after it up to the response.
-
-    end_of_turn: token that ends the assistant's turn; the manifest holds all five.
-    """
+    """Text of a chat template before a user's message, and after it up to the response."""
 
     prefix: str
     suffix: str
-    end_of_turn: str = ""
-    end_of_turn_id: int = 0
-    template_sha256: str = ""
 
 
 class Instruction(NamedTuple):

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from data_prep.errors import UserError
 from data_prep.hub import explain_errors
-from data_prep.prompt import LETTERS, ChatFrame
+from data_prep.prompt import LETTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -30,6 +30,16 @@ RENDER_BYTES = 4 * 1024**3  # of private memory
 BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 
 
+class Chat(NamedTuple):
+    """A chat template as the manifest describes it. end_of_turn: ends the assistant's turn."""
+
+    prefix: str
+    suffix: str
+    end_of_turn: str
+    end_of_turn_id: int
+    template_sha256: str
+
+
 class ModelTokenizer(NamedTuple):
     """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json."""
 
@@ -39,7 +49,7 @@ class ModelTokenizer(NamedTuple):
     bos_token: str | None  # that transformers puts before every text
     special_tokens: re.Pattern[str]
     sha256: str
-    chat: ChatFrame | None
+    chat: Chat | None
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, without any that the tokenizer would add (OpenRLHF adds none either)."""
@@ -131,7 +141,7 @@ def find_chat(
     names: dict[str, str],
     tokenizer: Tokenizer,
     special_tokens: re.Pattern[str],
-) -> ChatFrame:
+) -> Chat:
     """Find frame and end of turn of a template. names: `eos_token` etc. Raises UserError."""
     try:
         if template is None:
@@ -161,7 +171,7 @@ def find_chat(
             "a copy of the tokenizer's files, or give data.chat=false"
         ) from None
     digest = hashlib.sha256(template.encode()).hexdigest()
-    return ChatFrame(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
+    return Chat(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
 
 
 def render_template(template: str, names: dict[str, str]) -> list[str]:
