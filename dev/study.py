@@ -36,6 +36,8 @@ from dev.study_report import write_report
 ROOT = Path(__file__).resolve().parents[1]
 BANK = ROOT / "data_prep" / "bank"
 SFT = ["openrlhf.adam.lr=1e-3", "openrlhf.train.max_epochs=6"]
+LETTER = ["data.name=bank_letter", "data.direct_response=letter"]
+OWN = ["data.name=bank_own_{seed}", "data.direct_response=accepted"]
 # recipe → command, words, mode of evaluation
 RECIPES: dict[str, tuple[str, list[str], str]] = {
     "true": ("rlvr", [], "think"),
@@ -44,9 +46,9 @@ RECIPES: dict[str, tuple[str, list[str], str]] = {
     "shuffled_labels": ("rlvr", ["reward.control=shuffled_labels"], "think"),
     "wrong_penalty": ("rlvr", ["reward.control=wrong_penalty"], "think"),
     "grpo": ("rlvr", [], "think"),  # its words depend on the configuration: `size_grpo`
-    "sft_letter": ("sft", SFT, "direct"),
-    "sft_named": ("sft", [*SFT, "data.name=bank_named"], "direct"),
-    "rejection": ("sft", [*SFT, "data.name=bank_own_{seed}"], "think"),
+    "sft_letter": ("sft", [*SFT, *LETTER], "direct"),
+    "sft_named": ("sft", [*SFT, "data.direct_response=named"], "direct"),
+    "rejection": ("sft", [*SFT, *OWN], "think"),
 }
 STUDY = [name for name in RECIPES if name != "wrong_penalty"]
 CONTROLS = ["true", "format_only", "coin", "shuffled_labels", "wrong_penalty"]
@@ -116,6 +118,8 @@ def read_settings(words: list[str]) -> Settings:
             setattr(settings, key, value)
         else:
             raise UserError(f"{word}: give rlvr.{word}, sft.{word} or eval.{word}, see the file")
+    if any(word.startswith("limit=") for word in settings.words["eval"]):
+        raise UserError("eval.limit draws other questions for each seed: give questions=…")
     if unknown := set(settings.conditions) - set(RECIPES):
         raise UserError(f"conditions: {', '.join(unknown)}: there are {', '.join(RECIPES)}")
     return settings
@@ -170,7 +174,7 @@ def list_preparations(settings: Settings) -> list[Unit]:
     source = settings.folder / "source"
     some = [f"data.source={source}", "data.accept=true"]
     some += [f"data.files.{split}=null" for split in ("train", "dev", "ood")]
-    sets = {"bank": [], "bank_named": ["data.direct_response=named"]}
+    sets = {"bank": ["data.direct_response=named"], "bank_letter": LETTER[1:]}
     sets |= {name: [word, *some] for name, word in VIEWS.items()}
     tokenizer = hash_file(ROOT / settings.base / "tokenizer.json")
     units = []

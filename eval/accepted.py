@@ -2,7 +2,7 @@
 
 make eval name=own temperature=1 samples=3 models={base:recipes/laptop_model} modes=[think] \
 benchmarks=[bank/train,bank/dev] accepted=bank_own           answers, and data/bank_own
-make sft data.name=bank_own name=rejection                   trains on them
+make sft data.name=bank_own data.direct_response=accepted name=rejection    trains on them
 """
 
 import json

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from data_prep.options import apply_views
 from data_prep.rows import build_row
 from data_prep.sources import medqa, mmlu, native
-from eval.modes import render
+from eval.modes import judge, render
 from eval.samples import Answer, Request, build_sample
 from eval.summary import summarise_samples
 from eval.tables import build_letters
@@ -136,3 +136,18 @@ def test_a_shortcut_survives_without_the_stem_and_knowledge_without_the_gold_opt
     replaced = ask_view(match, none="replace_gold")
     assert replaced["letters"] == {"A": 200} and replaced["accuracy"]["value"] < 0.4
     assert ask_view(match, stem="none")["accuracy"]["value"] < 0.4
+
+
+def test_named_targets_are_read_as_they_are_trained() -> None:
+    """SFT's target `named` on every bank question: right by its letter, if the text is that letter's."""
+    for row in list_bank_rows():
+        letter, options = row["answer"], row["options"]
+        gold, other = options[ord(letter) - 65], options[(ord(letter) - 64) % 4]
+        for text, choice in (
+            (f"So {gold} {letter}.", letter),
+            (f"So {gold} {letter}.\n\nUser: next?", letter),
+            (f"So {other} {letter}.", None),
+            (f"So {gold} {letter}. Or B.", None),
+        ):
+            read = judge(text, letter, options, "direct")
+            assert (read.choice, read.choice_lenient if choice else None) == (choice, choice), text

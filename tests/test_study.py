@@ -93,13 +93,19 @@ def test_a_killed_study_takes_its_children_with_it(tmp_path) -> None:
 
 
 def test_overrides_reach_the_command_they_name() -> None:
-    words = ["seeds=[1,2]", "conditions=[true,sft_named]", "rlvr.a.b=1", "sft.c=2", "eval.limit=3"]
+    words = ["seeds=[1,2]", "conditions=[true,sft_named]", "rlvr.a.b=1", "sft.c=2", "eval.chunk=3"]
     settings = read_settings(words)
     assert settings.seeds == [1, 2] and settings.conditions == ["true", "sft_named"]
-    assert settings.words == {"rlvr": ["a.b=1"], "sft": ["c=2"], "eval": ["limit=3"]}
+    assert settings.words == {"rlvr": ["a.b=1"], "sft": ["c=2"], "eval": ["chunk=3"]}
     assert read_settings([]).conditions == STUDY and len(read_settings([]).seeds) == 5
     assert read_settings(["preset=controls", "jobs=2"]).conditions == CONTROLS
-    for wrong in ("conditions=[none]", "seeds=[x]", "jobs=two", "openrlhf.train.max_epochs=1"):
+    for wrong in (
+        "conditions=[none]",
+        "seeds=[x]",
+        "jobs=two",
+        "eval.limit=3",
+        "openrlhf.train.max_epochs=1",
+    ):
         with pytest.raises(UserError):
             read_settings([wrong])
 
@@ -220,7 +226,6 @@ def test_a_killed_study_continues_and_ends_with_the_same_table() -> None:
         "seeds=[42]",
         "conditions=[sft_letter,true]",
         "questions=8",
-        "eval.limit=8",
         "rlvr.openrlhf.data.max_samples=128",
         "rlvr.openrlhf.train.num_episodes=1",
         "sft.openrlhf.data.max_samples=128",
