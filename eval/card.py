@@ -19,8 +19,7 @@ from omegaconf import DictConfig
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_text
-from eval.published import build_published
-from eval.tables import build_scores, render_markdown
+from eval.tables import build_published, build_scores, render_markdown
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 PICTURE = "training_dynamics.png"

@@ -9,13 +9,13 @@ from data_prep.files import write_text
 from data_prep.prompt import LETTERS
 from eval import plots
 from eval.compare import Systems
-from eval.published import build_published
 from eval.tables import (
     Table,
     build_asked,
     build_comparisons,
     build_lengths,
     build_parts,
+    build_published,
     build_reasons,
     build_results,
     build_sampled,
