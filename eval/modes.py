@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from data_prep.errors import UserError
 from data_prep.prompt import PLAIN, ChatFrame, Instruction, Template, render_instruction
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
 from reward_server.verifier import read_choice, verify
@@ -63,13 +64,12 @@ class Judgement(NamedTuple):
 
 
 def split_mode(mode: str) -> tuple[str, int]:
-    """Split `cot@5` into (`cot`, 5), `cot` into (`cot`, 0). Raises ValueError if unknown."""
+    """Split `cot@5` into (`cot`, 5), `cot` into (`cot`, 0). Raises UserError if unknown."""
     name, at, count = mode.partition("@")
     few_shot = at and name != "loglikelihood" and re.fullmatch("[1-9][0-9]?", count)
     if name not in MODES or (at and not few_shot):
-        raise ValueError(
-            f"mode {mode!r} is not one of {', '.join(MODES)}, think@5, direct@5, cot@5"
-        )
+        known = f"{', '.join(MODES)}, think@5, direct@5, cot@5"
+        raise UserError(f"modes: mode {mode!r} is not one of {known}")
     return name, int(count or 0)
 
 

@@ -23,6 +23,7 @@ from scipy.stats import binom, norm
 
 ALPHA, POWER = 0.05, 0.8
 Z = norm.ppf(1 - ALPHA / 2)
+Power = Callable[[int], float]
 
 
 def mcnemar_power(n: int, difference: float, discordant: float) -> float:
@@ -50,7 +51,7 @@ def sampled_power(n: int, difference: float, discordant: float, noise: float, k:
     return float(norm.sf(Z - shift) + norm.cdf(-Z - shift))
 
 
-def find_questions(power: Callable[[int], float]) -> int:
+def find_questions(power: Power) -> int:
     """Find the number of questions, up to 4 million, at which `power` of it is enough."""
     return 8 + bisect_left(range(8, 1 << 22), POWER, key=power)
 
@@ -79,7 +80,7 @@ def describe(args: Namespace) -> list[str]:
     )
     for points in [wanted] if wanted else [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1]:
         facts = {"difference": points, "discordant": discordant}
-        powers = [partial(mcnemar_power, **facts)]
+        powers: list[Power] = [partial(mcnemar_power, **facts)]
         powers += [partial(sampled_power, **facts, noise=args.noise, k=k) for k in (4, 16)]
         cells = [f"{power(n):8.1%}" if n else f"{find_questions(power):8,}" for power in powers]
         lines.append(f"{100 * points:5g} points {' '.join(cells)}")
