@@ -48,7 +48,9 @@ def answer_tasks(
         # an error is a row like others; without its row the question is missing again
         if cfg.retry_errors:
             drop_errors(files[task.key])
-        missing[task.key] = list_missing(task, files[task.key])
+        known = {(sample["id"], sample["sample"]) for sample in load_samples(files[task.key])}
+        places = enumerate(task.requests)
+        missing[task.key] = [(i, request) for i, request in places if request.key not in known]
         progress(task, len(task.requests) - len(missing[task.key]))
 
     def receive(task: Task, requests: list[Request], answers: list[Answer]) -> None:
@@ -74,27 +76,20 @@ def claim_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwri
 
     Then write to `path` what each task's answers depend on.
     """
-    known: dict[str, Any] = {}
     # unreadable settings are refused: then it is unknown what the answers depend on
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
-    # many tasks usually differ in the same way: their files are named together
-    changed: dict[str, list[str]] = {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
+    problems = []
     for task in tasks:
         file = files[task.key]
         differences = compare_settings(known.get(task.key), task.settings) if file.exists() else []
         if differences and overwrite:
             file.unlink()
         elif differences:
-            changed.setdefault("; ".join(differences), []).append(str(file))
-    if changed:
-        problems = [
-            f"{', '.join(names)} came from other settings: {differences}"
-            for differences, names in changed.items()
-        ]
+            problems.append(f"{file} came from other settings: {'; '.join(differences)}")
+    if problems:
         advice = "choose another folder (name=NAME), or ask these again (overwrite=true)"
         raise UserError(*problems, advice)
     # tasks of other calls stay: a folder may be filled model by model
@@ -112,16 +107,6 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
     return differences
 
 
-def list_missing(task: Task, file: Path) -> Missing:
-    """List the requests without an answer on disk, each with its place in the task."""
-    # an error counts as answered, until retry_errors
-    done = {(sample["id"], sample["sample"]) for sample in load_samples(file)}
-    places = enumerate(task.requests)
-    return [
-        (i, request) for i, request in places if (request.row["id"], request.sample) not in done
-    ]
-
-
 def ask_engine(
     cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive, progress: Progress
 ) -> None:
@@ -135,7 +120,7 @@ def ask_engine(
                 "letters": task.mode == "loglikelihood",
                 "keep_special_tokens": split_mode(task.mode)[0] == "think",
                 "sampling": task.settings["sampling"],
-                "chunks": [list(map(describe_request, chunk)) for chunk in chunks],
+                "chunks": [[describe_request(request) for request in chunk] for chunk in chunks],
             }
         )
     job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
@@ -153,13 +138,13 @@ def ask_server(
 ) -> None:
     """Ask an endpoint for the missing answers of one model; each is written as it comes."""
     waiting = [(task, request) for task, missing in work for _, request in missing]
+    requests = [(request, task.settings["sampling"]) for task, request in waiting]
 
     def receive_one(index: int, answer: Answer) -> None:
         task, request = waiting[index]
         receive(task, [request], [answer])
         progress(task, 1)
 
-    requests = [(request, task.settings["sampling"]) for task, request in waiting]
     # data.chat holds for every benchmark of an evaluation
     ask_endpoint(cfg, served_name, requests, bool(cfg.data.chat), receive_one)
 

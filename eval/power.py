@@ -75,9 +75,7 @@ def describe(args: Namespace) -> list[str]:
     lines = [f"exactly one of the two models is right on {100 * discordant:.1f} % of the questions"]
     if n and not wanted:
         return [*lines, f"{n:,} questions show {100 * find_difference(n, discordant):.1f} points"]
-    lines.append(
-        f"{'power' if n else 'questions'} with 1 answer to each question, 4 and 16 samples"
-    )
+    lines.append(f"{'power' if n else 'questions'} with 1 answer to each, with 4 and 16 samples")
     for points in [wanted] if wanted else [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1]:
         facts = {"difference": points, "discordant": discordant}
         powers: list[Power] = [partial(mcnemar_power, **facts)]
