@@ -176,7 +176,7 @@ def describe_task(
     cfg: DictConfig, benchmark: Benchmark, mode: str, examples: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Describe everything but the model that a task's answers depend on."""
-    frame, files = benchmark.prepared.frame, benchmark.prepared.manifest["files"]
+    frame, manifest = benchmark.prepared.frame, benchmark.prepared.manifest
     short = split_mode(mode)[0] == "direct"
     # loglikelihood generates nothing: only the limit of the prompt counts
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
@@ -190,14 +190,21 @@ def describe_task(
         }
     shown = None
     if examples:
-        shown = {"ids": [row["id"] for row in examples], "sha256": files["dev.jsonl"]["sha256"]}
+        sha256 = manifest["files"]["dev.jsonl"]["sha256"]
+        shown = {"ids": [row["id"] for row in examples], "sha256": sha256}
     # of an endpoint only what changes answers: not the number of requests at a time
     engine = list_engine_options(cfg)
     if cfg.endpoint is not None:
         options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
         engine = {"api": options["api"], "extra": options["extra"] or {}}
     return {
-        "benchmark": benchmark.describe(cfg.limit),
+        "benchmark": {
+            "name": benchmark.name,
+            "sha256": benchmark.sha256,
+            "limit": cfg.limit,
+            "state": manifest.get("state"),
+            "prompt": manifest.get("prompt") or {"name": "plain", "file": None, "sha256": None},
+        },
         "mode": mode,
         "examples": shown,
         "prompt_version": PROMPT_VERSION,
