@@ -124,13 +124,12 @@ def ask_engine(
             }
         )
     job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
-    # answers come chunk by chunk, in the order of the job; progress is of the first one waiting
+    # answers come chunk by chunk, in the order of the job
     for event in run_engine(job | {"tasks": tasks}, log):
-        if event["event"] == "progress":
-            progress(waiting[0][0], event["done"])
-        elif event["event"] == "answers":
+        if event["event"] == "answers":
             task, chunk = waiting.pop(0)
             receive(task, chunk, [Answer(**answer) for answer in event["answers"]])
+            progress(task, len(chunk))
 
 
 def ask_server(
