@@ -57,15 +57,16 @@ def answer_tasks(
         pairs = zip(requests, answers, strict=True)
         rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
         append_samples(files[task.key], rows)
+        progress(task, len(rows))
 
     # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():
         work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
         work = [(task, places) for task, places in work if places]
         if work and cfg.endpoint is None:
-            ask_engine(cfg, path, work, folder / "engine.log", receive, progress)
+            ask_engine(cfg, path, work, folder / "engine.log", receive)
         elif work:
-            ask_server(cfg, path, work, receive, progress)
+            ask_server(cfg, path, work, receive)
     # answers were appended as they came; the summary needs them in the order of the questions
     samples = {task.key: sort_samples(files[task.key], task.requests) for task in plan.tasks}
     return samples, sum(map(len, missing.values()))
@@ -107,9 +108,7 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
     return differences
 
 
-def ask_engine(
-    cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive, progress: Progress
-) -> None:
+def ask_engine(cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive) -> None:
     """Ask vLLM for the missing answers of one model. Raises UserError where it fails."""
     waiting, tasks = [], []
     for task, missing in work:
@@ -129,12 +128,9 @@ def ask_engine(
         if event["event"] == "answers":
             task, chunk = waiting.pop(0)
             receive(task, chunk, [Answer(**answer) for answer in event["answers"]])
-            progress(task, len(chunk))
 
 
-def ask_server(
-    cfg: DictConfig, served_name: str, work: Work, receive: Receive, progress: Progress
-) -> None:
+def ask_server(cfg: DictConfig, served_name: str, work: Work, receive: Receive) -> None:
     """Ask an endpoint for the missing answers of one model; each is written as it comes."""
     waiting = [(task, request) for task, missing in work for _, request in missing]
     requests = [(request, task.settings["sampling"]) for task, request in waiting]
@@ -142,7 +138,6 @@ def ask_server(
     def receive_one(index: int, answer: Answer) -> None:
         task, request = waiting[index]
         receive(task, [request], [answer])
-        progress(task, 1)
 
     # data.chat holds for every benchmark of an evaluation
     ask_endpoint(cfg, served_name, requests, bool(cfg.data.chat), receive_one)
