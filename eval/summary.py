@@ -53,7 +53,7 @@ def summarise_samples(samples: Samples, seed: int = 0) -> Numbers:
             "max": int(tokens.max()),
         },
         "by_group": measure_parts(frame, frame["group"], seed),
-        "by_length": measure_parts(frame, cut_lengths(tokens), seed),
+        "by_length": measure_parts(frame, cut_lengths(frame["tokens"]), seed),
         "by_num_options": measure_parts(frame, frame["num_options"], seed),
         "sampled": summarise_sampled(frame, seed),
     }
@@ -69,22 +69,25 @@ def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> Numbers | N
     return ends | {"method": method, "n": len(frame)}
 
 
-def measure_parts(frame: pd.DataFrame, parts: pd.Series, seed: int) -> Numbers:
-    """Compute accuracy and chance of each part, in the order of the parts."""
+def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
+    """Compute accuracy and chance of each part, in the order of the parts; {} without parts."""
+    if parts is None:
+        return {}
     return {
         str(name): (measure(part, seed) or {}) | {"chance": rounded(part["chance"].mean())}
         for name, part in frame.groupby(parts, observed=True)
     }
 
 
-def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series:
-    """Cut answers into quarters by tokens; fewer where lengths coincide, none where all do."""
+def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
+    """Cut answers into quarters by tokens; fewer where lengths coincide, None where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
     edges = inner[inner > tokens.min()]
+    if not len(edges):
+        return None
     bin_of = pd.Series(np.digitize(tokens, edges), index=tokens.index)
     names = tokens.groupby(bin_of).agg(lambda part: f"{part.min()}–{part.max()}")
-    labels = bin_of.map(names).astype(pd.CategoricalDtype(names.to_list(), ordered=True))
-    return labels if len(edges) else labels[:0]
+    return bin_of.map(names).astype(pd.CategoricalDtype(names.to_list(), ordered=True))
 
 
 def count_values(values: pd.Series) -> dict[str, int]:
