@@ -36,11 +36,15 @@ def make_card(cfg: DictConfig) -> Path:
     """Write the card and its picture into the model's folder; return its path. Raises UserError."""
     folder = Path(cfg.run)
     model, report = folder / "model", folder / "report"
-    for name in ("run.json", "config.yaml"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is not there: give a run folder, run=runs/rlvr/NAME")
+    missing = [
+        f"{folder / name} is not there: give a run folder, run=runs/rlvr/NAME"
+        for name in ("run.json", "config.yaml")
+        if not (folder / name).is_file()
+    ]
     if not (model / "config.json").is_file():
-        raise UserError(f"{folder} saved no model yet; `make rlvr resume=true` finishes it")
+        missing.append(f"{folder} saved no model yet; `make rlvr resume=true` finishes it")
+    if missing:
+        raise UserError(*missing)
     gaps: list[str] = []
     run = read_mapping(folder / "run.json", gaps)
     config = read_mapping(folder / "config.yaml", gaps)
