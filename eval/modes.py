@@ -20,7 +20,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
-from data_prep.prompt import PLAIN, ChatFrame, Instruction, Template, render_instruction
+from data_prep.prompt import (
+    DIRECT_RESPONSES,
+    LETTERS,
+    PLAIN,
+    ChatFrame,
+    Instruction,
+    Template,
+    render_instruction,
+)
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
 from reward_server.verifier import read_choice, verify
 
@@ -139,6 +147,15 @@ def has_published(mode: str, datasource: str) -> bool:
     return split_mode(mode)[0] == "cot" and datasource in PUBLISHED
 
 
+def find_named(text: str, options: Sequence[str]) -> str | None:
+    """Find the letter of SFT's other target, `So <option> <letter>.`, in exactly these words."""
+    targets = {
+        DIRECT_RESPONSES["named"].format(gold=option, answer=letter): letter
+        for letter, option in zip(LETTERS, options, strict=False)
+    }
+    return targets.get(text.strip())
+
+
 def judge(
     response: str, answer: str, options: Sequence[str], mode: str, datasource: str = ""
 ) -> Judgement:
@@ -160,5 +177,7 @@ def judge(
         own = own.rstrip().rpartition("\n")[2]
         if not ANNOUNCES.match(own):  # else the last line of a list of options would be a choice
             return Judgement(False, "no_answer_line", None, lenient, published)
+    elif named := find_named(own, options):
+        return Judgement(True, "stated", named, named)
     choice = read_choice(own, options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)
