@@ -94,12 +94,32 @@ def view_question(question: Question, none: str | None, rotate: int) -> Question
 
 def apply_views(questions: list[Question], data: Any) -> list[str]:
     """Apply the configured views to a split, in place; returns the ids that stay as they are."""
-    view = data.options
-    left = replace_questions(
-        questions, lambda q: view_question(q, view.none_of_the_above, view.rotate)
-    )
+    none, turn = data.options.none_of_the_above, data.options.rotate
+    left = []
+    if turn == "all":
+        left, turn = rotate_all(questions), 0
+    left += replace_questions(questions, lambda q: view_question(q, none, turn))
     if data.stem == "none":
         replace_questions(questions, lambda question: replace(question, question=NO_STEM))
+    return left
+
+
+def rotate_all(questions: list[Question]) -> list[str]:
+    """Put every rotation of a question in its place; returns the ids of those that stay.
+
+    Each has an id of its own; the question's is in `meta.rotation_of`.
+    """
+    rows, left = [], []
+    for question in questions:
+        turns = [view_question(question, None, turn) for turn in range(len(question.options))]
+        found = [turned for turned in turns if turned is not None]
+        if len(found) < len(turns):
+            left.append(question.id)
+            found = [question]
+        for turn, row in enumerate(found):
+            meta = row.meta | {"rotation_of": row.id}
+            rows.append(replace(row, id=f"{row.id}/{turn}", meta=meta))
+    questions[:] = rows
     return left
 
 

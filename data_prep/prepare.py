@@ -90,7 +90,9 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         if data.shuffle_options:
             fixed = replace_questions(split.questions, lambda q: shuffle_options(q, cfg.seed))
             shuffled[name] = {"rows": len(split.questions) - len(fixed), "left_in_order": fixed}
+        before = len(split.questions)
         left[name] = apply_views(split.questions, data)
+        split.read += len(split.questions) - before  # each rotation is a row
 
     # build rows, measure, compare
     for split in splits.values():
@@ -185,8 +187,8 @@ def check_settings(data: DictConfig) -> list[str]:
     limit, rotate = data.max_prompt_tokens, data.options.rotate
     if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
-    if type(rotate) is not int:
-        problems.append(f"data.options.rotate={rotate} is no whole number")
+    if type(rotate) is not int and rotate != "all":
+        problems.append(f"data.options.rotate={rotate} is no whole number, nor all")
     return problems
 
 

@@ -15,6 +15,7 @@ from eval.tables import (
     build_asked,
     build_comparisons,
     build_lengths,
+    build_letters,
     build_parts,
     build_published,
     build_reasons,
@@ -50,7 +51,11 @@ def build_tables(summary: Result) -> dict[str, list[Table]]:
     results = summary["results"]
     sections = {
         "Results": [build_results(results), build_published(results), build_asked(results)],
-        "Counted in other ways": [build_subsets(results), build_sampled(results)],
+        "Counted in other ways": [
+            build_subsets(results),
+            build_sampled(results),
+            build_letters(results),
+        ],
         "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
         "By subject": build_parts(results, "by_group"),
         "By number of options": build_parts(results, "by_num_options"),

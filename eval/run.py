@@ -29,6 +29,7 @@ from rich.text import Text
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
+from eval.accepted import write_accepted
 from eval.ask import Progress as Report
 from eval.ask import answer_tasks
 from eval.compare import Systems, compare_systems, judge_claims
@@ -67,6 +68,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 write_json(runs, [*calls, describe_call(started, asked)])
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
             write_report(folder, summary, systems, questions)
+            if cfg.accepted:
+                kept = write_accepted(Path(cfg.data_dir) / cfg.accepted, plan.tasks, samples)
+                print(f"eval: right responses in {cfg.data_dir}/{cfg.accepted}: {kept}")
             write_json(folder / "summary.json", summary)  # last: everything else is there
     except BlockingIOError as error:
         problem = f"another evaluation is writing {folder}: wait for it, or choose name=NAME"

@@ -2,9 +2,9 @@
 
 `results/<name>/samples/<model>.<benchmark>.<mode>.jsonl` has for each sample: id, sample, seed,
 prompt_sha256, response, tokens, truncated, format_ok, reason, choice, choice_lenient, correct,
-correct_lenient, answer, num_options, group, cluster, overlap, error; where a benchmark's own rules
-are read too, choice_published, correct_published; in mode loglikelihood scores, each letter's
-log-probability.
+correct_lenient, answer, num_options, group, cluster, rotation_of, overlap, error; where a
+benchmark's own rules are read too, choice_published, correct_published; in mode loglikelihood
+scores, each letter's log-probability.
 """
 
 import hashlib
@@ -96,6 +96,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
         "num_options": len(row["options"]),
         "group": groups[0] if groups else "",
         "cluster": meta.get("cluster") or row["id"],
+        "rotation_of": meta.get("rotation_of") or row["id"],
         "overlap": bool(meta.get("overlap_id")),
         "error": answer.error,
     }

@@ -59,6 +59,7 @@ class Settings(BaseModel, strict=True):
     modes: str | list[str] | dict[str, str | list[str]] | None
     compare: list[list[str]] | None
     endpoint: str | None
+    accepted: str | None = Field(pattern=rf"^{NAME.pattern}$")
     overwrite: bool
     retry_errors: bool
 

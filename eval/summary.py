@@ -55,6 +55,8 @@ def summarise_samples(samples: Samples, seed: int = 0) -> Numbers:
         "by_group": measure_parts(frame, frame["group"], seed),
         "by_length": measure_parts(frame, cut_lengths(frame["tokens"]), seed),
         "by_num_options": measure_parts(frame, frame["num_options"], seed),
+        "letters": count_values(frame["choice"].dropna()),
+        "flips": measure_flips(frame, seed) if "rotation_of" in frame else None,
         "sampled": summarise_sampled(frame, seed),
     }
 
@@ -77,6 +79,21 @@ def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
         str(name): (measure(part, seed) or {}) | {"chance": rounded(part["chance"].mean())}
         for name, part in frame.groupby(parts, observed=True)
     }
+
+
+def measure_flips(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+    """Compute the fraction of rotated questions to which the choice is not always the same option.
+
+    An unread answer is a choice of its own. None where no question was asked in two rotations.
+    """
+    frame = frame[frame["sample"] == 0]  # of several answers the first one counts
+    # counted from the gold letter, an option has the same place in every rotation
+    chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
+    places = (chosen - gold) % frame["num_options"]
+    questions = frame.assign(place=places.fillna(-1)).groupby("rotation_of", sort=False)
+    table = questions.agg(orders=("id", "nunique"), cluster=("cluster", "first"))
+    table["flips"] = questions["place"].nunique() > 1
+    return measure(table[table["orders"] > 1], seed, "flips")
 
 
 def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:

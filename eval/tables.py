@@ -191,6 +191,26 @@ def build_sampled(results: list[Result]) -> Table:
     return Table("Several answers to each question (%)", build_frame(rows), 3, note)
 
 
+def build_letters(results: list[Result]) -> Table:
+    """Build the table of where rotated questions were answered: each letter, flips."""
+    rows = []
+    for result in results:
+        if not result["flips"]:
+            continue
+        flips = f"{format_value(result['flips'])} ({format_interval(result['flips'])})"
+        row = describe_head(result) | {"flips": flips}
+        for letter, count in sorted(result["letters"].items()):
+            row[letter] = format_percent(count / result["n"])
+        rows.append(row)
+    return Table(
+        "Questions in every rotation of their options (%)",
+        build_frame(rows),
+        3,
+        "Flips: questions to which not always the same option was chosen. Letters: how often each "
+        "was chosen; each is right equally often.",
+    )
+
+
 def build_comparisons(comparisons: list[Result]) -> Table:
     """Build the table of every pair on every benchmark."""
     rows = []
