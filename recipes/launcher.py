@@ -17,7 +17,7 @@ from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import open_prepared
-from recipes import fit, process, run_folder, terminal
+from recipes import plan, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
@@ -153,7 +153,7 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    steps = fit.count_steps(cfg.openrlhf, method, used)
+    steps = plan.count_steps(cfg.openrlhf, used)
     record |= {"arguments": sys.argv[1:], "total_steps": steps}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])

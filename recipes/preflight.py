@@ -14,7 +14,7 @@ from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prepared import Prepared, open_prepared
-from recipes import engine_rules, fit, machine, reward, run_folder, values
+from recipes import engine_rules, machine, plan, reward, run_folder, values
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, Shape, check_chat, find_folder, list_code, read_shape
 from requirements import install
@@ -69,7 +69,7 @@ def find_doubts(cfg: Any, method: str) -> list[str]:
     """Find what may go wrong in a run that may start, one line each, to be printed."""
     doubts, shape = [], read_shape(cfg)
     if shape and cfg.hardware.cuda:
-        doubts += fit.check_memory(cfg, method, shape)[1]
+        doubts += plan.check_memory(cfg, shape)[1]
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
     splits = open_prepared(Path(cfg.data_dir) / cfg.data.name).manifest["splits"]
@@ -269,7 +269,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
             )
     elif not cfg.hardware.cuda:
         # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
-        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
+        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / plan.GIB
         if needed > has:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
@@ -277,9 +277,9 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
                 "or hardware=8x80gb on GPUs"
             )
     else:
-        yield from fit.check_memory(cfg, method, shape)[0]
+        yield from plan.check_memory(cfg, shape)[0]
         # states that sleep are in host memory; a cluster's nodes cannot be asked from here
-        needed = fit.plan_phases(cfg, method, shape)[1] / fit.GIB
+        needed = plan.plan_phases(cfg, shape)[1] / plan.GIB
         if needed > has and not os.environ.get("RAY_ADDRESS"):
             yield (
                 f"the run keeps about {needed:.0f} GiB in host memory, this machine has {has:.0f}: "
@@ -304,4 +304,4 @@ def estimate_disk(cfg: Any, facts: Facts) -> int:
     """Estimate the bytes that the run leaves behind; 0 where model or data is not known."""
     if facts.shape is None or facts.data is None:
         return 0
-    return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))
+    return int(sum(plan.plan_disk(cfg, facts.shape, plan.count_rows(cfg)).values()))

@@ -29,8 +29,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_bytes
+from data_prep.prepared import Prepared, open_prepared
 from recipes.flags import flatten
 from recipes.values import show
 
@@ -61,11 +63,21 @@ FREE = re.compile(
 )
 
 
+def find_data(cfg: Any) -> Path:
+    """Find the folder of the prepared data set, there or not."""
+    return Path(cfg.data_dir) / cfg.data.name
+
+
+def open_data(cfg: Any) -> Prepared:
+    """Open the prepared data set; its errors name the command that prepares it for this run."""
+    prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
+    return open_prepared(find_data(cfg), prepare)
+
+
 def list_splits(cfg: Any) -> list[str]:
     """List the prepared splits that the engine reads: train, and the one it evaluates on."""
     path = Path(cfg.openrlhf.eval.dataset or "")
-    is_ours = path.parent == Path(cfg.data_dir) / cfg.data.name
-    return ["train", path.stem] if is_ours else ["train"]
+    return ["train", path.stem] if path.parent == find_data(cfg) else ["train"]
 
 
 def is_begun(folder: Path) -> bool:
