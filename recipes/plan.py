@@ -39,13 +39,7 @@ ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the r
 RANGE = (0.6, 3.0)  # of an estimate: where the public measurements of tests/test_plan.py fall
 
 
-class ModelBytes(NamedTuple):
-    """One DeepSpeed model on one GPU, in bytes; host: in host memory, for one rank."""
-
-    weights: float  # bf16
-    states: float = 0.0  # of the optimizer, which leave the GPU in sleep
-    step: float = 0.0  # gradients, and what the optimizer's step needs on top
-    host: float = 0.0
+Bytes: Any = Counter  # by what they are for; a sum of two drops what is zero
 
 
 class Machine(NamedTuple):
@@ -77,11 +71,10 @@ def count_models(flags: Any) -> tuple[int, int]:
     return 1 + (flags.algo.advantage.estimator == "gae"), int(flags.algo.kl.init_coef > 0)
 
 
-def count_ranks(cfg: Any) -> tuple[int, int]:
-    """Count the training GPUs of a node, and of all nodes."""
-    actor = cfg.openrlhf.get("actor")
-    per_node = actor.num_gpus_per_node if actor else cfg.hardware.gpus_per_node
-    return per_node, cfg.hardware.nodes * per_node
+def count_ranks(cfg: Any) -> int:
+    """Count the training GPUs of all nodes."""
+    of_sft = {"num_gpus_per_node": cfg.hardware.gpus_per_node}
+    return int(cfg.hardware.nodes * cfg.openrlhf.get("actor", of_sft)["num_gpus_per_node"])
 
 
 def count_trained(shape: Shape, flags: Any) -> int:
@@ -122,35 +115,32 @@ def find_response_lengths(cfg: Any) -> tuple[float, float]:
     return min(cfg.plan.response_tokens, longest), longest
 
 
-def plan_model(shape: Shape, flags: Any, ranks: int, trained: bool) -> ModelBytes:
-    """Compute the memory of an actor or critic (trained) or a reference; ranks: of ZeRO."""
-    parameters, stage = shape.parameters, flags.ds.zero_stage
-    weights = 2.0 * parameters / (ranks if stage == 3 else 1)
-    if not trained:
-        # DeepSpeed offloads parameters with ZeRO-3 only
-        offloaded = flags.ref.offload and stage == 3
-        return ModelBytes(0.0, host=weights) if offloaded else ModelBytes(weights)
-    count = count_trained(shape, flags)
-    if count != parameters:
-        weights += 2 * count
+def plan_model(shape: Shape, flags: Any, ranks: int) -> tuple[Any, float]:
+    """Compute a trained model's bytes on one GPU, and in host memory; ranks: of ZeRO.
+
+    step: gradients, and what the optimizer's step needs on top; optimizer: leaves the GPU in sleep.
+    """
+    count, stage = count_trained(shape, flags), flags.ds.zero_stage
+    adapters = 2 * count if count != shape.parameters else 0
+    weights = 2.0 * shape.parameters / (ranks if stage == 3 else 1) + adapters
     # bf16 gradients, or fp32 ones with ds.grad_accum_dtype=fp32 (deepspeed/runtime/engine.py:1578)
     gradient_bytes = 4 if flags.ds.grad_accum_dtype == "fp32" else 2
     gradients = gradient_bytes * count / (ranks if stage >= 2 else 1)
     if flags.ds.adam_offload:
         # ZeRO-2 hands each bucket of gradients to the host
         step = (gradients if stage < 2 else 0) + BUCKET
-        return ModelBytes(weights, step=step, host=plan_offload(count / ranks))
-    states = 12 * count / ranks  # fp32 weights and two moments
-    # stage_1_and_2.py:2371: the step makes an fp32 copy of the gradients
-    return ModelBytes(weights, states, gradients + 4 * count / ranks + BUCKET)
+        return Bytes(weights=weights, step=step), plan_offload(count / ranks)
+    # fp32 weights and two moments; stage_1_and_2.py:2371: the step makes fp32 copies of gradients
+    states, step = 12 * count / ranks, gradients + 4 * count / ranks + BUCKET
+    return Bytes(weights=weights, optimizer=states, step=step), 0.0
 
 
 def plan_offload(count: float) -> float:
     """Compute the host bytes of one rank that offloads the optimizer of `count` weights.
 
-    Pinned are flat buffers (fp32 weights and gradients, a bf16 copy) and bf16 gradients
-    (stage_1_and_2.py:497, :852, :509, :1537), which torch rounds up to powers of two
-    (CachingHostAllocator.h:300), a third more on average; two fp32 moments are unpinned.
+    Pinned: flat fp32 weights and gradients, a bf16 copy, bf16 gradients a parameter
+    (stage_1_and_2.py:497, :852, :509, :1537). torch rounds each up to a power of two
+    (CachingHostAllocator.h:300), many sizes by a third. Two fp32 moments are unpinned.
     """
     flat = sum(2.0 ** math.ceil(math.log2(size * count)) for size in (4, 4, 2)) if count else 0.0
     return flat + 2 * count * 4 / 3 + 8 * count
@@ -159,9 +149,9 @@ def plan_offload(count: float) -> float:
 def plan_activations(
     shape: Shape, tokens: float, logit_bytes: int, checkpointing: bool | None = None
 ) -> float:
-    """Compute the bytes of a micro-batch of `tokens`; checkpointing: None where nothing is trained.
+    """Compute the bytes of a micro-batch; checkpointing: None where nothing is trained.
 
-    logit_bytes: kept for each logit; 0 for a critic, whose head is a single value.
+    logit_bytes: of each logit; 0 for a critic, whose head is a single value.
     """
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
     kept = 0.0
@@ -179,70 +169,63 @@ def count_kv_tokens(shape: Shape, cfg: Any) -> int:
     return int(free * vllm.tensor_parallel_size / shape.kv_bytes)
 
 
-def add(*parts: dict[str, float]) -> dict[str, float]:
-    """Add dictionaries key by key; drop entries that are zero."""
-    total: Any = sum(map(Counter, parts), Counter())
-    return dict(total)
-
-
-def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, dict[str, float]], float]:
+def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, Any], float]:
     """Compute each phase's bytes on a training GPU, by what they are for, and a node's host bytes.
 
     In an async run the rollout's need is that of a vLLM GPU.
     """
-    flags, is_ppo = cfg.openrlhf, "actor" in cfg.openrlhf
-    (per_node, ranks), (trained, frozen) = count_ranks(cfg), count_models(flags)
-    model = plan_model(shape, flags, ranks, trained=True)
-    ref = plan_model(shape, flags, ranks, trained=False) if frozen else ModelBytes(0.0)
-
+    flags, is_ppo, ranks = cfg.openrlhf, "actor" in cfg.openrlhf, count_ranks(cfg)
+    trained, frozen = count_models(flags)
+    model, host = plan_model(shape, flags, ranks)
+    host *= trained
     # What is on the GPU in every phase
     shared = is_ppo and not flags.train.async_enable  # vLLM is on the same GPUs
-    sleeps = is_ppo and flags.ds.enable_sleep
-    resident = {
-        "weights": trained * model.weights + ref.weights,
-        "optimizer": 0.0 if sleeps else trained * model.states,
-        "processes": CONTEXT * (trained + frozen + shared),
-    }
-    woken = {"optimizer": model.states if sleeps else 0.0}
-    # Training: with sleep one model at a time, and the actor needs most; else both at once
+    weights, is_split = 2.0 * shape.parameters, flags.ds.zero_stage == 3
+    reference = frozen * weights / (ranks if is_split else 1)
+    # DeepSpeed offloads parameters with ZeRO-3 only
+    if is_split and frozen and flags.ref.offload:
+        host, reference = host + reference, 0.0
+    resident = Bytes(weights=trained * model["weights"] + reference)
+    resident["processes"] = CONTEXT * (trained + frozen + shared)
+    # with sleep one model is awake at a time, and the actor needs most; else both at once
+    woken, at_once = Bytes(optimizer=model["optimizer"]), 1
+    if is_ppo and flags.ds.enable_sleep:
+        host += trained * model["optimizer"]
+    else:
+        resident["optimizer"], woken, at_once = trained * model["optimizer"], Bytes(), trained
     learned = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.get("actor", flags.get("model")).gradient_checkpointing_enable
     entropy = ENTROPY if is_ppo and flags.actor.entropy_coef is not None else 0
-    training = [resident]
-    for logit_bytes in (2 * LOGIT + entropy, 0)[: 1 if sleeps else trained]:
+    training = resident
+    for logit_bytes in (2 * LOGIT + entropy, 0)[:at_once]:
         work = plan_activations(shape, learned, logit_bytes, checkpointing)
-        training.append(woken | {"step": model.step, "activations": work})
+        training = training + woken + Bytes(step=model["step"], activations=work)
     # Loading: a third of the states again, while the fp32 copy of the weights is made
-    phases = {"load": [resident, woken, {"step": model.states / 3}], "training": training}
-    host = max(trained * model.host + ref.host, 2.0 * shape.parameters)
+    loading = resident + woken + Bytes(step=model["optimizer"] / 3)
+    per_node = ranks // cfg.hardware.nodes
+    if not is_ppo:
+        return {"load": loading, "training": training}, max(host, weights) * per_node
 
-    if is_ppo:
-        engine = {"vLLM": flags.vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB}
-        synced = {"vLLM": 2 * shape.parameters / flags.vllm.tensor_parallel_size}
-        awake = engine if shared and not flags.vllm.enable_sleep else {}
-        looked = flags.rollout.micro_batch_size * flags.data.max_len
-        work = plan_activations(shape, looked, LOGIT)
-        phases = {
-            "load": [*phases["load"], awake],
-            "rollout": [resident if shared else {"processes": CONTEXT}, engine],
-            "experience": [resident, awake, {"activations": work}],
-            "training": [*training, awake],
-            "sync": [resident, awake, {"step": 2.0 * shape.vocab * shape.hidden}],
-        }
-        phases["sync"] += [synced] if shared and not awake else []
-        # asleep on the host: the optimizers, and vLLM's weights (its level 1)
-        host = trained * (model.host + woken["optimizer"]) + ref.host
-        host += 2 * shape.parameters if flags.vllm.enable_sleep else 0
-        # while loading, every rank reads the actor and then the reference
-        host = max(host, 4.0 * shape.parameters)
-    return {phase: add(*parts) for phase, parts in phases.items()}, host * per_node
+    engine = Bytes(vLLM=flags.vllm.gpu_memory_utilization * cfg.hardware.gpu_memory_gb * GIB)
+    awake = engine if shared and not flags.vllm.enable_sleep else Bytes()
+    synced = Bytes(vLLM=weights / flags.vllm.tensor_parallel_size) if shared else Bytes()
+    looked = flags.rollout.micro_batch_size * flags.data.max_len
+    host += weights if flags.vllm.enable_sleep else 0  # sleep level 1 moves vLLM's to the host
+    phases = {
+        "load": loading + awake,
+        "rollout": (resident if shared else Bytes(processes=CONTEXT)) + engine,
+        "experience": resident + awake + Bytes(activations=plan_activations(shape, looked, LOGIT)),
+        "training": training + awake,
+        "sync": resident + (awake or synced) + Bytes(step=2.0 * shape.vocab * shape.hidden),
+    }
+    # while loading, every rank reads the actor and then the reference: peaks one after another
+    return phases, max(host, 2 * weights) * per_node
 
 
 def check_memory(cfg: Any, shape: Shape) -> tuple[list[str], list[str]]:
     """List what cannot fit the GPU (refused) and what may not (doubtful), each with its key.
 
-    Refused is what weights and optimizer states alone exceed, or a KV cache that holds no sample;
-    the rest depends on assumptions about activations and buffers, so it is only a warning.
+    Only weights, optimizer states and vLLM's fraction refuse: the rest rests on assumptions.
     """
     found: tuple[list[str], list[str]] = ([], [])
     size, longest = cfg.hardware.gpu_memory_gb, cfg.openrlhf.data.max_len
@@ -281,7 +264,7 @@ def suggest_key(phase: str, parts: dict[str, float], cfg: Any) -> str:
         keys["vLLM"] = "hardware.sleep=true"
     if "activations" in parts and flags[batch].micro_batch_size > 1:
         keys["activations"] = f"openrlhf.{batch}.micro_batch_size=1"
-    largest = sorted(keys.keys() & parts, key=lambda name: -parts[name])[:2]
+    largest = [name for name, _ in Bytes(parts).most_common() if name in keys][:2]
     return " or ".join(keys[name] for name in largest) or "a larger hardware=…, or a smaller model"
 
 
@@ -350,7 +333,7 @@ def estimate_generation(cfg: Any, shape: Shape, samples: float, machine: Machine
 
 def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Machine) -> float:
     """Estimate the seconds to train one model on `tokens` of all ranks, in optimizer steps."""
-    flags, nodes, ranks = cfg.openrlhf, cfg.hardware.nodes, count_ranks(cfg)[1]
+    flags, nodes, ranks = cfg.openrlhf, cfg.hardware.nodes, count_ranks(cfg)
     checkpointing = flags.get("actor", flags.get("model")).gradient_checkpointing_enable
     # Larger micro-batches fill the GPU better: 20 % of its FLOPs at 4, 25 % at 8
     micro = flags.train.micro_batch_size
@@ -380,12 +363,10 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
         return {"step": estimate_update(cfg, shape, tokens, 1, machine)}
     samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
     updates = samples // flags.train.batch_size * flags.train.max_epochs
+    # moving models to the host and back takes less than a second
     tokens = samples * (cfg.plan.prompt_tokens + find_response_lengths(cfg)[0])
-    ranks, weights = count_ranks(cfg)[1], 2 * shape.parameters
+    ranks, weights = count_ranks(cfg), 2 * shape.parameters
     speed = ranks * machine.flops * machine.forward_fraction
-    moved = 2 * weights / machine.host if flags.vllm.enable_sleep else 0.0  # out and in again
-    if flags.ds.enable_sleep and not flags.ds.adam_offload:
-        moved += 2 * trained * 14 * count_trained(shape, flags) / ranks / machine.host
     # A sync calls every engine for each tensor; on vLLM's own GPU, CUDA IPC copies within it
     call = machine.tensor_call + machine.engine_call * flags.vllm.num_engines
     wire = machine.network if cfg.hardware.nodes > 1 else machine.link
@@ -399,7 +380,6 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
         # actor and critic in turn, or at the same time on the same GPUs: no faster
         "training": trained * estimate_update(cfg, shape, tokens, updates, machine),
         "sync": sync,
-        "moving": moved,
     }
     whole = sum(phases.values())
     if flags.train.async_enable:  # generation overlaps the rest
@@ -437,30 +417,30 @@ def print_plan(cfg: DictConfig) -> None:
         raise UserError(
             f"the shape of model.path={cfg.model.path} is unknown: download it, or set model.shape"
         )
-    size = f"{shape.parameters / 1e9:.2f} B parameters"
-    print(f"{cfg.name} on {hardware.name}: {size}; planned, not measured\n")
+    size = shape.parameters / 1e9
+    print(f"{cfg.name} on {hardware.name}: {size:.2f} B parameters; planned, not measured\n")
     if hardware.cuda:
         phases, host = plan_phases(cfg, shape)
         memory = DataFrame(phases).T / GIB
         print(memory.assign(all=memory.sum(axis=1)).to_string(na_rep="", float_format="%.1f"))
-        has = find_host_memory_gb()
-        print(
-            f"GiB on a GPU of {hardware.gpu_memory_gb:g}; host memory: {host / GIB:.0f} GiB a node"
-        )
-        print(f"and the data (this machine has {has:.0f})\n")
-
-        machine, (low, high) = read_machine(cfg), RANGE
+        print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; in a node's memory {host / GIB:.0f}")
+        print(f"and the data (this machine has {find_host_memory_gb():.0f})\n")
+        machine = read_machine(cfg)
         times = Series(estimate_run(cfg, shape, machine))
-        frame = DataFrame({"seconds": times, "range from": low * times, "to": high * times})
-        print(frame[times > 0].drop("run").to_string(float_format="%.3g"))
-        hours, gpus = times["run"] / 3600, hardware.nodes * hardware.gpus_per_node
-        print(
-            f"{count_steps(cfg.openrlhf, rows['train'])} steps, evaluated on {rows['eval']} rows: "
-            f"{low * hours:.3g} to {high * hours:.3g} hours, "
-            f"{low * hours * gpus:.3g} to {high * hours * gpus:.3g} GPU-hours\n"
+        ends = {"range from": RANGE[0] * times, "to": RANGE[1] * times}
+        frame = DataFrame({"seconds": times} | ends)[times > 0]
+        print(frame.drop("run").to_string(float_format="%.3g"))
+        steps, gpus = (
+            count_steps(cfg.openrlhf, rows["train"]),
+            hardware.nodes * hardware.gpus_per_node,
         )
+        low, high = (end["run"] / 3600 for end in ends.values())
+        print(f"{steps} steps: {low:.3g} to {high:.3g} hours,", end=" ")
+        print(f"{low * gpus:.3g} to {high * gpus:.3g} GPU-hours")
         constants = ", ".join(f"{name} {value:.3g}" for name, value in machine._asdict().items())
-        print(f"rests on {cfg.plan}, the longest response as long as allowed, and {constants}\n")
+        print(f"rests on {cfg.plan}, the longest response as long as allowed; {constants}\n")
+    else:
+        print("hardware=cpu: a GPU's memory and time do not apply; see docs/engine.md")
     disk = plan_disk(cfg, shape, rows)
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     print(f"disk: {sum(disk.values()) / 1e9:.0f} GB ({listed})")
@@ -470,12 +450,9 @@ def print_plan(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Compose rlvr.yaml, or sft.yaml with method=sft, and print the plan."""
-    words = [word for word in sys.argv[1:] if not word.startswith("method=")]
-    method = next((word[7:] for word in sys.argv if word.startswith("method=")), "ppo")
-    if method not in ("ppo", "sft"):
-        sys.exit(f"method={method} is neither ppo nor sft")
+    words = [word for word in sys.argv[1:] if word not in ("method=ppo", "method=sft")]
+    is_sft = "method=sft" in sys.argv
     sys.argv[1:] = words
-    is_sft = method == "sft"
     run_command(print_plan, "sft" if is_sft else "rlvr", partial(complete_words, sft=is_sft))
 
 

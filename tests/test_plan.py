@@ -60,12 +60,12 @@ def test_lora_weights_are_pefts_own_count(root):
 
 def test_adam_takes_twelve_bytes_a_weight_and_zero_shares_them(compose_one):
     cfg, shape = compose_one("paper", "8x80gb")
-    one = plan.plan_model(shape, cfg.openrlhf, 1, trained=True)
-    eight = plan.plan_model(shape, cfg.openrlhf, 8, trained=True)
-    assert one.states == 12 * shape.parameters == 8 * eight.states
-    assert one.weights == eight.weights == 2 * shape.parameters
+    one, _ = plan.plan_model(shape, cfg.openrlhf, 1)
+    eight, _ = plan.plan_model(shape, cfg.openrlhf, 8)
+    assert one["optimizer"] == 12 * shape.parameters == 8 * eight["optimizer"]
+    assert one["weights"] == eight["weights"] == 2 * shape.parameters
     cfg.openrlhf.ds.zero_stage = 3
-    assert plan.plan_model(shape, cfg.openrlhf, 8, trained=True).weights == one.weights / 8
+    assert plan.plan_model(shape, cfg.openrlhf, 8)[0]["weights"] == one["weights"] / 8
 
 
 def test_the_logged_entropy_takes_eight_bytes_a_logit_in_training_alone(compose_one):
@@ -294,6 +294,21 @@ def test_the_disk_counts_what_is_kept(compose_one):
     assert sizes["copies"] == 2 * shape.parameters * (
         10 + 2
     )  # ten passes; the best, and the one before while it is saved
+
+
+def test_the_file_that_is_evaluated_on_is_counted(compose_one, bank, tmp_path):
+    """Official numbers of MedQA's dev and test, the bank's prepared ones, and a user's own file."""
+    assert plan.count_rows(compose_one("tuned", "8x80gb")[0]) == {"train": 10178, "eval": 1272}
+    assert plan.count_rows(compose_one("paper", "8x80gb")[0]) == {"train": 10178, "eval": 1273}
+    words = ["laptop", "cpu", f"data_dir={bank}"]
+    assert plan.count_rows(compose_one(*words)[0]) == {"train": 2000, "eval": 200}
+    on_test = f"openrlhf.eval.dataset={bank}/bank/test.jsonl"
+    assert plan.count_rows(compose_one(*words, on_test)[0])["eval"] == 500
+    (tmp_path / "own.jsonl").write_text("{}\n" * 7)
+    own = f"openrlhf.eval.dataset={tmp_path}/own.jsonl"
+    assert plan.count_rows(compose_one(*words, own)[0])["eval"] == 7
+    unknown = "openrlhf.eval.dataset=data/medqa_5/none.jsonl"
+    assert plan.count_rows(compose_one("tuned", "8x80gb", unknown)[0])["eval"] == 200
 
 
 def test_make_plan_prints_every_phase(root):
