@@ -11,7 +11,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from recipes.engine_rules import find_broken_rules
+from recipes.rules import find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
