@@ -14,14 +14,17 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
+import yaml
 from omegaconf import DictConfig
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.prepared import MANIFEST, open_prepared
-from recipes.machine import complete_words, find_host_memory_gb
+from recipes.machine import complete_words
 from recipes.model import Shape, read_shape
 from recipes.run_folder import find_data
 
@@ -37,31 +40,8 @@ LOGS = 50e6  # bytes on disk: engine.log, metrics, tensorboard
 CHECKPOINT = 14  # bytes on disk a weight: bf16 weights, fp32 weights, two Adam moments
 ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the row's other fields
 RANGE = (0.6, 3.0)  # of an estimate: where the public measurements of tests/test_plan.py fall
-
-
 Bytes: Any = Counter  # by what they are for; a sum of two drops what is zero
-
-
-class Machine(NamedTuple):
-    """Speed of an H100 node: FLOP/s (bf16, dense) and bytes/s a GPU, fractions, seconds a call."""
-
-    flops: float = 989e12  # data sheet, H100 SXM; hardware.gpu_tflops
-    memory: float = 3.35e12  # HBM3, data sheet; hardware.gpu_tbps
-    link: float = 300e9  # NVLink 4: two thirds of 450e9 each way
-    network: float = 40e9  # between nodes: 80 % of 400 Gb/s for each GPU
-    host: float = 45e9  # PCIe 5 to pinned host memory
-    disk: float = 1.5e9  # a checkpoint to a shared file system
-    train_fraction: float = 0.20  # of FLOPs; public RL runs at 3B reach 6 to 30 %
-    forward_fraction: float = 0.32
-    decode_fraction: float = 0.6  # of memory bandwidth
-    decode_floor: float = 0.009  # a decode step, however small: kernel starts, scheduler, sampler
-    adam_thread: float = 0.3e9  # weights a second that one CPU thread updates (DeepSpeed PR 7474)
-    adam_node: float = 2.0e9  # and a node at most: memory bandwidth
-    adam_threads: int = 32
-    tensor_call: float = 0.010  # one tensor of a sync: Ray call, gather of handles, load
-    engine_call: float = 0.0003  # more for each vLLM engine that is called
-    sample_call: float = 0.002  # one sample in the trainer's process: dispatch, objects, decoding
-    start: float = 180.0  # from the command to the first step
+CONSTANTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
 def count_models(flags: Any) -> tuple[int, int]:
@@ -118,7 +98,7 @@ def find_response_lengths(cfg: Any) -> tuple[float, float]:
 def plan_model(shape: Shape, flags: Any, ranks: int) -> tuple[Any, float]:
     """Compute a trained model's bytes on one GPU, and in host memory; ranks: of ZeRO.
 
-    step: gradients, and what the optimizer's step needs on top; optimizer: leaves the GPU in sleep.
+    step: gradients and what the optimizer's step needs; optimizer: leaves the GPU in sleep.
     """
     count, stage = count_trained(shape, flags), flags.ds.zero_stage
     adapters = 2 * count if count != shape.parameters else 0
@@ -241,11 +221,9 @@ def check_memory(cfg: Any, shape: Shape) -> tuple[list[str], list[str]]:
             )
     # the KV cache gets what vLLM's fraction leaves next to the weights
     if "vllm" in cfg.openrlhf and (tokens := count_kv_tokens(shape, cfg)) < longest:
-        found[0].append(
-            f"vLLM's fraction {cfg.openrlhf.vllm.gpu_memory_utilization:g} of {size:g} GiB leaves "
-            f"room for {max(0, tokens)} tokens next to the weights, a sample has up to {longest}: "
-            "raise hardware.vllm_memory"
-        )
+        room = f"room for {max(0, tokens)} tokens next to the weights, a sample has up to {longest}"
+        fraction = f"{cfg.openrlhf.vllm.gpu_memory_utilization:g} of {size:g} GiB"
+        found[0].append(f"vLLM's {fraction} leave {room}: raise hardware.vllm_memory")
     return found
 
 
@@ -277,42 +255,43 @@ def plan_checkpoint(flags: Any, shape: Shape) -> float:
 
 def plan_disk(cfg: Any, shape: Shape, rows: dict[str, int]) -> dict[str, float]:
     """Compute the bytes on disk of a run: ckpt.max_num checkpoints, and the best next to them."""
-    flags, ckpt = cfg.openrlhf, cfg.openrlhf.ckpt
-    count = count_trained(shape, flags)
-    adapter = 2 * count if count != shape.parameters else 0
-    sizes = {"model": 2.0 * shape.parameters + adapter, "logs": LOGS}
-    steps = count_steps(flags, rows["train"])
-    saves, best = count_every(steps, ckpt.save_steps), 0
+    flags, ckpt, steps = cfg.openrlhf, cfg.openrlhf.ckpt, count_steps(cfg.openrlhf, rows["train"])
+    copy, count, best = 2.0 * shape.parameters, count_trained(shape, flags), 0
+    sizes = {"model": copy + (2 * count if count != shape.parameters else 0), "logs": LOGS}
     if "rollout" in flags:
         best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
         samples = steps * flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
         evaluated = rows["eval"] * flags.eval.n_samples_per_prompt
         samples += count_every(steps, flags.eval.steps) * evaluated
         sizes["rollouts"] = samples * find_response_lengths(cfg)[0] * ROLLOUT_TOKEN
+    saves = count_every(steps, ckpt.save_steps)
     if not ckpt.disable_ds:
         sizes["to resume from"] = plan_checkpoint(flags, shape) * (min(ckpt.max_num, saves) + best)
     if ckpt.save_hf:
-        # the old best is deleted after the new one was written
-        sizes["copies"] = 2.0 * shape.parameters * (saves + 2 * best)
+        sizes["copies"] = copy * (saves + 2 * best)  # the old best goes after the new one came
     return sizes
 
 
-def read_machine(cfg: Any) -> Machine:
+def build_machine(**known: float) -> Any:
+    """Build the speed of a node: what is known, else the constants of plan.yaml."""
+    return SimpleNamespace(**CONSTANTS | known)
+
+
+def read_machine(cfg: Any) -> Any:
     """Read the constants: assumed, or those of plan.measured. Raises UserError."""
-    path, hardware = cfg.plan.measured, cfg.hardware
-    machine = Machine(flops=hardware.gpu_tflops * 1e12, memory=hardware.gpu_tbps * 1e12)
-    if path is None:
-        return machine
+    path, hardware, measured = cfg.plan.measured, cfg.hardware, {}
     try:
-        measured = json.loads(Path(path).read_text(encoding="utf-8"))["constants"]
-        return Machine(**machine._asdict() | {name: float(x) for name, x in measured.items()})
+        if path is not None:
+            measured = json.loads(Path(path).read_text(encoding="utf-8"))["constants"]
+        known = {name: type(CONSTANTS[name])(value) for name, value in measured.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"plan.measured={path} is no smoke.json ({error!r:.100}): run `make smoke`"
-        ) from error
+        message = f"plan.measured={path} is no smoke.json ({error!r:.100}): run `make smoke`"
+        raise UserError(message) from error
+    speed = {"flops": hardware.gpu_tflops * 1e12, "memory": hardware.gpu_tbps * 1e12}
+    return build_machine(**speed | known)
 
 
-def estimate_generation(cfg: Any, shape: Shape, samples: float, machine: Machine) -> float:
+def estimate_generation(cfg: Any, shape: Shape, samples: float, machine: Any) -> float:
     """Estimate the seconds of `samples` in vLLM: prefill by FLOPs, decoding by bytes."""
     vllm, prompt = cfg.openrlhf.vllm, cfg.plan.prompt_tokens
     response, longest = find_response_lengths(cfg)
@@ -331,7 +310,7 @@ def estimate_generation(cfg: Any, shape: Shape, samples: float, machine: Machine
     return prefill + steps * weights + cached / bandwidth
 
 
-def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Machine) -> float:
+def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Any) -> float:
     """Estimate the seconds to train one model on `tokens` of all ranks, in optimizer steps."""
     flags, nodes, ranks = cfg.openrlhf, cfg.hardware.nodes, count_ranks(cfg)
     checkpointing = flags.get("actor", flags.get("model")).gradient_checkpointing_enable
@@ -355,7 +334,7 @@ def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine
     return seconds
 
 
-def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
+def estimate_step(cfg: Any, shape: Shape, machine: Any) -> dict[str, float]:
     """Estimate the seconds of one step by phase; `step` is the whole."""
     flags, (trained, frozen) = cfg.openrlhf, count_models(cfg.openrlhf)
     if "rollout" not in flags:
@@ -388,7 +367,7 @@ def estimate_step(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
     return phases | {"step": whole}
 
 
-def estimate_run(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
+def estimate_run(cfg: Any, shape: Shape, machine: Any) -> dict[str, float]:
     """Estimate the seconds of a step by phase, an evaluation, a save, the start and the run."""
     flags, rows = cfg.openrlhf, count_rows(cfg)
     run = estimate_step(cfg, shape, machine)
@@ -409,35 +388,31 @@ def estimate_run(cfg: Any, shape: Shape, machine: Machine) -> dict[str, float]:
 
 
 def print_plan(cfg: DictConfig) -> None:
-    """Print memory by phase, time by phase, disk, what does not fit, what the time depends on."""
-    from pandas import DataFrame, Series
+    """Print memory and time by phase, disk, what does not fit, what the time depends on."""
+    from pandas import DataFrame
 
     shape, hardware, rows = read_shape(cfg), cfg.hardware, count_rows(cfg)
     if shape is None:
-        raise UserError(
-            f"the shape of model.path={cfg.model.path} is unknown: download it, or set model.shape"
-        )
+        advice = "download it, or set model.shape"
+        raise UserError(f"the shape of model.path={cfg.model.path} is unknown: {advice}")
     size = shape.parameters / 1e9
     print(f"{cfg.name} on {hardware.name}: {size:.2f} B parameters; planned, not measured\n")
     if hardware.cuda:
         phases, host = plan_phases(cfg, shape)
         memory = DataFrame(phases).T / GIB
         print(memory.assign(all=memory.sum(axis=1)).to_string(na_rep="", float_format="%.1f"))
-        print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; in a node's memory {host / GIB:.0f}")
-        print(f"and the data (this machine has {find_host_memory_gb():.0f})\n")
+        has = psutil.virtual_memory().total / GIB
+        print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; {host / GIB:.0f} in a node's memory,")
+        print(f"and the data (this machine has {has:.0f})\n")
         machine = read_machine(cfg)
-        times = Series(estimate_run(cfg, shape, machine))
-        ends = {"range from": RANGE[0] * times, "to": RANGE[1] * times}
-        frame = DataFrame({"seconds": times} | ends)[times > 0]
-        print(frame.drop("run").to_string(float_format="%.3g"))
-        steps, gpus = (
-            count_steps(cfg.openrlhf, rows["train"]),
-            hardware.nodes * hardware.gpus_per_node,
-        )
-        low, high = (end["run"] / 3600 for end in ends.values())
-        print(f"{steps} steps: {low:.3g} to {high:.3g} hours,", end=" ")
-        print(f"{low * gpus:.3g} to {high * gpus:.3g} GPU-hours")
-        constants = ", ".join(f"{name} {value:.3g}" for name, value in machine._asdict().items())
+        time = DataFrame({"seconds": estimate_run(cfg, shape, machine)})
+        time["range from"], time["to"] = (time["seconds"] * factor for factor in RANGE)
+        print(time[time["seconds"] > 0].drop("run").to_string(float_format="%.3g"))
+        steps, hours = count_steps(cfg.openrlhf, rows["train"]), time.loc["run"] / 3600
+        for unit, number in (("hours", 1), ("GPU-hours", hardware.nodes * hardware.gpus_per_node)):
+            low, high = hours["range from"] * number, hours["to"] * number
+            print(f"{steps} steps: {low:.3g} to {high:.3g} {unit}")
+        constants = ", ".join(f"{name} {value:.3g}" for name, value in vars(machine).items())
         print(f"rests on {cfg.plan}, the longest response as long as allowed; {constants}\n")
     else:
         print("hardware=cpu: a GPU's memory and time do not apply; see docs/engine.md")
@@ -445,7 +420,8 @@ def print_plan(cfg: DictConfig) -> None:
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     print(f"disk: {sum(disk.values()) / 1e9:.0f} GB ({listed})")
     for kind, lines in zip(("does not fit", "may not fit"), check_memory(cfg, shape), strict=True):
-        print(*(f"{kind}: {line}" for line in lines), sep="\n", end="\n" if lines else "")
+        for line in lines:
+            print(f"{kind}: {line}")
 
 
 def main() -> None:

@@ -113,15 +113,11 @@ def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
     path, name = facts.model, str(cfg.model.path)
     # not here: fetched later, which needs an id and a commit
     if path is None and not HUB_ID.fullmatch(name):
-        yield (
-            f"model.path={name} is no folder here and no hub id (org/name): give "
-            "model.path=FOLDER, or make it as the head of recipes/configs/experiment/… says"
-        )
+        advice = "give model.path=FOLDER, or see the head of recipes/configs/experiment/…"
+        yield f"model.path={name} is no folder here and no hub id (org/name): {advice}"
     elif path is None and not REVISION.fullmatch(str(cfg.model.revision)):
-        yield (
-            f"model.path={name} is no folder here; as a hub id it needs its commit of 40 hex "
-            f"digits: model.revision={cfg.model.revision}"
-        )
+        advice = f"its commit of 40 hex digits: model.revision={cfg.model.revision}"
+        yield f"model.path={name} is no folder here; as a hub id it needs {advice}"
     elif path and not (path / "config.json").is_file():
         yield f"{path}/config.json not found: model.path must be a Hugging Face model folder"
     elif path and not cfg.model.trust_remote_code and (code := list(list_code(path))):
@@ -134,22 +130,19 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     if facts.data is None:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
-    for_model = f"{prepare} model.path={cfg.model.path}"
+    for_model, source = f"{prepare} model.path={cfg.model.path}", manifest["tokenizer"]["path"]
     # prompts were measured with another tokenizer: lengths and special tokens may differ
     tokenizer, known = facts.model and facts.model / "tokenizer.json", manifest["tokenizer"]
     if tokenizer and tokenizer.is_file() and hash_file(tokenizer) != known["sha256"]:
-        yield (
-            f"{folder} was prepared with the tokenizer of {known['path']}, the model is "
-            f"{cfg.model.path}: run `{for_model}`"
-        )
+        model = f"the model is {cfg.model.path}: run `{for_model}`"
+        yield f"{folder} was prepared with the tokenizer of {source}, {model}"
     bos, frame = known.get("bos_token"), facts.data.frame
     # OpenRLHF encodes prompts without special tokens; eval/worker.py gives BOS once
     if bos and not (frame and frame.prefix.startswith(bos)):
         yield (
-            f"the tokenizer of {known['path']} begins every text with {bos}, which training would "
-            "leave out and `make eval` would not: data.chat=true and a model whose chat template "
-            'writes it, or model.path=COPY with `"post_processor": null` in tokenizer.json; '
-            f"then `{prepare}`"
+            f"the tokenizer of {source} begins every text with {bos}, which training would leave "
+            "out: data.chat=true and a model whose chat template writes it, or model.path=COPY "
+            f'with `"post_processor": null` in tokenizer.json; then `{prepare}`'
         )
     # plain and chat prompts are other texts, and rows carry them ready-made
     is_chat, wanted = manifest.get("chat") is not None, f"data.chat={rules.show(cfg.data.chat)}"
@@ -160,7 +153,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
     # so are template and views; older manifests name neither: their prompt was plain
-    held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
+    held = {"prompt": manifest.get("prompt", {}).get("name", "plain")} | manifest.get("views", {})
     asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
     other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
     if other:
@@ -170,15 +163,14 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
     if longest and longest > limit:
         yield (
-            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
-            "and the engine would cut it from the left: openrlhf.data.max_len="
-            f"{cfg.openrlhf.data.max_len + longest - limit}, or run "
+            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit}: "
+            f"openrlhf.data.max_len={cfg.openrlhf.data.max_len + longest - limit}, or run "
             f"`{prepare} data.max_prompt_tokens={limit}`"
         )
     # the engine trains on whole batches only: with fewer rows it would end at once
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
-    group = cfg.openrlhf.rollout if facts.method == "ppo" else cfg.openrlhf.train
-    if rows < (size := group.batch_size):
+    size = cfg.openrlhf.get("rollout", cfg.openrlhf.train).batch_size
+    if rows < size:
         yield f"{folder}/train.jsonl has {rows} rows, less than a batch of {size}: lower batch_size"
 
 
@@ -230,10 +222,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
         return
     if hardware.nodes > 1:
         if is_ppo:
-            yield (
-                f"hardware.nodes={hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the "
-                "nodes first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
-            )
+            advice = "start Ray on its nodes, or `sbatch recipes/launch/train.sbatch`"
+            yield f"hardware.nodes={hardware.nodes}, but RAY_ADDRESS is not set: {advice}"
         return
     if demand > (found := len(facts.gpus)):
         there = f"there are {found} on this machine: choose another hardware=…"
@@ -241,37 +231,35 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     # the plan is made for the preset's memory; the smallest GPU decides
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
     if smallest and smallest < hardware.gpu_memory_gb:
-        yield (
-            f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU, this "
-            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
-        )
+        advice = f"hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
+        wanted = f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU"
+        yield f"{wanted}, this machine's have {smallest:.0f}: {advice}"
 
 
 def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the run fits, by the numbers of `make plan`."""
-    shape, has = facts.shape, facts.host_gb
+    shape, name, machine_has = facts.shape, cfg.model.path, f"this machine has {facts.host_gb:.0f}"
     if shape is None:
-        if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
-            yield (
-                f"the memory that {cfg.model.path} needs is not known before it is here: hf "
-                f"download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
-            )
+        if facts.model is None and HUB_ID.fullmatch(str(name)):
+            fetch = f"hf download {name} --revision {cfg.model.revision}, or give model.shape"
+            yield f"the memory that {name} needs is not known before it is here: {fetch}"
     elif cfg.hardware.cuda:
         yield from plan.check_memory(cfg, shape)[0]
         # states that sleep are in host memory; a cluster's nodes cannot be asked from here
         needed = plan.plan_phases(cfg, shape)[1] / plan.GIB
-        if needed > has and not os.environ.get("RAY_ADDRESS"):
+        if needed > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
             yield (
-                f"the run keeps about {needed:.0f} GiB in host memory, this machine has {has:.0f}: "
+                f"the run keeps about {needed:.0f} GiB in host memory, {machine_has}: "
                 "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
             )
-    # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
-    elif (needed := 20 * shape.parameters * plan.count_models(cfg.openrlhf)[0] / plan.GIB) > has:
-        yield (
-            f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} GiB of "
-            f"memory without a GPU, this machine has {has:.0f}: experiment=laptop here, or "
-            "hardware=8x80gb on GPUs"
-        )
+    else:
+        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
+        needed = 20 * shape.parameters * plan.count_models(cfg.openrlhf)[0] / plan.GIB
+        if needed > facts.host_gb:
+            yield (
+                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
+                f"GiB without a GPU, {machine_has}: experiment=laptop here, or hardware=8x80gb"
+            )
 
 
 def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
@@ -282,8 +270,8 @@ def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
     if needed > facts.free_bytes:
         yield (
             f"the run will write about {needed / 1e6:,.0f} MB, the disk of {cfg.run_dir} has "
-            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or set run_dir=FOLDER elsewhere, "
-            "or keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
+            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or run_dir=FOLDER elsewhere, or "
+            "keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
         )
 
 

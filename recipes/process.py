@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from recipes.reward import build_reward_environment
 from recipes.rules import count_gpus
@@ -36,20 +37,8 @@ CUDA_SETTINGS = {
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
 WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
-# regex of a cause → what to do; the first that matches
-ADVICE = {
-    r"CUDA out of memory|OutOfMemoryError: CUDA": "the GPU's memory ran out: `make plan` with the "
-    "same words shows the phase; lower openrlhf.train.micro_batch_size or hardware.vllm_memory",
-    r"ray\.exceptions\.OutOfMemoryError|node running low on memory|^Killed": "the machine's memory "
-    "ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
-    r"No space left on device|Disk quota": "make room on that disk, then resume",
-    r"RewardFailure|row \S+: |reward server|ConnectionError": "the reward: docs/reward.md",
-    r"No available memory for the cache blocks": "raise hardware.vllm_memory",
-    r"Free memory on device": "lower hardware.vllm_memory, or end what else is on the GPU",
-    r"FloatingPointError": "a lower learning rate, or an earlier checkpoint",
-    r"node timed out during startup": "the machine was too busy to start Ray in 30 s: start again",
-    r"AF_UNIX path (?:length|too long)": "export TMPDIR=/tmp",
-}
+# regex of a cause → what to do
+ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 

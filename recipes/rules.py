@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,52 +24,10 @@ PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
 SOCKET = "rl-abcdefgh/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 SOCKET_BYTES = 107
 
-SWITCH = (True, False)
-CHOICES = {
-    "resume": (True, False, "auto"),
-    "dry_run": SWITCH,
-    "model.trust_remote_code": SWITCH,
-    "data.chat": SWITCH,
-    "reward.hook": ("agent", "function", "server"),
-    "reward.mode": ("paper", "strict"),
-    "reward.control": (None, "coin", "format_only", "shuffled_labels", "wrong_penalty"),
-    "hardware.cuda": SWITCH,
-}
-# key → the least it may be; whole numbers
-COUNTS = {"seed": 0, "hardware.nodes": 1, "hardware.gpus_per_node": 1}
+TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
-# keys of openrlhf, of both recipes → the least that each may be
-BOUNDS = {
-    "rollout.batch_size": 1,
-    "rollout.micro_batch_size": 1,
-    "rollout.n_samples_per_prompt": 1,
-    "rollout.max_new_tokens": 1,
-    "rollout.temperature": TINY,
-    "rollout.top_p": TINY,
-    "train.batch_size": 1,
-    "train.micro_batch_size": 1,
-    "train.num_episodes": 1,
-    "train.max_epochs": 1,
-    "data.max_samples": 1,
-    "data.max_len": 1,
-    "eval.n_samples_per_prompt": 1,
-    "eval.temperature": 0,
-    "actor.adam.lr": TINY,
-    "critic.adam.lr": TINY,
-    "adam.lr": TINY,
-    "algo.kl.init_coef": 0,
-}
+BOUNDS = TABLES["bounds"] | dict.fromkeys(TABLES["positive"], TINY)
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
-NO_GPU = {  # what the CPU engine lacks a GPU for
-    "ds.packing_samples": "packing needs flash-attn, which is CUDA only",
-    "ds.adam_offload": "it compiles a C++ optimizer; on CPU there is nowhere to offload to",
-    "ds.load_in_4bit": "4-bit weights need a GPU",
-    "train.dynamic_batch_enable": "dynamic batches need packing, and so flash-attn",
-    "train.enable_ema": "the engine averages on a CUDA device (ppo_actor.py:365)",
-    "ds.enable_sleep": "there is no GPU memory to free",
-    "vllm.enable_sleep": "vLLM has no sleep mode on CPU",
-    "vllm.sync_with_ray": "vLLM's worker is no Ray actor on CPU",
-}
 
 
 def find_wrong_settings(cfg: Any, method: str) -> list[str]:
@@ -81,7 +40,7 @@ def find_wrong_settings(cfg: Any, method: str) -> list[str]:
 
 def find_broken_rules(cfg: Any, method: str) -> list[str]:
     """Find all rules of the engine that this configuration breaks."""
-    rules = [check_batches, check_checkpoints]
+    rules: list[Any] = [check_batches, check_checkpoints]
     rules += [check_placement, check_traps] if method == "ppo" else []
     rules += [] if cfg.hardware.cuda else [check_cpu]
     return [problem for rule in rules for problem in rule(cfg)]
@@ -89,12 +48,12 @@ def find_broken_rules(cfg: Any, method: str) -> list[str]:
 
 def check_values(cfg: Any) -> Iterator[str]:
     """Check that our own keys have one of their values, or a whole number large enough."""
-    for key, allowed in CHOICES.items():
+    for key, allowed in TABLES["choices"].items():
         value = OmegaConf.select(cfg, key, default=allowed[0])
         # 1 == True in Python, and dry_run=1 is a slip
         if (type(value), value) not in [(type(known), known) for known in allowed]:
             yield f"{key}={show(value)} is none of {', '.join(map(show, allowed))}"
-    for key, least in COUNTS.items():
+    for key, least in TABLES["counts"].items():
         value = OmegaConf.select(cfg, key)
         if type(value) is not int or value < least:
             yield f"{key}={show(value)} must be a whole number, {least} or more"
@@ -312,7 +271,7 @@ def check_checkpoints(cfg: Any) -> Iterator[str]:
 def check_cpu(cfg: Any) -> Iterator[str]:
     """Refuse what the CPU engine has no GPU for."""
     flags, nodes = cfg.openrlhf, cfg.hardware.nodes
-    for key, reason in NO_GPU.items():
+    for key, reason in TABLES["no_gpu"].items():
         if OmegaConf.select(flags, key):
             yield f"openrlhf.{key}=true cannot run on hardware=cpu: {reason}"
     if "flash" in (attention := flags.ds.attn_implementation):

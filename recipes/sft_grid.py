@@ -133,20 +133,15 @@ def render_table(record: dict[str, Any]) -> str:
 
 def draw_grid(path: Path, record: dict[str, Any]) -> None:
     """Draw accuracy over epochs, a line a rate, and mark the kept model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
-    figure, kept = Figure(figsize=(6.4, 4), dpi=120, layout="constrained"), record["kept"]
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for rate, accuracies in record["scores"].items():
-        epochs = range(1, len(accuracies) + 1)
-        axes.plot(epochs, [100 * value for value in accuracies], "o-", ms=4, label=f"rate {rate}")
+    frame, kept = DataFrame(record["scores"]).mul(100).add_prefix("rate "), record["kept"]
+    frame.index = frame.index + 1
+    axes = frame.plot(style="o-", ms=4, grid=True, xticks=frame.index, title=record["title"])
     axes.plot(kept["epoch"], 100 * kept["accuracy"], "ko", ms=13, mfc="none", label="kept")
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", title=record["title"], xticks=epochs)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
-    figure.savefig(path)
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.legend()
+    axes.figure.savefig(path, dpi=120)
 
 
 def link(path: Path, target: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_hub_model_is_taken_from_its_pinned_snapshot(compose_one, tmp_path, mo
 
 
 def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(compose_one):
-    machine = plan.Machine()
+    machine = plan.build_machine()
     steps = [
         plan.estimate_step(*compose_one("paper", hardware), machine)
         for hardware in ("2x80gb", "4x80gb", "8x80gb")
@@ -163,7 +163,7 @@ def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(compose
 
 
 def test_longer_responses_take_longer_and_prompts_never_less(compose_one):
-    machine = plan.Machine()
+    machine = plan.build_machine()
     short = plan.estimate_step(*compose_one("paper", "8x80gb"), machine)
     long = plan.estimate_step(*compose_one("paper", "8x80gb", "plan.response_tokens=900"), machine)
     assert all(long[phase] >= short[phase] for phase in short)
@@ -207,7 +207,7 @@ def test_public_runs_took_what_the_range_says(
     compose_one, experiment, hardware, overrides, machine, reported
 ):
     cfg, shape = compose_one(experiment, hardware, *overrides)
-    step = plan.estimate_step(cfg, shape, plan.Machine()._replace(**machine))["step"]
+    step = plan.estimate_step(cfg, shape, plan.build_machine(**machine))["step"]
     low, high = (factor * step for factor in plan.RANGE)
     assert low <= reported[0] and reported[1] <= high, step
 
@@ -227,11 +227,11 @@ def test_offloaded_sft_and_a_sync_of_8b_took_what_the_range_says(compose_config,
         "plan.prompt_tokens=400",
     )
     shape = read_shape(cfg)
-    machine = plan.Machine()._replace(flops=312e12, memory=2.0e12, host=20e9)
+    machine = plan.build_machine(flops=312e12, memory=2.0e12, host=20e9)
     step = plan.estimate_update(cfg, shape, 8 * 400, 1, machine)
     assert plan.RANGE[0] * step <= 2.38 and plan.RANGE[1] * step >= 3.08, step
     cfg, shape = compose_one("7B", "2x8x80gb")
-    sync = plan.estimate_step(cfg, shape, plan.Machine())["sync"]
+    sync = plan.estimate_step(cfg, shape, plan.build_machine())["sync"]
     assert plan.RANGE[0] * sync <= 15 <= plan.RANGE[1] * sync, sync
 
 
@@ -259,19 +259,19 @@ def test_an_evaluation_waits_once_for_each_batch(compose_one):
 def reversed_arguments(composed):
     """Arguments of estimate_run for a composed recipe."""
     cfg, shape = composed
-    return cfg, shape, plan.Machine()
+    return cfg, shape, plan.build_machine()
 
 
 def test_saving_and_a_slow_adam_are_in_the_hours(compose_one):
     cfg, shape = compose_one("paper", "1x80gb")
-    run = plan.estimate_run(cfg, shape, plan.Machine())
-    fast = plan.estimate_run(cfg, shape, plan.Machine()._replace(disk=1e15))
+    run = plan.estimate_run(cfg, shape, plan.build_machine())
+    fast = plan.estimate_run(cfg, shape, plan.build_machine(disk=1e15))
     saved = plan.plan_checkpoint(cfg.openrlhf, shape)
     assert run["run"] - fast["run"] > 10 * saved / 1.5e9
-    one_thread = plan.Machine()._replace(adam_threads=1)
+    one_thread = plan.build_machine(adam_threads=1)
     assert (
         plan.estimate_step(cfg, shape, one_thread)["training"]
-        > 1.1 * (plan.estimate_step(cfg, shape, plan.Machine())["training"])
+        > 1.1 * (plan.estimate_step(cfg, shape, plan.build_machine())["training"])
     )
 
 
@@ -279,7 +279,7 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
     path = tmp_path / "smoke.json"
     path.write_text('{"constants": {"tensor_call": 0.04}}')
     cfg, _ = compose_one("paper", "8x80gb", f"plan.measured={path}")
-    assert plan.read_machine(cfg) == plan.Machine()._replace(tensor_call=0.04)
+    assert plan.read_machine(cfg) == plan.build_machine(tensor_call=0.04)
     path.write_text('{"constants": {"no_such": 1}}')
     with pytest.raises(UserError, match="make smoke"):
         plan.read_machine(cfg)
