@@ -93,7 +93,8 @@ def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
         f"openrlhf.train.num_episodes={STEPS}",
         f"openrlhf.actor.adam.lr={LEARNING_RATE}",
         "openrlhf.actor.lr_warmup_ratio=0",
-        f"openrlhf.eval.steps={STEPS}",
+        # the asynchronous trainer evaluates between two batches only, never after the last one
+        f"openrlhf.eval.steps={1 if cfg.hardware['async'] else STEPS}",
         "openrlhf.ckpt.save_steps=1",
         "openrlhf.ckpt.save_hf=true",
     ]
@@ -153,7 +154,10 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> tuple[dict[str
     is_synced, seen_kl = is_off, "not measured"
     if kl is not None:
         is_synced, seen_kl = kl < STALE_KL, f"largest |vllm_kl| {kl:.1e}"
-    steps, evaluations = [row["step"] for row in train], len(rows) - len(train)
+    steps = [row["step"] for row in train]
+    evaluated = [row["step"] for row in rows if row["kind"] == "eval"]
+    has_eval = bool(evaluated) if cfg.hardware["async"] else evaluated == [STEPS]
+    seen_eval = f"at step {', '.join(map(str, evaluated)) or 'none'}"
     saved = [checkpoint.tag for checkpoint in list_complete(folder / "checkpoints")]
     copies = sorted(path.name for path in (folder / "checkpoints").glob("*_hf"))
     last = f"exit {codes[1] if codes[1:] else 'not run'}"
@@ -164,7 +168,7 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> tuple[dict[str
         "actor, critic and reference, as the recipe has them": (has_all, ", ".join(needed)),
         "each rollout on disk once": (0 < samples == rollouts, f"{rollouts} rows"),
         "vLLM has the trained weights": (is_synced, seen_kl),
-        "evaluation on dev": (evaluations == 1, f"{evaluations} of 1"),
+        "evaluation on dev": (has_eval, seen_eval),
         "checkpoints, Hugging Face copies": (bool(saved and copies), ", ".join(saved + copies)),
         "final model": ((folder / "model" / "config.json").is_file(), f"{folder}/model"),
     }
