@@ -166,8 +166,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     record |= {"wall_seconds": round(time.monotonic() - started, 1), "exit": code}
     if code == 0:
         metrics = run_dir / "metrics.jsonl"
-        seconds, rows = record["wall_seconds"], read_jsonl(metrics) if metrics.exists() else []
-        terminal.summarise_run(rows, method, run_dir, seconds)
+        written = read_jsonl(metrics) if metrics.exists() else []
+        terminal.summarise_run(written, method, run_dir, record["wall_seconds"])
     else:
         print(*explain_end(run_dir, method, code, begin), sep="\n", file=sys.stderr)
     write_json(run_dir / "run.json", record)  # last: the disk may be full
@@ -186,8 +186,8 @@ def prepare_rows(cfg: DictConfig, data: Prepared) -> int:
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
     if used < rows:
         limit = f"openrlhf.data.max_samples={most}, and " if most < rows else ""
-        whole = f"{limit}rollouts are whole batches of {size}"
-        print(f"{rows - used} of {rows} training rows are left out: {whole}")
+        why = f"{limit}rollouts are whole batches of {size}"
+        print(f"{rows - used} of {rows} training rows are left out: {why}")
     return used
 
 
@@ -223,21 +223,20 @@ def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
     A signal leaves no exception in the log, and a full disk no log.
     """
     log, last = run_dir / "engine.log", checkpoints.find_last(run_dir / "checkpoints")
-    if code == INTERRUPTED:
-        lines = ["\nstopped; every process of the run is ended"]
-    else:
+    lines = ["\nstopped; every process of the run is ended"]
+    if code != INTERRUPTED:
         if code < 0:
             cause = f"killed by {signal.Signals(-code).name}, by a person or because memory ran out"
         elif shutil.disk_usage(run_dir).free < FULL:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        lines = [f"\nthe engine failed (exit {code}): {cause}"]
-        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
-        lines += [f"  whole log: {log}"]
+        advice = process.advise(cause)
+        lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
+        lines[1:1] = [f"  {advice}"] if advice else []
     if code == INTERRUPTED or last:
         # the command that the user gave, with resume=true once
         words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
         again = f"python -m recipes.{TITLES[method][1]} {shlex.join([*words, 'resume=true'])}"
-        lines += [f"  from the last checkpoint: {again}"]
+        lines.append(f"  from the last checkpoint: {again}")
     return lines

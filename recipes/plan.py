@@ -4,8 +4,8 @@ make plan experiment=paper hardware=8x80gb
 make plan method=sft experiment=paper hardware=1x80gb
 make plan hardware=8x80gb plan.measured=runs/smoke/NAME/smoke.json      constants of `make smoke`
 
-Bytes are those on one GPU where nothing else is said; formulas follow OpenRLHF 0.11.2 and DeepSpeed
-0.19.6. Time is a range, from FLOPs, bytes and calls. Nothing was measured here: docs/hardware.md.
+Bytes are those on one GPU where nothing else is said, by the formulas of OpenRLHF 0.11.2 and
+DeepSpeed 0.19.6. Time is a range. Nothing was measured here: docs/hardware.md.
 """
 
 import json
@@ -23,10 +23,10 @@ from omegaconf import DictConfig
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
-from data_prep.prepared import MANIFEST, open_prepared
+from data_prep.prepared import MANIFEST
 from recipes.machine import complete_words
 from recipes.model import Shape, read_shape
-from recipes.run_folder import find_data
+from recipes.run_folder import find_data, open_data
 
 GIB = 1024**3
 CONTEXT = 0.7 * GIB  # CUDA context, cuBLAS and NCCL buffers of one process
@@ -68,7 +68,7 @@ def count_rows(cfg: Any) -> dict[str, int]:
     known = {split: facts.rows for split, facts in cfg.data.official.items() if "rows" in facts}
     known = {"train": cfg.plan.rows.train, path.stem: cfg.plan.rows.dev} | known
     if (folder / MANIFEST).is_file():
-        files = open_prepared(folder).manifest["files"]
+        files = open_data(cfg).manifest["files"]
         known = {Path(name).stem: file["rows"] for name, file in files.items()}
     # a file of the user's own
     if path.parent != folder and path.is_file():
@@ -85,7 +85,7 @@ def count_steps(flags: Any, rows: int) -> int:
 
 
 def count_every(steps: int, each: int) -> int:
-    """Count what happens every `each` steps: evaluations, saves; never where that is 0 or less."""
+    """Count what happens every `each` steps; never where that is 0 or less."""
     return int(steps // each) if each > 0 else 0
 
 
@@ -118,9 +118,9 @@ def plan_model(shape: Shape, flags: Any, ranks: int) -> tuple[Any, float]:
 def plan_offload(count: float) -> float:
     """Compute the host bytes of one rank that offloads the optimizer of `count` weights.
 
-    Pinned: flat fp32 weights and gradients, a bf16 copy, bf16 gradients a parameter
-    (stage_1_and_2.py:497, :852, :509, :1537). torch rounds each up to a power of two
-    (CachingHostAllocator.h:300), many sizes by a third. Two fp32 moments are unpinned.
+    Flat fp32 weights and gradients and a bf16 copy, and bf16 gradients a parameter, are pinned
+    (stage_1_and_2.py:497, :852, :509, :1537): torch rounds each up to a power of two
+    (CachingHostAllocator.h:300), many sizes by a third. Two fp32 moments are not.
     """
     flat = sum(2.0 ** math.ceil(math.log2(size * count)) for size in (4, 4, 2)) if count else 0.0
     return flat + 2 * count * 4 / 3 + 8 * count
@@ -295,33 +295,29 @@ def estimate_generation(cfg: Any, shape: Shape, samples: float, machine: Any) ->
     """Estimate the seconds of `samples` in vLLM: prefill by FLOPs, decoding by bytes."""
     vllm, prompt = cfg.openrlhf.vllm, cfg.plan.prompt_tokens
     response, longest = find_response_lengths(cfg)
-    gpus = vllm.tensor_parallel_size
-    samples = samples / vllm.num_engines
-    speed = gpus * machine.flops * machine.forward_fraction
-    prefill = 2 * shape.parameters * samples * prompt / speed
+    gpus, samples, weights = vllm.tensor_parallel_size, samples / vllm.num_engines, shape.parameters
+    prefill = 2 * weights * samples * prompt / (gpus * machine.flops * machine.forward_fraction)
     # as many at once as the KV cache holds, 1,024 at most (recipes/engine/trainer.py)
     room = count_kv_tokens(shape, cfg) / (prompt + response)
     waves = samples / min(samples, max(1.0, room), 1024.0)
     # Decoding ends with the longest response, which is taken to be as long as it may be
     steps = longest + (waves - 1) * response
     bandwidth = gpus * machine.memory * machine.decode_fraction
-    weights = max(2 * shape.parameters / bandwidth, machine.decode_floor)
+    decoding = steps * max(2 * weights / bandwidth, machine.decode_floor)
     cached = samples * response * (prompt + response / 2) * shape.kv_bytes
-    return prefill + steps * weights + cached / bandwidth
+    return prefill + decoding + cached / bandwidth
 
 
 def estimate_update(cfg: Any, shape: Shape, tokens: float, updates: int, machine: Any) -> float:
     """Estimate the seconds to train one model on `tokens` of all ranks, in optimizer steps."""
     flags, nodes, ranks = cfg.openrlhf, cfg.hardware.nodes, count_ranks(cfg)
+    micro, count = flags.train.micro_batch_size, count_trained(shape, flags)
     checkpointing = flags.get("actor", flags.get("model")).gradient_checkpointing_enable
     # Larger micro-batches fill the GPU better: 20 % of its FLOPs at 4, 25 % at 8
-    micro = flags.train.micro_batch_size
     fraction = machine.train_fraction * (1.25 if micro >= 8 else 1.0)
     flop = (8 if checkpointing else 6) * shape.parameters * tokens
     seconds = flop / (ranks * machine.flops * fraction)
-
     # ZeRO-2 reduces gradients at each micro-batch and gathers weights at each update
-    count = count_trained(shape, flags)
     micro_batches = flags.train.batch_size * updates / (micro * ranks)
     wire = machine.network if nodes > 1 else machine.link
     reduced = micro_batches * (6 if flags.ds.zero_stage == 3 else 2) * count
@@ -342,10 +338,9 @@ def estimate_step(cfg: Any, shape: Shape, machine: Any) -> dict[str, float]:
         return {"step": estimate_update(cfg, shape, tokens, 1, machine)}
     samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
     updates = samples // flags.train.batch_size * flags.train.max_epochs
-    # moving models to the host and back takes less than a second
     tokens = samples * (cfg.plan.prompt_tokens + find_response_lengths(cfg)[0])
-    ranks, weights = count_ranks(cfg), 2 * shape.parameters
-    speed = ranks * machine.flops * machine.forward_fraction
+    speed = count_ranks(cfg) * machine.flops * machine.forward_fraction
+    weights = 2 * shape.parameters  # bytes; moving them to the host and back takes under a second
     # A sync calls every engine for each tensor; on vLLM's own GPU, CUDA IPC copies within it
     call = machine.tensor_call + machine.engine_call * flags.vllm.num_engines
     wire = machine.network if cfg.hardware.nodes > 1 else machine.link
@@ -360,9 +355,8 @@ def estimate_step(cfg: Any, shape: Shape, machine: Any) -> dict[str, float]:
         "training": trained * estimate_update(cfg, shape, tokens, updates, machine),
         "sync": sync,
     }
-    whole = sum(phases.values())
+    whole, busy = sum(phases.values()), phases["generation"] + phases["controller"]
     if flags.train.async_enable:  # generation overlaps the rest
-        busy = phases["generation"] + phases["controller"]
         whole = max(busy, whole - busy) + sync
     return phases | {"step": whole}
 
@@ -401,17 +395,19 @@ def print_plan(cfg: DictConfig) -> None:
         phases, host = plan_phases(cfg, shape)
         memory = DataFrame(phases).T / GIB
         print(memory.assign(all=memory.sum(axis=1)).to_string(na_rep="", float_format="%.1f"))
-        has = psutil.virtual_memory().total / GIB
-        print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; {host / GIB:.0f} in a node's memory,")
-        print(f"and the data (this machine has {has:.0f})\n")
+        has = f"this machine has {psutil.virtual_memory().total / GIB:.0f}"
+        print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; a node: {host / GIB:.0f} ({has})\n")
         machine = read_machine(cfg)
         time = DataFrame({"seconds": estimate_run(cfg, shape, machine)})
         time["range from"], time["to"] = (time["seconds"] * factor for factor in RANGE)
         print(time[time["seconds"] > 0].drop("run").to_string(float_format="%.3g"))
-        steps, hours = count_steps(cfg.openrlhf, rows["train"]), time.loc["run"] / 3600
-        for unit, number in (("hours", 1), ("GPU-hours", hardware.nodes * hardware.gpus_per_node)):
-            low, high = hours["range from"] * number, hours["to"] * number
-            print(f"{steps} steps: {low:.3g} to {high:.3g} {unit}")
+        steps, gpus = (
+            count_steps(cfg.openrlhf, rows["train"]),
+            hardware.nodes * hardware.gpus_per_node,
+        )
+        low, high = time.loc["run", ["range from", "to"]] / 3600
+        each = f"{low * gpus:.3g} to {high * gpus:.3g} GPU-hours"
+        print(f"{steps} steps: {low:.3g} to {high:.3g} hours, {each}")
         constants = ", ".join(f"{name} {value:.3g}" for name, value in vars(machine).items())
         print(f"rests on {cfg.plan}, the longest response as long as allowed; {constants}\n")
     else:

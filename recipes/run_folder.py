@@ -96,10 +96,8 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
         started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         # resume=auto passes over what a start that failed before the engine has left
         if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
-            yield (
-                f"{folder} holds a run: choose another name (name=NAME), or continue it "
-                "(resume=true), or delete it"
-            )
+            advice = "choose another name (name=NAME), continue it (resume=true), or delete it"
+            yield f"{folder} holds a run: {advice}"
         return
     if not (folder / "run.json").is_file():
         yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
@@ -110,17 +108,13 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     for key, was in was_set.items():
         # a key that this version no longer has, or did not have then, says nothing
         if FIXED.match(key) and not FREE.match(key) and key in now and was != now[key]:
-            yield (
-                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: resume with "
-                f"{key}={show(was)}, or start anew with name=NAME"
-            )
+            advice = f"resume with {key}={show(was)}, or start anew with name=NAME"
+            yield f"{key} was {show(was)} in {folder} and is {show(now[key])} now: {advice}"
     files = read_record(folder).get("data", {}).get("files", {})
     for name in (f"{split}.jsonl" for split in list_splits(cfg)):
         if data_files and name in files and data_files.get(name) != files[name]:
-            yield (
-                f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "
-                f"{files[name][:12]}…): prepare it as it was, or start anew with name=NAME"
-            )
+            known = f"has changed since {folder} was started (sha256 was {files[name][:12]}…)"
+            yield f"{name} of {cfg.data.name} {known}: prepare it as it was, or name=NAME"
 
 
 def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: str) -> int:
@@ -141,8 +135,7 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
 def forget_after(folder: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
 
-    The steps after the last checkpoint run again on resume, and would be there twice. Of an
-    evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
+    Of an evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
     """
     evaluated: set[int] = set()
     paths = [folder / "metrics.jsonl", *(folder / "rollouts").glob("*.jsonl")]

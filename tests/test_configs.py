@@ -11,11 +11,11 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from recipes.rules import find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
 from recipes.plan import check_memory
+from recipes.rules import find_broken_rules
 from reward_server.shaping import RewardOptions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"

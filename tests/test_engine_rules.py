@@ -10,8 +10,8 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from recipes.rules import count_gpus, find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.rules import count_gpus, find_broken_rules
 
 GROUP = "openrlhf.algo.advantage.estimator="
 
