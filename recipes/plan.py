@@ -118,26 +118,17 @@ def plan_model(shape: Shape, flags: Any, ranks: int) -> tuple[Any, float]:
 def plan_offload(count: float) -> float:
     """Compute the host bytes of one rank that offloads the optimizer of `count` weights.
 
-    Flat fp32 weights and gradients and a bf16 copy, and bf16 gradients a parameter, are pinned
-    (stage_1_and_2.py:497, :852, :509, :1537): torch rounds each up to a power of two
-    (CachingHostAllocator.h:300), many sizes by a third. Two fp32 moments are not.
+    Flat fp32 weights, gradients and a bf16 copy, and bf16 gradients, are pinned (stage_1_and_2.py:
+    497, 852, 509, 1537), rounded up to powers of two (CachingHostAllocator.h:300); moments are not.
     """
     flat = sum(2.0 ** math.ceil(math.log2(size * count)) for size in (4, 4, 2)) if count else 0.0
     return flat + 2 * count * 4 / 3 + 8 * count
 
 
-def plan_activations(
-    shape: Shape, tokens: float, logit_bytes: int, checkpointing: bool | None = None
-) -> float:
-    """Compute the bytes of a micro-batch; checkpointing: None where nothing is trained.
-
-    logit_bytes: of each logit; 0 for a critic, whose head is a single value.
-    """
+def plan_activations(shape: Shape, tokens: float, logit_bytes: int) -> float:
+    """Compute a forward pass's bytes for `tokens`; logit_bytes: 0 for a critic's single value."""
     block = 2 * tokens * (10 * shape.hidden + 4 * shape.intermediate)
-    kept = 0.0
-    if checkpointing is not None:
-        kept = 2 * tokens * shape.hidden * shape.layers if checkpointing else block * shape.layers
-    return kept + block + logit_bytes * tokens * shape.vocab
+    return block + logit_bytes * tokens * shape.vocab
 
 
 def count_kv_tokens(shape: Shape, cfg: Any) -> int:
@@ -175,10 +166,11 @@ def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, Any], float]:
         resident["optimizer"], woken, at_once = trained * model["optimizer"], Bytes(), trained
     learned = flags.train.micro_batch_size * flags.data.max_len
     checkpointing = flags.get("actor", flags.get("model")).gradient_checkpointing_enable
+    kept = 2 * learned * shape.hidden if checkpointing else plan_activations(shape, learned, 0)
     entropy = ENTROPY if is_ppo and flags.actor.entropy_coef is not None else 0
     training = resident
     for logit_bytes in (2 * LOGIT + entropy, 0)[:at_once]:
-        work = plan_activations(shape, learned, logit_bytes, checkpointing)
+        work = plan_activations(shape, learned, logit_bytes) + kept * shape.layers
         training = training + woken + Bytes(step=model["step"], activations=work)
     # Loading: a third of the states again, while the fp32 copy of the weights is made
     loading = resident + woken + Bytes(step=model["optimizer"] / 3)
@@ -203,10 +195,7 @@ def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, Any], float]:
 
 
 def check_memory(cfg: Any, shape: Shape) -> tuple[list[str], list[str]]:
-    """List what cannot fit the GPU (refused) and what may not (doubtful), each with its key.
-
-    Only weights, optimizer states and vLLM's fraction refuse: the rest rests on assumptions.
-    """
+    """List what cannot fit (weights, states and vLLM alone) and what may not, each with its key."""
     found: tuple[list[str], list[str]] = ([], [])
     size, longest = cfg.hardware.gpu_memory_gb, cfg.openrlhf.data.max_len
     if not cfg.hardware.cuda or size is None:
@@ -422,9 +411,8 @@ def print_plan(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Compose rlvr.yaml, or sft.yaml with method=sft, and print the plan."""
-    words = [word for word in sys.argv[1:] if word not in ("method=ppo", "method=sft")]
     is_sft = "method=sft" in sys.argv
-    sys.argv[1:] = words
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in ("method=ppo", "method=sft")]
     run_command(print_plan, "sft" if is_sft else "rlvr", partial(complete_words, sft=is_sft))
 
 

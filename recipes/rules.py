@@ -175,14 +175,8 @@ def check_batches(cfg: Any) -> Iterator[str]:
         # launcher.py:354: uneven shards give ranks different numbers of forward passes
         size = rollout.micro_batch_size
         for role, count in ranks.items():
-            rules.append(
-                (
-                    key,
-                    samples,
-                    f"rollout.micro_batch_size={size} × {count} {role} ranks",
-                    size * count,
-                )
-            )
+            of = f"rollout.micro_batch_size={size} × {count} {role} ranks"
+            rules.append((key, samples, of, size * count))
         # cli:656: with one sample a group every advantage is 0
         if estimator in GROUP_ESTIMATORS and each < 2:
             yield (
