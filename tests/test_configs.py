@@ -16,7 +16,7 @@ from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
 from recipes.plan import check_memory
 from recipes.rules import find_broken_rules
-from reward_server.shaping import RewardOptions
+from reward_server.scoring import RewardOptions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 # What the engine says of a setting that is meant: in async mode only DeepSpeed's models share GPUs.

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from data_prep.rows import build_row
-from data_prep.sources import medqa, mmlu_pro
+from data_prep.sources import medqa, mmlu
 from eval.modes import render
 from eval.samples import Answer, Request, build_sample
 from eval.summary import summarise_samples
@@ -56,7 +56,7 @@ def test_uniform_guesses_on_mmlu_pro_health() -> None:
         return bool(record["category"] == "health")
 
     rows = read_real(
-        REAL_DATA / "mmlu_pro" / "test.jsonl", mmlu_pro.parse_row, "mmlu_pro_health/test", is_health
+        REAL_DATA / "mmlu_pro" / "test.jsonl", mmlu.parse_row, "mmlu_pro_health/test", is_health
     )
     rng = random.Random(1)
     guesses = [

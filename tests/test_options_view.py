@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from data_prep.options_view import NONE, apply_views, view_question
+from data_prep.options import NONE, apply_views, view_question
 from data_prep.prepare import check_settings
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question
