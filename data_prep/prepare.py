@@ -21,9 +21,16 @@ from data_prep.options import (
 )
 from data_prep.overlap import drop_copies
 from data_prep.prepared import FORMAT, MANIFEST, replace_folder
-from data_prep.prompt import PROMPT_VERSION, ChatFrame, Template, find_template, render_question
+from data_prep.prompt import (
+    DIRECT_RESPONSES,
+    PROMPT_VERSION,
+    ChatFrame,
+    Template,
+    find_template,
+    render_question,
+)
 from data_prep.records import Records, read_records
-from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
+from data_prep.rows import build_row, unify_meta
 from data_prep.splits import (
     TRAIN,
     Split,

@@ -16,6 +16,8 @@ from data_prep.errors import UserError
 PROMPT_VERSION = 1  # of manifests and results: raise it with any change of wording
 LETTERS = ascii_uppercase
 MAX_OPTIONS = len(LETTERS)
+# What SFT is to write. A tiny model cannot say a letter before it has said the option.
+DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
 CONVERSATION = "{instruction}\n\nUser: {asked}\nAssistant:\n"
 
 

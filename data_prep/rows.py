@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.errors import BadRow
 from data_prep.prompt import (
+    DIRECT_RESPONSES,
     LETTERS,
     PLAIN,
     ChatFrame,
@@ -19,9 +20,6 @@ from data_prep.prompt import (
     render_direct_prompt,
     render_prompt,
 )
-
-# What SFT is to write. A tiny model cannot say a letter before it has said the option.
-DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
 
 
 @dataclass(slots=True)

@@ -96,7 +96,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         jobs.append(job)
         for task in job["tasks"]:
             for chunk in task["chunks"]:
-                yield {"event": "progress", "done": len(chunk)}
                 text = {"response": "<think>x</think><answer>B</answer>", "tokens": 3}
                 yield {"event": "answers", "answers": [text for _ in chunk]}
         yield {"event": "done"}

@@ -24,7 +24,7 @@ from eval.dynamics.analysis import Analysis, analyse
 from eval.dynamics.figures import draw_figure, name_runs
 from eval.dynamics.page import render_page
 from eval.dynamics.run_files import look_up, read_run
-from eval.provenance import read_commit
+from eval.run import read_commit
 
 
 def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
