@@ -71,7 +71,7 @@ class Settings:
     jobs: int = 1
     base: str = "recipes/laptop_model"
     samples: int = 4
-    questions: int = 200
+    questions: int = 500
     words: dict[str, list[str]] = field(default_factory=lambda: {"rlvr": [], "sft": [], "eval": []})
 
     @property
@@ -208,7 +208,8 @@ def list_evaluations(
 ) -> list[Unit]:
     """List a model's two evaluations: greedy with the stress views, and at T = 1.
 
-    500 questions of test and of ood each; 200 in each view, four times in the rotated one.
+    500 questions of test and of ood each, all of test in each view and four times in the rotated
+    one, 4 answers each at T = 1: 8,000 answers, about a minute with the starts of two engines.
     """
     needs = [train.name] if train.module else train.needs
     greedy = ",".join(["bank/test", "bank/ood", *(f"{view}/test" for view in VIEWS)])
@@ -217,7 +218,7 @@ def list_evaluations(
         evaluate(settings, f"{train.name}-{name}", "evaluate", given + words, seed, needs)
         for name, words in (
             ("greedy", f"[{greedy}]"),
-            ("t1", "[bank/test,bank/ood] temperature=1"),
+            ("t1", "[bank/test,bank/ood] temperature=1 samples=4"),
         )
     ]
 

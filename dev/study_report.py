@@ -18,7 +18,7 @@ import pandas as pd
 from data_prep.files import read_jsonl, write_json, write_text
 from eval.compare import judge
 from eval.plots import COLOURS
-from eval.provenance import read_commit
+from eval.run import read_commit
 from eval.samples import load_samples
 from eval.statistics import bootstrap_seeds
 from eval.tables import format_interval, format_points, format_value

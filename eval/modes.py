@@ -3,8 +3,7 @@
 Each mode has a strict and a lenient reading; both are reported, never the better of the two.
 
 think          the trained format. strict: the reward's verdict on the whole response.
-direct         the letter alone, or `So <option> <letter>.`, as the SFT baseline was trained.
-               strict: nothing but one choice.
+direct         the letter alone, as the SFT baseline was trained. strict: nothing but one choice.
 cot            free reasoning, then `Answer: X` on a last line. strict: that line states one choice.
 loglikelihood  nothing is generated: the letter that is most probable after the direct prompt.
                Always a choice, so strict and lenient agree.
@@ -58,9 +57,6 @@ STOP: dict[str, list[str]] = {
 PPO trains without them. In think each begins with `</answer>`: what follows breaks the format in
 any case, and a server that drops the string leaves an unclosed `<answer>`, which fails too.
 """
-
-NAMED = re.compile(r"\s*So (.*\S) ([A-Z])\.\s*", re.S)
-"""SFT's target `named`: "So scurvy B." reads as "B. scurvy", whose letter and text must agree."""
 
 ANNOUNCES = re.compile(
     r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b",
@@ -170,8 +166,6 @@ def judge(
     name, _ = split_mode(mode)
     if name == "loglikelihood":
         return Judgement(True, "stated", response, response)
-    if name == "direct" and (named := NAMED.fullmatch(cut_runaway(response, options))):
-        response = f"{named[2]}. {named[1]}"
     lenient = lenient_choice(response, options)
     if name == "think":
         # The whole response: what follows </answer> is text_after in training, so it is here.
