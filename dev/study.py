@@ -70,7 +70,7 @@ class Settings:
     conditions: list[str] = field(default_factory=lambda: list(STUDY))
     jobs: int = 1
     base: str = "recipes/laptop_model"
-    samples: int = 4
+    samples: int = 3  # as many as PPO draws in three passes
     questions: int = 500
     words: dict[str, list[str]] = field(default_factory=lambda: {"rlvr": [], "sft": [], "eval": []})
 
@@ -145,7 +145,8 @@ def list_units(settings: Settings) -> list[Unit]:
         for name in settings.conditions:
             command, words, mode = RECIPES[name]
             run_dir = Path("runs") / settings.name / f"{name}-{seed}"
-            own = [word.format(seed=seed) for word in words] + (grpo if name == "grpo" else [])
+            own = [word.format(seed=seed) for word in words] + settings.words[command]
+            own += grpo if name == "grpo" else []  # last: computed from the words before
             common = [
                 "hardware=auto",
                 f"name={settings.name}-{name}-{seed}",
@@ -160,7 +161,7 @@ def list_units(settings: Settings) -> list[Unit]:
                 f"{name}-{seed}",
                 command,
                 f"recipes.{command}",
-                [*common, *own, *settings.words[command]],
+                [*common, *own],
                 partial(is_trained, run_dir),
                 [*prepared, f"own-{seed}"] if name == "rejection" else prepared,
             )

@@ -56,7 +56,7 @@ PAIRS = [
     ("true", "rejection"),
     ("grpo", "true"),
 ]
-CHANCE, MARGIN, AHEAD = 0.25, 0.03, 0.08
+MARGIN, AHEAD = 0.03, 0.08
 NAMES = {
     "base": "base",
     "true": "PPO, true reward",
@@ -87,7 +87,7 @@ def write_report(
         scores[name] = {key: pd.DataFrame([table[key] for table in tables]) for key in tables[0]}
         right, said = scores[name]["test, T = 1"], scores[name]["format"]
         given[name] = float(right.sum().sum() / said.sum().sum()) if said.sum().sum() else None
-    clusters = read_clusters(folder / "evaluations", modes["base"])
+    clusters, chance = read_questions(folder / "evaluations", modes["base"])
     rows = {
         name: {key: measure(table, clusters, key) for key, table in found.items()}
         for name, found in scores.items()
@@ -108,7 +108,8 @@ def write_report(
         "given_format": given,
         "rows": rows,
         "differences": differences,
-        "verdicts": judge_study(rows, differences),
+        "chance": chance,
+        "verdicts": judge_study(rows, differences, chance),
         "curves": curves,
     }
     write_json(folder / "study.json", record)
@@ -142,13 +143,14 @@ def read_samples(place: Path, unit: str, kind: str, benchmark: str, mode: str) -
     return frame
 
 
-def read_clusters(place: Path, mode: str) -> dict[str, pd.Series]:
-    """Read which questions of a benchmark are the same one, by its short name."""
-    found = {}
+def read_questions(place: Path, mode: str) -> tuple[dict[str, pd.Series], dict[str, float]]:
+    """Read which questions of test and ood are the same one, and what a guess is right in."""
+    found, chance = {}, {}
     for split in ("test", "ood"):
         frame = read_samples(place, "base", "greedy", f"bank/{split}", mode)
         found[split] = frame.set_index("question")["cluster"]
-    return found
+        chance[split] = round(float((1 / frame["num_options"].astype(float)).mean()), 6)
+    return found, chance
 
 
 def measure(table: pd.DataFrame, clusters: dict[str, pd.Series], key: str) -> dict[str, Any]:
@@ -183,7 +185,7 @@ def compare(
 
 
 def judge_study(
-    rows: dict[str, dict[str, Any]], differences: list[dict[str, Any]]
+    rows: dict[str, dict[str, Any]], differences: list[dict[str, Any]], chance: dict[str, float]
 ) -> list[dict[str, str]]:
     """Judge the paper's two claims in miniature, then what the reward adds over each other recipe."""
     verdicts = []
@@ -192,7 +194,7 @@ def judge_study(
         if not (one := found.get(("true", "sft_named", key))):
             continue
         verdict, ending = judge(kind, one["low"], one["high"], 0.0, limit)
-        if rows["sft_named"][key]["low"] <= CHANCE:
+        if rows["sft_named"][key]["low"] <= chance[key.partition(",")[0]]:
             verdict, ending = "cannot be judged", "SFT is not above chance there"
         claim = "level with" if kind == "level" else f"ahead by {100 * AHEAD:g} points of"
         verdicts.append(
@@ -240,10 +242,11 @@ def render(record: dict[str, Any]) -> str:
     """Render tables and verdicts in Markdown; the same samples give the same text."""
     rows, given = record["rows"], record["given_format"]
     keys = list(MEASURES)
-    any_row = next(iter(rows.values()))
+    any_row, chance = next(iter(rows.values())), record["chance"]
     sizes = ", ".join(f"{key} {any_row[key]['n']}" for key in keys)
     lines = [
-        f"Strict accuracy in % (95 % interval over seeds and questions). n: {sizes}.",
+        f"Strict accuracy in % (95 % interval over seeds and questions). n: {sizes}. "
+        f"Chance: test {100 * chance['test']:.1f}, ood {100 * chance['ood']:.1f}.",
         "",
         "| recipe | seeds | " + " | ".join([*keys, "given the format"]) + " |",
         "|---|--:|" + "--:|" * (len(keys) + 1),
@@ -286,7 +289,7 @@ def draw(path: Path, record: dict[str, Any]) -> None:
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
         draw_curves(left, record["curves"])
-        draw_bars(right, record["rows"])
+        draw_bars(right, record["rows"], record["chance"])
         figure.savefig(path, transparent=True)
 
 
@@ -318,23 +321,24 @@ def draw_curves(axes: Any, curves: dict[str, Any]) -> None:
     axes.grid(axis="y", color=INK, alpha=0.25, lw=0.6)
 
 
-def draw_bars(axes: Any, rows: dict[str, Any]) -> None:
-    """Draw bars at T = 1 with intervals, test full and ood pale, and greedy accuracy as a ring."""
+def draw_bars(axes: Any, rows: dict[str, Any], chance: dict[str, float]) -> None:
+    """Draw bars at T = 1 with intervals, test full and ood pale; circles greedy, dots chance."""
     names = [name for name in NAMES if name in rows][::-1]
     for place, name in enumerate(names):
         for key, shift, alpha in (("test", 0.2, 0.95), ("ood", -0.2, 0.45)):
             one, greedy = rows[name][f"{key}, T = 1"], rows[name][f"{key}, greedy"]
             value, low, high = (100 * one[end] for end in ("value", "low", "high"))
             axes.barh(place + shift, value, 0.36, color=HUES[name], alpha=alpha)
+            guess, ends = [100 * chance[key]] * 2, [place + shift - 0.2, place + shift + 0.2]
+            axes.plot(guess, ends, color=INK, lw=1.3, ls=":")
             # dark in white: legible on a bar, on a white and on a black page
             for ink, width in (("white", 3.4), (DARK, 1.4)):
                 line = {"color": ink, "lw": width, "solid_capstyle": "butt"}
                 axes.plot([low, high], [place + shift] * 2, **line)
             ring = {"ms": 5.5, "mfc": "white", "mec": DARK, "mew": 1.2}
             axes.plot(100 * greedy["value"], place + shift, "o", **ring)
-    axes.axvline(100 * CHANCE, color=INK, lw=1, ls=":")
     axes.set_yticks(range(len(names)), [NAMES[name] for name in names])
-    axes.set_xlabel("accuracy (%): test, ood (pale), greedy (dot), chance (dotted)")
+    axes.set_xlabel("accuracy (%): test, ood (pale), greedy (circle), chance (dotted)")
     axes.set_title(
         "Afterwards: T = 1, 95 % over seeds and questions", fontsize=9.5, loc="left", color=INK
     )
