@@ -70,7 +70,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     first: list = []
 
     def draw_first(*args: object) -> bytes:
-        first.extend(args[: 2 - len(first)])
+        first.extend(args[: 1 - len(first)])
         return draw()
 
     monkeypatch.setattr(report, "draw_figure", draw_first)
