@@ -173,6 +173,9 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     # so are template and views; older manifests name neither: their prompt was plain
     held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
     asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
+    if facts.method == "sft":  # which alone reads the rows' responses
+        held["direct_response"] = manifest["direct_response"]
+        asked["direct_response"] = cfg.data.direct_response
     other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
     if other:
         wanted = ", ".join(f"{key} {value}" for key, value in asked.items())

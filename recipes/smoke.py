@@ -73,7 +73,8 @@ def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
         f"openrlhf.train.num_episodes={STEPS}",
         f"openrlhf.actor.adam.lr={LEARNING_RATE}",
         "openrlhf.actor.lr_warmup_ratio=0",
-        f"openrlhf.eval.steps={STEPS}",
+        # the asynchronous trainer evaluates between two batches only, never after the last one
+        f"openrlhf.eval.steps={1 if cfg.hardware['async'] else STEPS}",
         "openrlhf.ckpt.save_steps=1",
         "openrlhf.ckpt.save_hf=true",
     ]
@@ -134,7 +135,8 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]
     needed += ["kl"] if flags.algo.kl.init_coef > 0 else []
     kl = [abs(row["vllm_kl"]) for row in train if "vllm_kl" in row]
     is_off = flags.algo.advantage.is_correction_level == "off"  # then there is no vllm_kl
-    steps, evaluations = [row["step"] for row in train], len(rows) - len(train)
+    steps = [row["step"] for row in train]
+    evaluated = [row["step"] for row in rows if row["kind"] == "eval"]
     saved = [checkpoint.tag for checkpoint in list_complete(folder / "checkpoints")]
     copies = sorted(path.name for path in (folder / "checkpoints").glob("*_hf"))
     checks = {
@@ -150,7 +152,10 @@ def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]
             max(kl) < STALE_KL if kl else is_off,
             f"largest |vllm_kl| {max(kl):.1e}" if kl else "not measured",
         ),
-        "evaluation on dev": (evaluations == 1, f"{evaluations} of 1"),
+        "evaluation on dev": (
+            bool(evaluated) if cfg.hardware["async"] else evaluated == [STEPS],
+            f"at step {', '.join(map(str, evaluated)) or 'none'}",
+        ),
         "checkpoints, Hugging Face copies": (bool(saved and copies), ", ".join(saved + copies)),
         "final model": ((folder / "model" / "config.json").is_file(), f"{folder}/model"),
     }

@@ -156,6 +156,17 @@ def test_the_committed_bank_is_what_the_generator_writes(bank, split, tmp_path):
     assert committed.read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("split", SIZES)
+def test_the_committed_bank_of_five_options_is_what_the_generator_writes(split, tmp_path):
+    """`python -m dev.laptop.bank --options 5 --write data_prep/bank_5` after a change."""
+    rows = build_bank(42, 5)[split]
+    assert len(rows) == SIZES[split]
+    assert split == "ood" or {len(row["options"]) for row in rows} == {5}
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    committed = FACTS.parents[2] / "data_prep/bank_5" / f"{split}.jsonl"
+    assert committed.read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
 def test_held_out_pairs_are_not_in_train(bank, relations):
     pairs = list(iter_pairs(relations))
     held_out = choose_held_out(pairs, 42)

@@ -145,7 +145,7 @@ def test_bos_is_known_as_transformers_gives_it(tmp_path, in_file, said):
 
 def test_data_is_prepared_in_the_models_template(make_cfg, tmp_path):
     model = write_model(tmp_path / "model")
-    cfg = make_cfg(model, "data.chat=true")
+    cfg = make_cfg(model, "data.chat=true", "data.direct_response=letter")
     manifest = prepare(cfg)
     rows = read_rows(cfg)
     assert len(rows) == 3 and manifest["splits"]["train"]["dropped"] == {

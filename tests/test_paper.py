@@ -78,7 +78,7 @@ def test_the_engine_gets_the_papers_values(engine_values: dict) -> None:
 def test_every_stage_reads_the_same_rows(compose_config, root_name: str, name: str) -> None:
     folder = "sft/" if root_name == "sft" else ""
     cfg = compose_config(root_name, f"experiment={folder}{name}")
-    assert cfg.data.name == {"paper": "medqa_5", "paper_laptop": "bank"}[name]
+    assert cfg.data.name == {"paper": "medqa_5", "paper_laptop": "bank_5"}[name]
     assert (cfg.data_dir, cfg.data.prompt.name) == ("data/paper", "paper")
     assert cfg.data.options.none_of_the_above == "add"
 
@@ -100,23 +100,23 @@ def test_the_laptop_twin_has_the_papers_switches(compose_config) -> None:
         "ckpt.best_metric_key",
     ):
         assert OmegaConf.select(paper.openrlhf, key) == OmegaConf.select(twin.openrlhf, key), key
-    assert twin.openrlhf.eval.dataset == "data/paper/bank/test.jsonl"
+    assert twin.openrlhf.eval.dataset == "data/paper/bank_5/test.jsonl"
 
 
 def test_every_mode_asks_in_the_papers_layout(compose_config, tmp_path: Path) -> None:
     words = ["experiment=paper_laptop", f"data_dir={tmp_path}"]
     prepare(compose_config("prep", *words))
-    prepared = open_prepared(tmp_path / "bank")
+    prepared = open_prepared(tmp_path / "bank_5")
     assert prepared.template is TEMPLATES["paper"]
     row, *shown = prepared.read_rows("dev")[:3]
     for mode, examples in (("think", []), ("direct", []), ("cot", []), ("cot@2", shown)):
         [request] = list_requests(Benchmark("b", "0", [row], prepared), mode, 1, 0, examples)
         assert request.prompt.count("\nOptions:\nA. ") == 1 + len(examples), mode
-        assert request.prompt.endswith("\nE. None of the above\nAssistant:\n")
+        assert request.prompt.endswith("\nF. None of the above\nAssistant:\n")
 
 
 def test_rows_of_another_prompt_or_view_are_not_trained_on(compose_config, bank: Path) -> None:
-    cfg = compose_config("rlvr", "experiment=paper_laptop", f"data_dir={bank}")
+    cfg = compose_config("rlvr", "experiment=paper_laptop", "data=bank", f"data_dir={bank}")
     told = [problem for problem in find_problems(cfg, "ppo") if "was prepared with" in problem]
     assert len(told) == 1
     assert (
@@ -124,6 +124,14 @@ def test_rows_of_another_prompt_or_view_are_not_trained_on(compose_config, bank:
         in told[0]
     )
     assert "run `make prep" in told[0]
+
+
+def test_sft_refuses_rows_with_another_target(compose_config, bank: Path) -> None:
+    words = ["experiment=sft/laptop", f"data_dir={bank}"]
+    assert not any("target" in p for p in find_problems(compose_config("sft", *words), "sft"))
+    cfg = compose_config("sft", *words, "data.direct_response=letter")
+    [problem] = [p for p in find_problems(cfg, "sft") if "was prepared with" in p]
+    assert "direct_response named, not " in problem and "make prep" in problem
 
 
 def test_every_value_has_its_source_beside_it() -> None:

@@ -310,3 +310,14 @@ def test_make_plan_prints_every_phase(root):
             "planned, not measured",
         )
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(512, 6, 8000), (640, 8, 6000), (448, 10, 16000)])
+def test_host_memory_is_what_deepspeed_allocates(root, shape):
+    """Within 10 % of the buffers of a real offloaded optimizer, pinned ones as torch rounds them."""
+    command = [sys.executable, "tests/offload.py", *map(str, shape)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    held = json.loads(done.stdout.splitlines()[-1])
+    rounded = sum(2 ** (size - 1).bit_length() for size in held["pinned"])
+    assert fit.plan_offload(held["weights"]) == pytest.approx(rounded + held["states"], rel=0.1)

@@ -89,7 +89,7 @@ def test_rows_have_the_row_format(cfg: DictConfig) -> None:
     assert row["options"] == ["drug 3", "aspirin", "rest", "surgery"]
     label = {"id": "medqa/test/3", "split": "test", "answer": "B", "options": row["options"]}
     assert row["label"] == json.dumps(label)
-    assert row["response"] == "B<|endoftext|>"
+    assert row["response"] == "So aspirin B.<|endoftext|>"
     assert row["datasource"] == "medqa"
     cluster = "medqa/test/3"
     assert row["meta"] == {
@@ -224,7 +224,7 @@ def run_prep(tmp_path_factory: pytest.TempPathFactory):
     (configs / "experiment").mkdir()
     (configs / "experiment/tiny.yaml").write_text(
         f"# @package _global_\ndefaults:\n  - override /data: medqa\nmodel:\n  path: {TOKENIZER}\n"
-        "data:\n  max_prompt_tokens: 800\n"
+        "data:\n  direct_response: named\n  max_prompt_tokens: 800\n"
     )
 
     def run(*overrides: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -213,7 +213,9 @@ def test_shuffled_rows_are_consistent_through_and_through(tmp_path: Path) -> Non
         tmp_path / "mine.jsonl",
         [*ROWS, {**ROWS[0], "stem": "Why is option A wrong, of those below?"}],
     )
-    manifest = run_custom(tmp_path, source, "data.shuffle_options=true")
+    manifest = run_custom(
+        tmp_path, source, "data.shuffle_options=true", "data.direct_response=letter"
+    )
     assert manifest["shuffled_options"] == {
         "train": {"rows": 40, "left_in_order": ["custom/train/40"]}
     }

@@ -3,6 +3,7 @@
 python -m dev.laptop.bank               how many facts and questions there are, and how the gold letters fall
 python -m dev.laptop.bank --sample      also two questions of each relation
 python -m dev.laptop.bank --write data_prep/bank      write the bank that is committed
+python -m dev.laptop.bank --options 5 --write data_prep/bank_5      its five-option form
 
 The bank is a pure function of the tables and a seed: the same bytes on every machine. A *pair* is a fact and a
 direction (the object is asked for, or the subject); splits are cut by pair and by phrasing, see `build_bank`.
@@ -85,8 +86,8 @@ def choose_held_out(pairs: Sequence[Pair], seed: int) -> frozenset[tuple[str, st
     return frozenset(held_out)
 
 
-def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
-    """Build raw rows by split. Raises UserError where the tables are wrong.
+def build_bank(seed: int = 42, num_options: int = MIN_OPTIONS) -> dict[str, list[dict[str, Any]]]:
+    """Build raw rows by split, `num_options` in each but ood's. Raises UserError where the tables are wrong.
 
     train, dev and test ask in the same phrasings, but no pair in the same one: each pair keeps one phrasing for dev
     and one for test, and every phrasing is train's for other pairs. HELD_OUT_SHARE of the pairs are not in train at
@@ -95,16 +96,17 @@ def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
     """
     pairs = list(iter_pairs(load_relations()))
     held_out = choose_held_out(pairs, seed)
-    plans = {split: plan_split(split, pairs, held_out, seed) for split in SIZES}
+    name = "bank" if num_options == MIN_OPTIONS else f"bank_{num_options}"
+    plans = {split: plan_split(split, pairs, held_out, seed, num_options) for split in SIZES}
     bank = {}
     for split, plan in plans.items():
         rng = make_rng(seed, f"questions/{split}")
-        golds = balance_golds([num_options for *_, num_options in plan], rng)
+        golds = balance_golds([number for *_, number in plan], rng)
         rows: list[dict[str, Any]] = []
         seen: set[tuple[str, frozenset[str]]] = set()
-        for (pair, phrasing, num_options), gold in zip(plan, golds, strict=True):
+        for (pair, phrasing, number), gold in zip(plan, golds, strict=True):
             for _ in range(20):  # train asks for a pair several times: other distractors each time
-                row = make_question(pair, phrasing, num_options, rng, gold)
+                row = make_question(pair, phrasing, number, rng, gold)
                 content = row["question"], frozenset(row["options"])
                 if content not in seen:
                     break
@@ -112,13 +114,17 @@ def build_bank(seed: int = 42) -> dict[str, list[dict[str, Any]]]:
                 continue
             seen.add(content)
             row["meta"]["pair_in_train"] = pair.key not in held_out
-            rows.append({"id": f"bank/{split}/{len(rows)}", **row})
+            rows.append({"id": f"{name}/{split}/{len(rows)}", **row})
         bank[split] = rows
     return bank
 
 
 def plan_split(
-    split: str, pairs: Sequence[Pair], held_out: frozenset[tuple[str, str, str]], seed: int
+    split: str,
+    pairs: Sequence[Pair],
+    held_out: frozenset[tuple[str, str, str]],
+    seed: int,
+    num_options: int,
 ) -> list[tuple[Pair, int, int]]:
     """List (pair, phrasing, number of options) for the questions of a split, in the order of its rows."""
     rng = make_rng(seed, f"plan/{split}")
@@ -135,7 +141,7 @@ def plan_split(
         for question in range(size):
             turn, place = divmod(question, len(pairs))
             phrasings = pairs[place].train_phrasings
-            plan.append((pairs[place], phrasings[(turn + place) % len(phrasings)], MIN_OPTIONS))
+            plan.append((pairs[place], phrasings[(turn + place) % len(phrasings)], num_options))
     elif split == "ood":
         size = min(size, len(pairs))
         pairs.sort(
@@ -148,7 +154,7 @@ def plan_split(
     else:
         phrasings = [pair.dev_phrasing if split == "dev" else pair.test_phrasing for pair in pairs]
         plan = [
-            (pair, phrasing, MIN_OPTIONS) for pair, phrasing in zip(pairs, phrasings, strict=True)
+            (pair, phrasing, num_options) for pair, phrasing in zip(pairs, phrasings, strict=True)
         ][:size]
     rng.shuffle(plan)
     return plan
@@ -219,10 +225,13 @@ def main() -> None:
     parser.add_argument(
         "--sample", action="store_true", help="print two train questions of each relation"
     )
+    parser.add_argument("--options", type=int, default=MIN_OPTIONS, help="of train, dev and test")
     parser.add_argument("--write", type=Path, help="folder to write a JSONL file a split into")
     args = parser.parse_args()
-    bank = build_bank(args.seed)
+    bank = build_bank(args.seed, args.options)
     print_bank(load_relations(), bank, args.sample)
+    if args.write:
+        args.write.mkdir(parents=True, exist_ok=True)
     for split, rows in bank.items() if args.write else []:
         write_jsonl(args.write / f"{split}.jsonl", rows)
 
