@@ -44,8 +44,8 @@ function select(at) {
   const list = by("list"), lowest = (at + 1) * ROW - list.clientHeight;
   list.scrollTop = Math.max(lowest, Math.min(at * ROW, list.scrollTop));
   drawRows();
-  const nothing = html("p", { class: "soft" }, "No rollout passes these filters.");
-  by("detail").replaceChildren(...(hits.length ? drawDetail(...hits[at]) : [nothing]));
+  const shown = hits.length ? drawDetail(...hits[at]) : ["No rollout passes these filters."];
+  by("detail").replaceChildren(...shown);
 }
 
 // Only the rows that are seen.
@@ -56,10 +56,12 @@ function drawRows() {
     const c = runs[r], at = first + place, tokens = c.response_tokens[i] ?? "?";
     const says = `step ${c.step[i]} · ${questions[c.question[i]].id} · ${tokens} tokens · `;
     const state = at === selected ? "row on" : "row";
-    return html("div", { class: state, style: `top:${at * ROW}px`, "data-at": at },
+    const row = html("div", { class: state, style: `top:${at * ROW}px`, "data-at": at },
       html("small", {}, html("span", { class: "dot", style: `--of:var(--p${c.phase[i]})` }),
         c.where + says, html("b", { class: c.verdict[i] }, MARKS[c.verdict[i]])),
       html("span", { class: "text" }, ...colour(c.pieces[i])));
+    row.onclick = () => select(at);
+    return row;
   }));
 }
 
@@ -137,22 +139,18 @@ function listen() {
   by("filters").onreset = () => setTimeout(applyFilters); // once it is done
   const list = by("list");
   list.onscroll = drawRows;
-  list.onclick = (event) => {
-    const row = event.target.closest(".row");
-    if (row) select(Number(row.dataset.at));
-  };
   list.onkeydown = (event) => {
     const move = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
     if (!move) return;
     event.preventDefault();
     select(Math.max(0, Math.min(hits.length - 1, selected + move)));
   };
-  const dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)"), root = document.documentElement.style;
   const repaint = () => charts.forEach((chart) => chart.redraw(false));
   dark.onchange = repaint;
   by("theme").onclick = () => {
-    const now = root.dataset.theme || (dark.matches ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
+    const now = root.colorScheme || (dark.matches ? "dark" : "light");
+    root.colorScheme = now === "dark" ? "light" : "dark";
     repaint();
   };
 }

@@ -50,22 +50,20 @@ function drawChart(spec) {
     const room = (high - low) * 0.06 || Math.abs(low) || 0.05;
     return [spec.low ?? low - room, spec.high ?? high + room];
   };
-  const axis = { stroke: () => paint("soft"), font: "11px system-ui, sans-serif" };
+  const font = "11px system-ui, sans-serif", ticks = { show: false };
+  const axis = { stroke: () => paint("soft"), font, ticks };
   const grid = { stroke: () => paint("line"), width: 1 };
-  const values = (u, ticks) => ticks.map(format);
+  const values = (u, splits) => splits.map(format);
   const chart = new uPlot({
     ...size(),
     series,
     bands: areas,
     padding: [8, 10, 0, 0],
-    scales: {
-      x: { time: false, range: [first - 0.5, last + 0.5] },
-      y: { range: reach },
-    },
+    scales: { x: { time: false, range: [first - 0.5, last + 0.5] }, y: { range: reach } },
     axes: [
       { ...axis, size: 24, gap: 2, space: 60, incrs: TICKS, grid: { show: false } },
       { ...axis, size: 52, gap: 4, space: 30, values, grid },
-    ].map((one) => ({ ...one, ticks: { show: false } })),
+    ],
     legend: {
       mount: (u, table) => key.append(table),
       markers: { width: 0, fill: (u, i) => `var(--${u.series[i].marker})` },
