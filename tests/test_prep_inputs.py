@@ -354,7 +354,9 @@ def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
 # --- interruption and damage ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_what_an_interrupted_preparation_leaves_goes_with_the_next(run, tmp_path, number):
     source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(6_000)])
     few = write_rows(tmp_path / "few.jsonl", [make_row(n) for n in range(9)])
