@@ -41,10 +41,13 @@ SCRIPTS = ("vendor/uPlot.iife.min.js", "charts.js", "browser.js")
 
 def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     """Read, analyse and write; return the report's folder and what it shows. Raises UserError."""
+    problems = []
     if type(cfg.shown) is not int or cfg.shown < 1:
-        raise UserError(f"shown={cfg.shown} is no number of rollouts, such as shown=20000")
+        problems.append(f"shown={cfg.shown} is no number of rollouts, such as shown=20000")
     if cfg.overlay not in (None, "paper"):
-        raise UserError(f"overlay={cfg.overlay} is not known: overlay=paper, or overlay=null")
+        problems.append(f"overlay={cfg.overlay} is not known: overlay=paper, or overlay=null")
+    if problems:
+        raise UserError(*problems)
     runs = list_runs(OmegaConf.to_container(cfg.run) if OmegaConf.is_config(cfg.run) else cfg.run)
     groups = [group for group, _ in runs]
     names = "-".join(dict.fromkeys(groups))
@@ -222,9 +225,9 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
             print(f"report: {line}", file=sys.stderr)
         print(f"{one.run.folder}: {len(one.rollouts):,} rollouts, {len(one.steps)} steps")
         for span in one.phases:
+            name = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
             steps = f"  steps {span['first']:>5} to {span['last']:>5}"
-            label = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
-            print(f"{steps}  {label} (bootstrap {span['confidence']:.0%})")
+            print(f"{steps}  {name} (bootstrap {span['confidence']:.0%})")
         for s in one.spans:
             print(f"  steps {s.first:>5} to {s.last:>5}  monitor {s.alarm.monitor}: {s.alarm.says}")
     print(f"report.html, dynamics.png, dynamics.json, rollouts.parquet in {out}/")
