@@ -3,12 +3,13 @@
 import copy
 import fcntl
 import functools
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
@@ -62,20 +63,28 @@ def compose_config() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def render_templates_once() -> Iterator[None]:
-    """A chat template is rendered by a process that imports transformers: once for each template."""
+def render_templates_here() -> Iterator[None]:
+    """Render chat templates by the child's own function, without a process that imports transformers.
+
+    The process itself, with its limits, is what test_prep_inputs.py and test_hub_model.py ask for.
+    """
     from data_prep import tokenizer
 
-    render, known = tokenizer.render_template, {}
-
-    def render_once(template: str, names: dict[str, str]) -> list[str]:
-        key = json.dumps([template, names])
-        if key not in known:
-            known[key] = render(template, names)
-        return known[key]
+    @functools.wraps(tokenizer.render_template)
+    def render_here(template: str, names: dict[str, str]) -> list[str]:
+        said = io.StringIO()
+        asked = json.dumps({"template": template, "names": names})
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+            patch.setattr("sys.stdin", io.StringIO(asked))
+            patch.setattr("resource.setrlimit", lambda *_: None)
+            try:
+                tokenizer.render_in_child()
+            except SystemExit as error:
+                raise ValueError(str(error)[-300:]) from None
+        return json.loads(said.getvalue())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "render_template", render_once)
+        patch.setattr(tokenizer, "render_template", render_here)
         yield
 
 
