@@ -71,10 +71,10 @@ BUDGET = {
     "data_prep": 3030,
     "reward_server": 1125,
     "recipes": 4055,
-    "eval": 4870,
+    "eval": 4871,
 }
 MOST_FILES = 93  # with seven empty __init__.py
-WEB_BUDGET = 664  # of web files and templates, without the vendored chart library
+WEB_BUDGET = 654  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 

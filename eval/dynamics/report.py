@@ -173,6 +173,8 @@ def render_page(analyses: list[Analysis], made: str, shown: int, overlay: bool) 
         range=report["range"],
         phases={phase: f"{phase or ''} {name}" for phase, name in NAMES.items()},
         parts=WORDS.values(),
+        verdicts=TABLES["verdicts"],
+        habits=TABLES["habits"],
         overlay=overlay,
         monitors=len(MONITORS),
         style="\n".join((WEB / name).read_text(encoding="utf-8") for name in STYLES),

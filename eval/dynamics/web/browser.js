@@ -1,9 +1,9 @@
-"use strict";
 // The page: reads what is packed in it, draws the charts, and lists the rollouts by filters.
 const ROW = 46; // height of a row, as in style.css
 const MARKS = { right: "✓ right", wrong: "✗ wrong", failed: "∅ format not followed" };
 const by = (id) => document.getElementById(id);
-let report, runs = [], questions = [], hits = [], selected = 0, searched = ""; // a hit: [run, index]
+// a hit: [run, index]
+let report, runs = [], questions = [], hits = [], selected = 0, searched = "";
 
 async function unpack(id) {
   const bytes = Uint8Array.from(atob(by(`data-${id}`).textContent), (c) => c.charCodeAt(0));
@@ -53,12 +53,11 @@ function drawRows() {
   const list = by("list"), first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
   const seen = hits.slice(first, first + Math.ceil(list.clientHeight / ROW) + 8);
   by("rows").replaceChildren(...seen.map(([r, i], place) => {
-    const c = runs[r], at = first + place, tokens = c.response_tokens[i] ?? "?";
-    const says = `step ${c.step[i]} · ${questions[c.question[i]].id} · ${tokens} tokens · `;
-    const state = at === selected ? "row on" : "row";
+    const c = runs[r], at = first + place, state = at === selected ? "row on" : "row";
+    const { id } = questions[c.question[i]], tokens = c.response_tokens[i] ?? "?";
     const row = html("div", { class: state, style: `top:${at * ROW}px`, "data-at": at },
       html("small", {}, html("span", { class: "dot", style: `--of:var(--p${c.phase[i]})` }),
-        c.where + says, html("b", { class: c.verdict[i] }, MARKS[c.verdict[i]])),
+        `${c.where}step ${c.step[i]} · ${id} · ${tokens} tokens · `, html("b", { class: c.verdict[i] }, MARKS[c.verdict[i]])),
       html("span", { class: "text" }, ...colour(c.pieces[i])));
     row.onclick = () => select(at);
     return row;

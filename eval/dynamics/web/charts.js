@@ -1,4 +1,3 @@
-"use strict";
 // Lines over steps, by uPlot, with the phases behind them; all charts share one cursor.
 const charts = [];
 const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
@@ -53,7 +52,6 @@ function drawChart(spec) {
   const font = "11px system-ui, sans-serif", ticks = { show: false };
   const axis = { stroke: () => paint("soft"), font, ticks };
   const grid = { stroke: () => paint("line"), width: 1 };
-  const values = (u, splits) => splits.map(format);
   const chart = new uPlot({
     ...size(),
     series,
@@ -62,7 +60,7 @@ function drawChart(spec) {
     scales: { x: { time: false, range: [first - 0.5, last + 0.5] }, y: { range: reach } },
     axes: [
       { ...axis, size: 24, gap: 2, space: 60, incrs: TICKS, grid: { show: false } },
-      { ...axis, size: 52, gap: 4, space: 30, values, grid },
+      { ...axis, size: 52, gap: 4, space: 30, grid, values: (u, all) => all.map(format) },
     ],
     legend: {
       mount: (u, table) => key.append(table),
