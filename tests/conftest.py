@@ -51,7 +51,9 @@ def compose_config() -> Callable[..., DictConfig]:
     """compose_config(root_name, *overrides): as `python -m recipes.…` composes it; a copy of the test's own."""
 
     def compose_copy(name: str, *overrides: str) -> DictConfig:
-        places = [word for word in overrides if word.startswith(PLACES)]
+        keys = [word.partition("=")[0] for word in overrides]
+        once = [word for word, key in zip(overrides, keys, strict=True) if keys.count(key) == 1]
+        places = [word for word in once if word.startswith(PLACES)]
         others = tuple(word for word in overrides if word not in places)
         cfg = copy.deepcopy(compose_once(name, others))
         for word in places:
