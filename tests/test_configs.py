@@ -11,12 +11,12 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from recipes.engine_rules import find_broken_rules
-from recipes.fit import check_memory
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
-from reward_server.shaping import RewardOptions
+from recipes.plan import check_memory
+from recipes.rules import find_broken_rules
+from reward_server.scoring import RewardOptions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 # What the engine says of a setting that is meant: in async mode only DeepSpeed's models share GPUs.
@@ -139,7 +139,7 @@ def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(
     assert read["logger.wandb.run_name"] == cfg.name
     assert find_broken_rules(cfg, method) == []
     if cfg.hardware.cuda:
-        assert check_memory(cfg, method, read_shape(cfg)) == ([], [])
+        assert check_memory(cfg, read_shape(cfg)) == ([], [])
 
 
 FIRST = {reason: pair for pair, reason in reversed(SENSELESS.items()) if pair[1] != "cpu"}
@@ -156,7 +156,7 @@ FIRST = {reason: pair for pair, reason in reversed(SENSELESS.items()) if pair[1]
 )
 def test_a_senseless_pair_is_refused_for_its_reason(compose_pair, experiment, hardware):
     cfg, method = compose_pair(experiment, hardware)
-    refused, doubtful = check_memory(cfg, method, read_shape(cfg))
+    refused, doubtful = check_memory(cfg, read_shape(cfg))
     problems = [*find_broken_rules(cfg, method), *refused, *doubtful]
     assert problems and any(SENSELESS[experiment, hardware] in problem for problem in problems)
 

@@ -198,7 +198,7 @@ def test_a_failure_while_writing_leaves_the_former_folder_as_it_was(
     folder = Path(cfg.data_dir) / "medqa"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(
-        "data_prep.prepare.write_manifest",
+        "data_prep.prepare.write_json",
         lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")),
     )
     with pytest.raises(UserError, match="what was there before is untouched"):

@@ -31,7 +31,7 @@ from eval.dynamics.figures import TABLES, WORDS, draw_figure, list_charts, read_
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import look_up, read_run
-from eval.provenance import read_commit
+from eval.run import read_commit
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("../../base.css", "vendor/uPlot.min.css", "style.css")
