@@ -16,13 +16,13 @@ import sys
 from typing import Any
 
 import yaml
+from eval.provenance import read_commit
 from scipy.stats import t as student
 
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from dev.study import ROOT, read_settings, run_study
 from dev.study_report import MEASURES, NAMES
-from eval.provenance import read_commit
 
 LEDGER, PAGE = ROOT / "docs" / "results.yaml", ROOT / "docs" / "RESULTS.md"
 LEAST = 0.01

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from eval.provenance import read_commit
 
 from data_prep.files import read_jsonl, write_json, write_text
 from eval.compare import judge
 from eval.plots import COLOURS
-from eval.provenance import read_commit
 from eval.samples import load_samples
 from eval.statistics import bootstrap_seeds
 from eval.tables import format_interval, format_points, format_value

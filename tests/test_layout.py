@@ -68,7 +68,7 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2777,
+    "data_prep": 2806,
     "reward_server": 1088,
     "recipes": 3643,
     "eval": 4783,
