@@ -110,7 +110,10 @@ launcher.run_recipe(cfg, "ppo")
 """
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "name",
+    ["SIGTERM", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGHUP", "SIGINT"))],
+)
 def test_a_signal_ends_the_run_and_all_its_processes(root, bank, tmp_path, list_processes, name):
     words = [f"data_dir={bank}", f"run_dir={tmp_path / 'run'}"]
     run = [sys.executable, "-c", LAUNCH, str(root / "recipes" / "configs"), *words]

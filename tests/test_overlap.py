@@ -184,6 +184,7 @@ def read_rows(path: Path) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 def test_medqa_rows_that_overlap_with_its_training_file() -> None:
     keep_all = OmegaConf.create({"drop": None, "flag": 0.5})
     train = read_rows(SHARED / "medqa/train.jsonl")

@@ -91,7 +91,11 @@ FACTS = [
 ]
 
 
-@pytest.mark.parametrize("value", ["gone", None, "x", 7, ["x"], {}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["gone", "x", *(pytest.param(odd, marks=pytest.mark.slow) for odd in (None, 7, ["x"], {}))],
+    ids=repr,
+)
 def test_a_manifest_with_a_broken_fact_is_lines_in_training_and_evaluation(
     laptop, compose_config, bank, tmp_path, value
 ):

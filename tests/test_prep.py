@@ -46,8 +46,8 @@ def write_records(folder: Path, splits: dict[str, list[object]]) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the time to draw, but where the bytes of all files are compared."""
-    if "bytes" not in request.node.name and "files_hold" not in request.node.name:
+    """Saves the time to draw, but where the bytes of all files are compared between processes."""
+    if "bytes_anywhere" not in request.node.name and "files_hold" not in request.node.name:
         monkeypatch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
 
 

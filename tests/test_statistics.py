@@ -73,7 +73,7 @@ def measure_coverage(draws: int, alike: float, questions: int = 150, cluster: bo
     return covered / draws
 
 
-@pytest.mark.parametrize("alike", [0.0, 0.9])
+@pytest.mark.parametrize("alike", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_cluster_bootstrap_covers(alike: float) -> None:
     assert 0.89 < measure_coverage(150, alike) <= 0.99
 
@@ -181,9 +181,9 @@ def measure_paired(
 
 
 def test_paired_comparison_short() -> None:
-    level, coverage = measure_paired(400, 0.0, every=10)
+    level, coverage = measure_paired(400, 0.0, every=20)
     assert level < 0.08 and coverage >= 0.85
-    power, coverage = measure_paired(400, 0.08, every=10)
+    power, coverage = measure_paired(400, 0.08, every=20)
     assert power == pytest.approx(mcnemar_power(818, 0.08, 0.3), abs=0.05) and coverage >= 0.85
 
 
@@ -273,6 +273,7 @@ def test_non_inferiority() -> None:
         judge_non_inferiority(-0.1, 0.1, 0)
 
 
+@pytest.mark.slow
 def test_non_inferiority_errs_at_most_as_often_as_it_says() -> None:
     """With a true difference of exactly minus the margin, `shown` must come in about 2.5 % of draws."""
     rng = np.random.default_rng(5)
