@@ -11,7 +11,8 @@ Keys: name, seeds, conditions, jobs (2: two units at a time, a core each; 0: onl
 
 Each unit (prepare, sample, train, evaluate) is a child process with a folder; what marks it as done
 is the product's own last file, so a killed study continues where it was. A unit that fails is
-reported with its log, what needs it is left out, the others continue, and the exit code is 1.
+reported with its log, what needs it is left out, the others continue; at the end it is tried once
+more, and the exit code is 1 if it fails again.
 Written to results/NAME/: table.md, study.json, study.png, data/, evaluations/, logs/, units.json.
 """
 
@@ -392,6 +393,10 @@ def run_study(settings: Settings) -> int:
 
     runner = Runner(settings, list_units(settings))
     if settings.jobs:
+        runner.run()
+    if runner.failed:  # a busy machine may have been too slow to start Ray: once more
+        print(f"{len(runner.failed)} failed or were left out: once more", flush=True)
+        runner = Runner(settings, list_units(settings))
         runner.run()
     for name, why in runner.failed.items():
         print(f"{name}: {why}", file=sys.stderr)
