@@ -82,7 +82,7 @@ def render_templates_here() -> Iterator[None]:
             try:
                 tokenizer.render_in_child()
             except SystemExit as error:
-                raise ValueError(str(error)[-300:]) from None
+                raise ValueError(f"cannot be rendered ({str(error)[-300:]})") from None
         return json.loads(said.getvalue())
 
     with pytest.MonkeyPatch.context() as patch:
