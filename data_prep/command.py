@@ -56,8 +56,8 @@ def run_command(
     except UserError as error:
         problems, code = list(error.problems), 2
     except (HydraException, OmegaConfBaseException) as error:
-        problems = explain_overrides(name, sys.argv[1:]) or [" ".join(str(error).split())[:400]]
-        code = 2
+        said = " ".join(str(error).split())[:400]
+        problems, code = explain_overrides(name, sys.argv[1:]) or [said], 2
     except OSError as error:
         if errno.errorcode.get(error.errno or 0) not in USERS_ERRORS:
             raise
@@ -76,11 +76,12 @@ def name_preparation(name: str, data_dir: str, chat: bool) -> str:
     # the user's own choice of experiment is in Hydra's record, not in cfg
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     experiment = choices.get("experiment", "laptop").removeprefix("sft/")
-    words = ["make prep", f"data={name}"]
-    words += [f"experiment={experiment}"] if experiment != "laptop" else []  # the default one
-    words += [f"data_dir={data_dir}"] if str(data_dir) != "data" else []
-    words += ["data.chat=true"] if chat else []
-    return " ".join(words)
+    words = {
+        f"experiment={experiment}": experiment != "laptop",  # the default one
+        f"data_dir={data_dir}": str(data_dir) != "data",
+        "data.chat=true": chat,
+    }
+    return " ".join(["make prep", f"data={name}", *(word for word in words if words[word])])
 
 
 def explain_overrides(name: str, words: list[str]) -> list[str]:
@@ -88,9 +89,8 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    given = [word for word in words if "=" in word and not word.startswith("-")]
     problems, parsed, groups = [], [], []
-    for word in given:
+    for word in [word for word in words if "=" in word and not word.startswith("-")]:
         try:
             override = OverridesParser.create().parse_override(word)
         except HydraException:
@@ -99,14 +99,13 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
         if override is None or override.is_sweep_override():
             problems.append(show_quoting(word))
             continue
-        parsed.append(override)
         key, value = override.key_or_group, str(override.value())
-        folder = CONFIGS / key
-        if not folder.is_dir():
-            continue
-        # a group: its values are files
-        options = sorted(str(path.relative_to(folder))[:-5] for path in folder.rglob("*.yaml"))
-        if value in options:
+        # a group's values are files
+        files = (CONFIGS / key).rglob("*.yaml")
+        options = sorted(str(file.relative_to(CONFIGS / key))[:-5] for file in files)
+        if not options:
+            parsed.append(override)
+        elif value in options:
             groups.append(word)
         else:
             near = difflib.get_close_matches(value, options, 1)
@@ -138,13 +137,11 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
             tree: Any = OmegaConf.to_container(compose(name, groups))
     except HydraException:
         return []
-    found = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-    waiting = list(tree.items())
+    waiting = [(path.name, None) for path in CONFIGS.iterdir() if path.is_dir()] + [*tree.items()]
     for key, value in waiting:  # grows while it is read
-        found.append(key)
         if isinstance(value, dict):
             waiting.extend((f"{key}.{inner}", leaf) for inner, leaf in value.items())
-    return found
+    return [key for key, _ in waiting]
 
 
 def show_quoting(word: str) -> str:

@@ -12,10 +12,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file under a temporary name, renamed to `path` when the block ends well.
-
-    On any error the old file stays, and the new one goes.
-    """
+    """Give a file under a temporary name: renamed to `path` when the block ends well, else gone."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -72,10 +69,7 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[int]:
-    """Hold an exclusive lock on `path`; yields its file descriptor, for child processes to inherit.
-
-    Raises BlockingIOError at once where another process holds it.
-    """
+    """Hold a lock on `path`; yields its descriptor. Raises BlockingIOError where it is taken."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield file.fileno()

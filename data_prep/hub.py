@@ -32,44 +32,40 @@ def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, An
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    records: dict[str, list[tuple[str, Any]]] = {split: [] for split in data.hub.splits}
+    hub = data.hub
+    records: dict[str, list[tuple[str, Any]]] = {split: [] for split in hub.splits}
     for part in list(data.parts) or [None]:
-        with explain_errors(data.hub.id, revision):
+        with explain_errors(hub.id, revision):
             loaded = datasets.load_dataset(
-                data.hub.id, part or data.hub.config, data_dir=data.hub.folder, revision=revision
+                hub.id, part or hub.config, data_dir=hub.folder, revision=revision
             )
         prefix = f"{part}-" if part else ""
-        for split, hub_split in data.hub.splits.items():
+        for split, hub_split in hub.splits.items():
             if hub_split not in loaded:
                 raise UserError(
-                    f"{data.hub.id} at {revision} has no split {hub_split!r}, only "
-                    f"{', '.join(loaded)}"
+                    f"{hub.id} at {revision} has no split {hub_split!r}, only {', '.join(loaded)}"
                 )
             records[split].extend((f"{prefix}{n}", row) for n, row in enumerate(loaded[hub_split]))
     return records
 
 
-GATED = "it is gated or private: accept its terms on its page and run `hf auth login`"
-NO_REVISION = (
-    "that revision does not exist (any more): take a commit from the data set's page (Files, "
-    "History)"
-)
-ABSENT = (
-    "it or one of its files is not there, or is private: check data.hub.id, or run `hf auth login`"
-)
-NO_HUB = (
-    "the hub could not be reached: check the network, or read a local copy with data.source=FOLDER"
-)
-BROKEN = (
-    "what arrived is broken or cut off: run it again (a download resumes), or use "
-    "data.source=FOLDER"
-)
-# Classes and status codes that the hub's libraries raise, and the fix; the first that fits decides.
+# The fix, and the classes and status codes that the hub's libraries raise; the first fit decides.
 FIXES: dict[str, set[str | int]] = {
-    GATED: {"GatedRepoError", 401, 403},
-    NO_REVISION: {"RevisionNotFoundError"},
-    ABSENT: {"DatasetNotFoundError", "RepositoryNotFoundError", "EntryNotFoundError", 404},
-    NO_HUB: {
+    "it is gated or private: accept its terms on its page and run `hf auth login`": {
+        "GatedRepoError",
+        401,
+        403,
+    },
+    "that revision does not exist (any more): take a commit from the data set's page": {
+        "RevisionNotFoundError"
+    },
+    "it or one of its files is not there: check data.hub.id, or run `hf auth login`": {
+        "DatasetNotFoundError",
+        "RepositoryNotFoundError",
+        "EntryNotFoundError",
+        404,
+    },
+    "the hub could not be reached: check the network, or give data.source=FOLDER": {
         "LocalEntryNotFoundError",
         "ConnectionError",
         "ConnectError",
@@ -77,6 +73,7 @@ FIXES: dict[str, set[str | int]] = {
         "ReadTimeout",
     },
 }
+BROKEN = "what arrived is broken or cut off: run it again (a download resumes)"
 
 
 @contextmanager
@@ -86,16 +83,13 @@ def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
         yield
     except Exception as error:  # they let httpx, pyarrow, OS and own errors through alike
         signs: set[str | int] = {403} if "is a gated dataset" in str(error) else set()
-        cause: BaseException | None = error
-        seen: list[BaseException] = []
-        while cause is not None and cause not in seen:
-            seen.append(cause)
+        causes: list[BaseException] = [error]
+        for cause in causes:  # grows while it is read
             # a requests response with an error status is falsy
-            status = getattr(getattr(cause, "response", None), "status_code", None)
-            signs |= {type(cause).__name__, status or ""}
-            cause = cause.__cause__ or cause.__context__
+            status = getattr(getattr(cause, "response", None), "status_code", "")
+            signs |= {type(cause).__name__, status}
+            behind = cause.__cause__ or cause.__context__
+            causes += [behind] if behind and behind not in causes else []
         fix = next((fix for fix, known in FIXES.items() if signs & known), BROKEN)
-        detail = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{hub_id} at {revision}: {fix} [{type(error).__name__}: {detail}]"
-        ) from error
+        detail = f"[{type(error).__name__}: {' '.join(str(error).split())[:300]}]"
+        raise UserError(f"{hub_id} at {revision}: {fix} {detail}") from error

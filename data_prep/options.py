@@ -1,15 +1,19 @@
-"""Answer options: shuffle them where that is safe, and find the base of an answer's index."""
+"""Answer options: shuffle them where that is safe, show other views of them, read their labels.
+
+Views (`data.options.*`, `data.stem`) show what a score depends on; docs/paper.md has the commands.
+"""
 
 import random
 import re
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.prompt import LETTERS
+from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question, read_index
 
+NONE, NO_STEM = "None of the above", "Which option is right?"
 # Options that name others by letter: "A and C", "both a & b", "abd", "A, B", "option B is wrong",
 # "(a) only", "options 1 and 2", "the first two". A lone letter is a whole word next to a joiner, so
 # "vitamin A and vitamin C" is none.
@@ -41,11 +45,8 @@ COLLECTIVE = re.compile(
 
 
 def shuffle_options(question: Question, seed: int) -> Question | None:
-    """Shuffle the options by seed and row id; returns None where the order must stay.
-
-    Options that speak of the others stay last in their places.
-    """
-    free = find_free_options(question)
+    """Shuffle the options by seed and row id; returns None where the order must stay."""
+    free = count_free(question)
     if free < 2:
         return None
     order = list(range(free))
@@ -53,11 +54,8 @@ def shuffle_options(question: Question, seed: int) -> Question | None:
     return reorder_options(question, [*order, *range(free, len(question.options))])
 
 
-def find_free_options(question: Question) -> int:
-    """Count the leading options that may change places; 0 where options or stem cite letters.
-
-    0 also where an option that speaks of the others is not behind all that do not.
-    """
+def count_free(question: Question) -> int:
+    """Count the leading options that may change places; those that speak of others stay last."""
     options = question.options
     if STEM_CITES.search(question.question) or any(map(LETTER_LIST.search, options)):
         return 0
@@ -67,6 +65,72 @@ def find_free_options(question: Question) -> int:
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
     return 0 if any(fixed[:free]) else free
+
+
+def reorder_options(question: Question, order: list[int]) -> Question:
+    """Give the options in another order; the gold letter follows. order: the old place of each."""
+    options = [question.options[index] for index in order]
+    answer = LETTERS[order.index(LETTERS.index(question.answer))]
+    return replace(question, options=options, answer=answer)
+
+
+def view_question(question: Question, none: str | None, rotate: int) -> Question | None:
+    """Rotate the options, then put in "None of the above"; None where that changes the meaning."""
+    count = len(question.options)
+    is_fixed = count_free(question) < count
+    # with a second "None of the above" two letters would mean the same
+    has_none = any(NONE.casefold() in option.casefold() for option in question.options)
+    if is_fixed and (rotate or none == "replace_gold"):
+        return None
+    if none and (has_none or (none == "add" and count == MAX_OPTIONS)):
+        return None
+    viewed = reorder_options(question, [(place + rotate) % count for place in range(count)])
+    if none == "add":
+        viewed.options.append(NONE)
+    elif none == "replace_gold":
+        viewed.options[LETTERS.index(viewed.answer)] = NONE
+    return viewed
+
+
+def apply_views(questions: list[Question], data: Any) -> list[str]:
+    """Apply the configured views to a split, in place; returns the ids that stay as they are."""
+    none, turn = data.options.none_of_the_above, data.options.rotate
+    left = []
+    if turn == "all":
+        left, turn = rotate_all(questions), 0
+    left += replace_questions(questions, lambda q: view_question(q, none, turn))
+    if data.stem == "none":
+        replace_questions(questions, lambda question: replace(question, question=NO_STEM))
+    return left
+
+
+def rotate_all(questions: list[Question]) -> list[str]:
+    """Put every rotation of a question in its place; returns the ids of those that stay.
+
+    Each has an id of its own; the question's is in `meta.rotation_of`.
+    """
+    rows, left = [], []
+    for question in questions:
+        turns = [view_question(question, None, turn) for turn in range(len(question.options))]
+        found = [turned for turned in turns if turned is not None]
+        if len(found) < len(turns):
+            left.append(question.id)
+            found = [question]
+        for turn, row in enumerate(found):
+            meta = row.meta | {"rotation_of": row.id}
+            rows.append(replace(row, id=f"{row.id}/{turn}", meta=meta))
+    questions[:] = rows
+    return left
+
+
+def replace_questions(
+    questions: list[Question], change: Callable[[Question], Question | None]
+) -> list[str]:
+    """Change questions in place; returns the ids of those that `change` leaves, by a None."""
+    changed = [change(question) for question in questions]
+    left = [old.id for old, new in zip(questions, changed, strict=True) if new is None]
+    questions[:] = [new or old for old, new in zip(questions, changed, strict=True)]
+    return left
 
 
 def strip_labels(options: list[str]) -> list[str]:
@@ -86,13 +150,6 @@ def read_labels(options: list[str]) -> list[int]:
     return places
 
 
-def reorder_options(question: Question, order: list[int]) -> Question:
-    """Give the options in another order; the gold letter follows. order: the old place of each."""
-    options = [question.options[index] for index in order]
-    answer = LETTERS[order.index(LETTERS.index(question.answer))]
-    return replace(question, options=options, answer=answer)
-
-
 def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
     """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
 
@@ -101,16 +158,15 @@ def find_index_base(records: Iterable[Any], column: str, options: str | Sequence
     """
     lowest = highest = 0
     for record in records:
-        if not isinstance(record, dict):
-            continue  # rejected by name when it is parsed, like a row whose index is none
-        index = read_index(record.get(column))
-        texts = record.get(options) if isinstance(options, str) else options
-        lowest += index == 0
-        highest += index is not None and isinstance(texts, Sized) and index == len(texts)
+        if isinstance(record, dict):  # any other is rejected by name when it is parsed
+            index = read_index(record.get(column))
+            texts = record.get(options) if isinstance(options, str) else options
+            lowest += index == 0
+            highest += index is not None and isinstance(texts, Sized) and index == len(texts)
     if bool(lowest) == bool(highest):
         raise UserError(
             f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "
-            f"{highest} have the number of options as index; say which with data.index_base=0 or "
-            f"data.index_base=1 after looking at some rows (column {column})"
+            f"{highest} have the number of options as index; look at some rows, then give "
+            "data.index_base=0 or data.index_base=1"
         )
     return 0 if lowest else 1

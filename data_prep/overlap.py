@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,8 @@ from data_prep.prompt import LETTERS
 from data_prep.splits import TRAIN, Split, follow_rows
 
 NGRAM = 8
-# A stem of fewer words is compared together with its options: a frame such as "Which of the
-# following is the most common cause of X" would make most of it, and different questions would look
-# alike.
+# A shorter stem is compared together with its options: a frame such as "Which of the following is
+# the most common cause of X" would make most of it, and different questions would look alike.
 SHORT_STEM = 20
 # A gram that more texts than this have is a frame, not a copy, and is not looked up: the cost stays
 # linear where thousands of texts follow one pattern. Only a text of such grams alone can be missed.
@@ -33,26 +32,15 @@ JOIN_CHUNK = 2_000_000
 WORD = re.compile(r"\w+")
 
 Row = dict[str, Any]
-Pair = tuple[int, int, float]
-"""Two indices, and the share of the first text's grams that the second has too."""
-
-
-class Copy(NamedTuple):
-    """The row that another is most like, and the share in (0, 1]."""
-
-    id: str
-    share: float
-
-
-Copies = dict[str, Copy]
+Copies = dict[str, dict[str, Any]]
+"""By row id, as the manifest lists it: the id of the row that it is most like, and the share."""
 
 
 def split_words(question: str, options: Iterable[str]) -> list[str]:
     """Return the words to compare: the stem's, for a short one those of the sorted options too."""
     words = WORD.findall(question.casefold())
     if len(words) < SHORT_STEM:
-        for option in sorted(options):
-            words.extend(WORD.findall(option.casefold()))
+        words += WORD.findall(" ".join(sorted(options)).casefold())
     return words
 
 
@@ -81,7 +69,9 @@ def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
     )
 
 
-def find_pairs(left: csr_matrix, right: csr_matrix, threshold: float) -> Iterator[Pair]:
+def find_pairs(
+    left: csr_matrix, right: csr_matrix, threshold: float
+) -> Iterator[tuple[int, int, float]]:
     """Find pairs (text of left, text of right, fraction of left's grams) of at least `threshold`.
 
     An inverted index with prefix filtering (Bayardo et al. 2007): a text that shares a fraction t
@@ -125,11 +115,9 @@ def make_key(row: Row) -> tuple[str, str]:
     The stem alone would not do: "Which of the following statements is correct?" is many questions.
     Nor would stem and option set: MMLU-Pro repeats questions with other distractors.
     """
-    gold = row["options"][LETTERS.index(row["answer"])]
-    stem, gold = (
-        " ".join(WORD.findall(text.casefold())) or text for text in (row["question"], gold)
-    )
-    return stem, gold
+    stem, gold = row["question"], row["options"][LETTERS.index(row["answer"])]
+    bare_stem, bare_gold = (" ".join(WORD.findall(text.casefold())) for text in (stem, gold))
+    return bare_stem or stem, bare_gold or gold
 
 
 def find_clusters(rows: Sequence[Row]) -> dict[str, str]:
@@ -151,16 +139,24 @@ def count_duplicates(rows: Sequence[Row]) -> dict[str, int]:
     }
 
 
+def list_best(pairs: Iterable[tuple[str, str, float]], name: str) -> Copies:
+    """List for each row of pairs (row id, other id, share) the first other of the largest share."""
+    best: Copies = {}
+    for row_id, other_id, share in sorted(pairs, key=lambda pair: -pair[2]):
+        best.setdefault(row_id, {name: other_id, "share": round(share, 3)})
+    return best
+
+
 def find_near_copies(rows: Sequence[Row], threshold: float) -> Copies:
     """Find for each row the earlier row that it is most like, by the share of the smaller one."""
     [grams] = index_rows(rows)
-    best: Copies = {}
     # a pair comes from both sides; the smaller text has the larger share
-    for a, b, share in find_pairs(grams, grams, threshold):
-        earlier, later = (rows[index]["id"] for index in sorted((a, b)))
-        if a != b and (later not in best or share > best[later].share):
-            best[later] = Copy(earlier, share)
-    return {later: Copy(copy.id, round(copy.share, 3)) for later, copy in best.items()}
+    pairs = [
+        (rows[max(a, b)]["id"], rows[min(a, b)]["id"], share)
+        for a, b, share in find_pairs(grams, grams, threshold)
+        if a != b
+    ]
+    return list_best(pairs, "earlier_id")
 
 
 def find_contamination(
@@ -168,13 +164,13 @@ def find_contamination(
 ) -> tuple[Copies, Copies, Copies]:
     """Compare training rows with evaluation rows. Returns three:
 
-    drop        training rows from `policy.drop` on (none where that is null): their evaluation row
+    drop        training rows from `policy.drop` on (none where that is null)
     listed      training rows from `policy.flag` on that stay
     evaluation  evaluation rows from `policy.flag` on: the training row, of those that stay if any
     """
     evaluation_grams, train_grams = index_rows(evaluation, train)
     pairs = [
-        (evaluation[e]["id"], train[t]["id"], round(share, 3))
+        (train[t]["id"], evaluation[e]["id"], round(share, 3))
         for e, t, share in find_pairs(evaluation_grams, train_grams, policy.flag)
     ]
     # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
@@ -182,19 +178,17 @@ def find_contamination(
     for row in evaluation:
         copies.setdefault(make_key(row), []).append(row["id"])
     for row in train:
-        pairs.extend((copy, row["id"], 1.0) for copy in copies.get(make_key(row), []))
+        pairs.extend((row["id"], copy, 1.0) for copy in copies.get(make_key(row), []))
 
     limit = float("inf") if policy.drop is None else policy.drop
-    pairs.sort(key=lambda pair: -pair[2])
-    drop: Copies = {}
-    listed: Copies = {}
-    for evaluation_id, train_id, share in pairs:
-        if train_id not in drop:  # the best pair comes first
-            kind = drop if share >= limit else listed
-            kind.setdefault(train_id, Copy(evaluation_id, share))
-    seen: Copies = {}
-    for evaluation_id, train_id, share in sorted(pairs, key=lambda pair: pair[1] in drop):
-        seen.setdefault(evaluation_id, Copy(train_id, share))
+    found = list_best(pairs, "evaluation_id")
+    drop = {row_id: copy for row_id, copy in found.items() if copy["share"] >= limit}
+    listed = {row_id: copy for row_id, copy in found.items() if row_id not in drop}
+    turned = [(evaluation_id, train_id, share) for train_id, evaluation_id, share in pairs]
+    staying = [pair for pair in turned if pair[1] not in drop]
+    seen = list_best(turned, "train_id") | list_best(staying, "train_id")
+    for copy in seen.values():
+        copy["train_row_dropped"] = copy["train_id"] in drop
     return drop, listed, dict(sorted(seen.items()))
 
 
@@ -209,9 +203,7 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split]) -> dict[str, Any]:
     for name, split in follow_rows(list(splits.items()), "comparing rows"):
         clusters = find_clusters(split.rows)
         near = find_near_copies(split.rows, policy.flag)
-        within[name] = count_duplicates(split.rows) | {
-            "near_copies": name_copies(near, "earlier_id")
-        }
+        within[name] = count_duplicates(split.rows) | {"near_copies": near}
         for row in split.rows:
             row["meta"].update(cluster=clusters[row["id"]], overlap_id="", overlap_share=0.0)
         if cfg.data.duplicates == "first":
@@ -226,40 +218,26 @@ def drop_copies(cfg: DictConfig, splits: dict[str, Split]) -> dict[str, Any]:
     # training rows with the evaluation rows of this set and of others
     own = [row for name, split in splits.items() if name != TRAIN for row in split.rows]
     parts = {cfg.data.name, *cfg.data.parts_of_mixture}
-    folders = [Path(cfg.data_dir) / name for name in policy.against if name not in parts]
-    prepared = [folder for folder in folders if (folder / MANIFEST).is_file()]
-    others, files = read_evaluation_rows(prepared)
-    drop, listed, seen = find_contamination(splits[TRAIN].rows, [*own, *others], policy)
+    others, checked, unchecked = list(own), {}, []
+    for name in [name for name in policy.against if name not in parts]:
+        folder = Path(cfg.data_dir) / name
+        if not (folder / MANIFEST).is_file():
+            unchecked.append(name)
+            continue
+        prepared = open_prepared(folder)
+        for test in [split for split in prepared.splits if split != TRAIN]:
+            others += prepared.read_rows(test)
+            checked[f"{name}/{test}.jsonl"] = prepared.manifest["files"][f"{test}.jsonl"]
+    drop, listed, seen = find_contamination(splits[TRAIN].rows, others, policy)
     splits[TRAIN].keep_only(dict.fromkeys(drop, "overlap"))
     for row in own:
         copy = seen.get(row["id"])
-        if copy is not None and copy.id not in drop:
-            row["meta"].update(overlap_id=copy.id, overlap_share=copy.share)
-    evaluation = name_copies(seen, "train_id")
-    for facts in evaluation.values():
-        facts["train_row_dropped"] = facts["train_id"] in drop
+        if copy is not None and not copy["train_row_dropped"]:
+            row["meta"].update(overlap_id=copy["train_id"], overlap_share=copy["share"])
     return result | {
-        "checked_against": files,
-        "not_checked_against": [folder.name for folder in folders if folder not in prepared],
-        "train_dropped": name_copies(drop, "evaluation_id"),
-        "train_flagged": name_copies(listed, "evaluation_id"),
-        "evaluation_rows": evaluation,
+        "checked_against": checked,
+        "not_checked_against": unchecked,
+        "train_dropped": drop,
+        "train_flagged": listed,
+        "evaluation_rows": seen,
     }
-
-
-def name_copies(copies: Copies, name: str) -> dict[str, dict[str, Any]]:
-    """Return copies as the manifest lists them; name: what kind of id the other row's is."""
-    return {row_id: {name: copy.id, "share": copy.share} for row_id, copy in copies.items()}
-
-
-def read_evaluation_rows(folders: Iterable[Path]) -> tuple[list[Row], dict[str, Any]]:
-    """Read the rows of prepared sets that are not of train, and what manifests say of each file."""
-    rows: list[Row] = []
-    files: dict[str, Any] = {}
-    for folder in folders:
-        prepared = open_prepared(folder)
-        for split in prepared.splits:
-            if split != TRAIN:
-                rows.extend(prepared.read_rows(split))
-                files[f"{folder.name}/{split}.jsonl"] = prepared.manifest["files"][f"{split}.jsonl"]
-    return rows, files

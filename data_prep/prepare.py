@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
-from data_prep.files import write_jsonl, write_text
-from data_prep.options import find_index_base, shuffle_options
-from data_prep.options_view import apply_views
+from data_prep.files import write_json, write_jsonl, write_text
+from data_prep.options import (
+    apply_views,
+    find_index_base,
+    replace_questions,
+    shuffle_options,
+)
 from data_prep.overlap import drop_copies
-from data_prep.prepared import FORMAT, replace_folder, write_manifest
-from data_prep.prompt import PROMPT_VERSION, Template, find_template, render_question
+from data_prep.prepared import FORMAT, MANIFEST, replace_folder
+from data_prep.prompt import (
+    DIRECT_RESPONSES,
+    PROMPT_VERSION,
+    ChatFrame,
+    Template,
+    find_template,
+    render_question,
+)
 from data_prep.records import Records, read_records
-from data_prep.rows import DIRECT_RESPONSES, build_row, unify_meta
+from data_prep.rows import build_row, unify_meta
 from data_prep.splits import (
     TRAIN,
     Split,
-    check_ids,
     check_rows,
     find_state,
     follow_rows,
@@ -68,23 +79,28 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         splits[name], parsed = parse_records(name, raw, parse_row, data)
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
     remarks = [*remarks, *check_rows(data, folder, origin["rows"], origin.get("revision"))]
-    # across splits too: a label names its row by the id alone
-    check_ids(question for split in splits.values() for question in split.questions)
+    # across splits too: rewards and rollouts know a row by its id alone
+    counts = Counter(question.id for split in splits.values() for question in split.questions)
+    if double := [row_id for row_id, count in counts.items() if count > 1]:
+        raise UserError(f"ids occur twice, such as {double[0]}: the source numbers rows twice")
 
     # view
-    shuffled = {}
-    if data.shuffle_options:
-        shuffled = {name: shuffle_split(split, cfg.seed) for name, split in splits.items()}
-    left = {name: apply_views(split.questions, data) for name, split in splits.items()}
+    shuffled, left = {}, {}
+    for name, split in splits.items():
+        if data.shuffle_options:
+            fixed = replace_questions(split.questions, lambda q: shuffle_options(q, cfg.seed))
+            shuffled[name] = {"rows": len(split.questions) - len(fixed), "left_in_order": fixed}
+        before = len(split.questions)
+        left[name] = apply_views(split.questions, data)
+        split.read += len(split.questions) - before  # each rotation is a row
 
-    # build rows, measure
+    # build rows, measure, compare
     for split in splits.values():
         build_rows(split, tokenizer, template, data)
-    refuse_empty(data.name, splits)
-
-    # compare; it may drop the last training row, so empty splits are looked for again
     overlap = drop_copies(cfg, splits)
-    refuse_empty(data.name, splits)
+    if empty := [split for split in splits.values() if not split.rows]:
+        said = f"no row of {data.name}/{{}} can be used: {{}}"
+        raise UserError(*(said.format(split.name, split.explain_drops()) for split in empty))
     unify_meta([row["meta"] for split in splits.values() for row in split.rows])
 
     # write
@@ -125,20 +141,17 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         tokens = {name: split.tokens for name, split in splits.items()}
         draw_lengths(partial / "lengths.png", tokens, data.max_prompt_tokens)
         write_text(partial / "README.md", render_card(manifest))
-        write_manifest(partial, manifest)
+        # no time and no path of this machine in it: same input, same bytes
+        write_json(partial / MANIFEST, manifest)
     return manifest
 
 
 def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
-    """Read the prompt's template, the tokenizer and the upstream records.
-
-    Raises UserError with all problems of the settings and of the three.
-    """
+    """Read template, tokenizer and upstream records. Raises UserError with all their problems."""
     # keys that no file gives a value (`???` in base.yaml)
     missing = [key for key in OmegaConf.missing_keys(cfg) if key.startswith(("data.", "model."))]
     if missing:
-        fix = "its file under recipes/configs explains it"
-        raise UserError(*(f"{key} is not set: give {key}=…; {fix}" for key in sorted(missing)))
+        raise UserError(*(f"{key} is not set: give {key}=…" for key in sorted(missing)))
     data, model = cfg.data, cfg.model
     problems = check_settings(data)
     # all three are tried, so that one message has the problems of all
@@ -154,17 +167,16 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
             problems.extend(error.problems)
     if problems:
         raise UserError(*problems)
-    template, tokenizer, records = found
-    return template, tokenizer, records
+    return found[0], found[1], found[2]
 
 
 def check_settings(data: DictConfig) -> list[str]:
     """Check the settings of a preparation; returns one problem a line."""
     problems = []
-    # both become names of files
-    for key, value in (("data.name", data.name), ("data.split", data.get("split", TRAIN))):
-        if not NAME.fullmatch(str(value)):
-            problems.append(f"{key}={value!r} becomes a file's name: use letters, digits, _ . -")
+    for key in ("name", "split"):  # become names of files
+        if not NAME.fullmatch(str(data.get(key, TRAIN))):
+            fix = "becomes a file's name: use letters, digits, _ . -"
+            problems.append(f"data.{key}={data.get(key)!r} {fix}")
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(data, key, default=allowed[0])
         if value not in allowed:
@@ -172,34 +184,24 @@ def check_settings(data: DictConfig) -> list[str]:
             problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
-    limit = data.max_prompt_tokens
+    limit, rotate = data.max_prompt_tokens, data.options.rotate
     if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
-    if type(data.options.rotate) is not int:
-        problems.append(f"data.options.rotate={data.options.rotate} is no whole number")
+    if type(rotate) is not int and rotate != "all":
+        problems.append(f"data.options.rotate={rotate} is no whole number, nor all")
     return problems
-
-
-def shuffle_split(split: Split, seed: int) -> dict[str, Any]:
-    """Shuffle options in place; returns how many rows were and which were left in their order."""
-    left = []
-    for index, question in enumerate(split.questions):
-        new = shuffle_options(question, seed)
-        split.questions[index] = new or question
-        left += [] if new else [question.id]
-    return {"rows": len(split.questions) - len(left), "left_in_order": left}
 
 
 def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data: Any) -> None:
     """Turn a split's questions into rows, count their tokens and drop those that do not fit.
 
-    OpenRLHF would cut a long prompt from the left, and what is cut first is the instruction. The
-    limit is on training rows alone: an evaluation row that does not fit its model is asked, fails
-    and counts as wrong.
+    OpenRLHF would cut a long prompt from the left, the instruction first. The limit is on training
+    rows alone: an evaluation row that does not fit its model is asked, and counts as wrong.
     """
     # rows replace the questions: to keep both would double the memory
     questions, split.questions = split.questions, []
-    frame, eos_token = tokenizer.frame, tokenizer.eos_token
+    eos_token, chat = tokenizer.eos_token, tokenizer.chat
+    frame = ChatFrame(chat.prefix, chat.suffix) if chat else None
     reasons: dict[str, str] = {}
     batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
     for batch in follow_rows(batches, f"{split.name}: counting tokens"):
@@ -218,14 +220,3 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
             elif tokens > data.max_prompt_tokens and split.name == TRAIN:
                 reasons[row["id"]] = "prompt_too_long"
     split.keep_only(reasons)
-
-
-def refuse_empty(name: str, splits: dict[str, Split]) -> None:
-    """Refuse a data set with a split of no rows, and say why each row was dropped."""
-    empty = [
-        f"no row of {name}/{split.name} can be used: {split.explain_drops()}"
-        for split in splits.values()
-        if not split.rows
-    ]
-    if empty:
-        raise UserError(*empty)

@@ -1,8 +1,7 @@
 """A prepared data set, data/<name>/: written whole, its hashes checked, read by every later stage.
 
-Files are written under a temporary name, the manifest last, then one rename: a folder under `data/`
-is always whole, and its manifest exists if and only if every file was written. `open_prepared` is
-the one way to read it.
+A folder is written under a temporary name, the manifest last, then renamed: one under `data/` is
+always whole. `open_prepared` is the one way to read it.
 """
 
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, lock_file, read_jsonl, write_json
+from data_prep.files import hash_file, lock_file, read_jsonl
 from data_prep.prompt import LETTERS, MAX_OPTIONS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
@@ -47,46 +46,38 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     On any error in the block the old folder stays as it was and the new one is removed.
     Raises UserError where the disk is full or not writable, or another preparation runs.
     """
-    parent, name = folder.parent, folder.name
-    partial, old, lock = (parent / f".{name}.{kind}" for kind in ("new", "old", "lock"))
+    partial, old, lock = (
+        folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old", "lock")
+    )
+
+    def repair() -> None:
+        """Remove what an interrupted preparation left; a folder that was set aside returns."""
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(lock):
             try:
-                repair_folder(folder)
+                repair()
                 partial.mkdir()
                 yield partial
                 if folder.exists():
                     os.replace(folder, old)
                 os.replace(partial, folder)
             finally:
-                # an error between the two renames: the old folder returns
-                repair_folder(folder)
+                repair()
                 lock.unlink()
     except BlockingIOError as error:
-        raise UserError(
-            f"another preparation of {folder} is running: wait for it, or choose another place: "
-            "data_dir=FOLDER"
-        ) from error
+        fix = "wait for it, or give another place with data_dir=FOLDER"
+        raise UserError(f"another preparation of {folder} is running: {fix}") from error
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; what was there before is "
-            "untouched. Free some space or choose another place: data_dir=FOLDER"
+            "untouched. Free some space or give another place with data_dir=FOLDER"
         ) from error
-
-
-def repair_folder(folder: Path) -> None:
-    """Remove what an interrupted preparation left; a folder that was set aside returns."""
-    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old"))
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-    for rest in (partial, old):
-        shutil.rmtree(rest, ignore_errors=True)
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest. It has no time and no path of this machine: same input, same bytes."""
-    write_json(folder / MANIFEST, manifest)
 
 
 @dataclass(frozen=True)
@@ -117,13 +108,12 @@ class Prepared:
     def find_file(self, split: str) -> Path:
         """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
-        known = self.manifest["files"].get(path.name)
-        if known is None:
-            raise UserError(
-                f"{self.folder} has no split {split!r}, it has {', '.join(self.splits)}"
-            )
+        if split not in self.splits:
+            has = ", ".join(self.splits)
+            raise UserError(f"{self.folder} has no split {split!r}, it has {has}")
         if split not in self._checked:
-            if not path.is_file() or hash_file(path) != known["sha256"]:
+            known = self.manifest["files"][path.name]["sha256"]
+            if not path.is_file() or hash_file(path) != known:
                 raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
             self._checked.add(split)
         return path
@@ -141,10 +131,9 @@ class Prepared:
 
 
 def check_row(row: dict[str, Any], split: str) -> None:
-    """Check that a prepared row can be asked, and that its label is the row's own and the reward's.
+    """Check that a row can be asked, and its label is the row's own. Raises ValueError.
 
-    A file and a manifest that agree may both be wrong: a letter that names no option would count as
-    wrong in every run. Raises ValueError that names the row.
+    File and manifest may agree and both be wrong: a letter that names no option is wrong for ever.
     """
     row_id, options, answer = row["id"], row["options"], row["answer"]
     if not isinstance(row_id, str) or not row_id:
@@ -165,8 +154,7 @@ def check_row(row: dict[str, Any], split: str) -> None:
 def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
     """Open a prepared data set by its manifest; files are hashed when a split is asked for.
 
-    prepare: the command to name in errors (default `make prep data=NAME`). Raises UserError where
-    there is no manifest, or one that cannot be read or is of another format.
+    prepare: the command to name in errors. Raises UserError for a missing or broken manifest.
     """
     path, prepare = folder / MANIFEST, prepare or f"make prep data={folder.name}"
     # a preparation that was killed between its two renames left the old folder under this name
@@ -176,38 +164,35 @@ def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
         raise UserError(f"{path} not found: run `{prepare}`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        form, files = manifest["format"], manifest["files"]
+        form, broken = manifest["format"], list_broken(manifest)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
-    if form != FORMAT or not files:
+    if form != FORMAT:
         raise UserError(
             f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
         )
-    if broken := list_broken(manifest):
+    if broken:
         raise UserError(f"{path} has no good {', '.join(broken)}: run `{prepare}` again")
     return Prepared(folder, manifest, prepare)
 
 
 def list_broken(manifest: dict[str, Any]) -> list[str]:
     """List the facts of a manifest that a later stage could not use."""
-    broken = []
+    broken = [] if manifest["files"] else ["files"]
     for key, kind in FACTS.items():
-        keys = key.split(".")
-        is_plain = keys[0] == "chat" and manifest.get("chat") is None
-        if keys[0] in manifest and not is_plain and not has_fact(manifest, keys, kind):
+        section, *keys = key.split(".")
+        is_plain = section == "chat" and manifest.get("chat") is None
+        if section in manifest and not is_plain and not has_fact(manifest[section], keys, kind):
             broken.append(key)
-    if broken:
-        return broken
-    files, splits = manifest["files"], manifest.get("splits")
-    broken = [
-        f"splits.{name[:-6]}" for name in files if splits is not None and name[:-6] not in splits
-    ]
-    known = manifest.get("prompt", {"name": "plain"})["name"] in TEMPLATES
-    return broken if known else [*broken, "prompt.name"]
+    names = [] if broken else [Path(name).stem for name in manifest["files"]]
+    broken += [f"splits.{n}" for n in names if n not in manifest.get("splits", names)]
+    if not broken and manifest.get("prompt", {"name": "plain"})["name"] not in TEMPLATES:
+        broken.append("prompt.name")
+    return broken
 
 
 def has_fact(value: Any, keys: list[str], kind: type) -> bool:
-    """Tell if the keys lead to a value of this type; `*` follows every key."""
+    """Find out if the keys lead to a value of this type; `*` follows every key."""
     if not keys or not isinstance(value, dict):
         return not keys and isinstance(value, kind)
     names = list(value) if keys[0] == "*" else keys[:1]

@@ -1,9 +1,8 @@
 """THE prompt: the one place that turns a question and its options into the text a model sees.
 
-PPO, SFT and evaluation use these strings as they are: no model is trained on one wording and tested
-on another. Our prompts end in a newline or a chat's special token, never in a space: it would merge
-with the response's first token, and PPO, which tokenises the prompt alone, would train on other ids
-than it sampled (OpenRLHF#705).
+PPO, SFT and evaluation use these strings as they are. Our prompts end in a newline or a chat's
+special token, never in a space: it would merge with the response's first token, and PPO, which
+tokenises the prompt alone, would train on other ids than it sampled (OpenRLHF#705).
 """
 
 import hashlib
@@ -17,6 +16,8 @@ from data_prep.errors import UserError
 PROMPT_VERSION = 1  # of manifests and results: raise it with any change of wording
 LETTERS = ascii_uppercase
 MAX_OPTIONS = len(LETTERS)
+# What SFT is to write. A tiny model cannot say a letter before it has said the option.
+DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
 CONVERSATION = "{instruction}\n\nUser: {asked}\nAssistant:\n"
 
 
@@ -35,10 +36,7 @@ class Instruction(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A named way to ask: the layout of a question, and the instruction of mode think.
-
-    file, text: a user's own think prompt, which replaces both in mode think alone.
-    """
+    """A named way to ask. file, text: a user's own prompt, which replaces it in mode think."""
 
     name: str
     layout: str
@@ -91,10 +89,7 @@ DIRECT = Instruction(
 
 
 def find_template(name: str, file: str | None = None) -> Template:
-    """Find the template `data.prompt.name`, with the think prompt of `data.prompt.file` if given.
-
-    Raises UserError with everything that is wrong with the two.
-    """
+    """Find the template that `data.prompt` names, with its file's prompt. Raises UserError."""
     if name not in TEMPLATES:
         raise UserError(f"data.prompt.name={name} is not one of {', '.join(TEMPLATES)}")
     if file is None:
@@ -116,10 +111,7 @@ def find_template(name: str, file: str | None = None) -> Template:
 
 
 def render_question(question: str, options: list[str], layout: str = PLAIN.layout) -> str:
-    """Render the question and its lettered options, one a line: `A. text`.
-
-    Raises ValueError where there are fewer than 2 or more than 26 options.
-    """
+    """Render the question and its 2 to 26 options, one a line: `A. text`. Raises ValueError."""
     if not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"a question needs 2 to {MAX_OPTIONS} options, got {len(options)}")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]

@@ -1,14 +1,14 @@
 """Read upstream rows: from the hub, from local files, or from data sets that are already prepared.
 
 A record is a row as the upstream stores it, not judged yet: `(number, content)`, the number unique
-in its split, content a BadRow where the line could not even be read.
+in its split, content a BadRow where the row could not even be read.
 """
 
 import csv
 import json
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,7 @@ from data_prep.errors import BadRow, UserError
 from data_prep.hub import load_splits, resolve_revision
 from data_prep.prepared import open_prepared
 
-Record = tuple[str, Any]
-Splits = dict[str, list[Record]]
+Splits = dict[str, list[tuple[str, Any]]]
 Files = dict[str, list[tuple[str, Path]]]
 """The files of each split as (part, path), part "" where a split is one file."""
 
@@ -43,21 +42,19 @@ class Records(NamedTuple):
 
 def read_records(cfg: DictConfig) -> Records:
     """Read all records of the configured data set. Raises UserError."""
-    data = cfg.data
-    origin: dict[str, Any] = {"licence": data.licence}
+    data, origin = cfg.data, {"licence": cfg.data.licence}
     # a mixture of prepared sets, then local files, then the hub
     if data.name == "mix" or data.parts_of_mixture:
-        splits, origin["mixture"] = mix_parts(Path(cfg.data_dir), data, cfg.seed)
-        return Records(splits, origin, [])
+        splits, parts = mix_parts(cfg)
+        return Records(splits, origin | {"mixture": parts}, [])
     if data.source is not None:
         files, remarks = find_files(Path(data.source), data)
-        splits = {split: read_files(named, data) for split, named in files.items()}
-        splits, held = hold_out(splits, dict(data.holdout), cfg.seed)
+        splits, held = hold_out({split: read_files(files[split], data) for split in files}, cfg)
         if held:
-            origin["holdout"] = held
             rows = len(splits["train"]) + sum(held.values())
             sizes = [f"{split} {size:,} (data.holdout.{split})" for split, size in held.items()]
             remarks.append(f"held out of {rows:,} training rows by the seed: {', '.join(sizes)}")
+            origin["holdout"] = held
         return Records(splits, origin | {"source": str(data.source)}, remarks)
     if data.hub.id is None:
         needed = ", ".join(data.files.values()) or "train, dev or test files (or give one file)"
@@ -72,35 +69,31 @@ def read_records(cfg: DictConfig) -> Records:
 def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
     """Find the files of each split, and remark on those that are not read.
 
-    `data.files` names them inside the folder, with `{part}` for each of `data.parts`. Where it
-    names none (your own data), `source` is one file, which is the split `data.split`, or a folder
-    with files named after their splits. Raises UserError with every problem at once.
+    `data.files` names them, `{part}` standing for each of `data.parts`. Without it `source` is one
+    file, the split `data.split`, or a folder of files named after splits. Raises UserError.
     """
-    found: Files = {}
     problems, remarks = [], []
-    # a known data set: its own file names, one file a part where it has parts
+    found: Files = {}
     if data.files:
         for split, name in data.files.items():
             if name is not None:
                 parts = list(data.parts) or [""]
                 found[split] = [(part, source / name.format(part=part)) for part in parts]
-    # the user's own folder: the names say which split a file is
     elif source.is_dir():
-        for path in sorted(source.iterdir()):
+        for path in sorted(source.glob("[!.]*")):
             split = ALIASES.get(path.stem, path.stem)
-            if path.name.startswith("."):
-                continue
-            if split not in SPLITS or path.suffix not in READERS:
-                remarks.append(f"not read, since it is named after no split: {path.name}")
-            elif split in found:  # we cannot know which is meant
-                both = f"{found[split][0][1].name}, {path.name}"
-                problems.append(f"{source} holds several files for {split} ({both}): keep one")
+            if split in SPLITS and path.suffix in READERS:
+                found.setdefault(split, []).append(("", path))
             else:
-                found[split] = [("", path)]
-        if not found:
-            names = "no train, dev, test or ood file"
-            problems.append(f"{source} holds {names} ({', '.join(READERS)})")
+                remarks.append(f"not read, since it is named after no split: {path.name}")
         found = {split: found[split] for split in SPLITS if split in found}
+        for split, named in found.items():
+            if len(named) > 1:  # we cannot know which is meant
+                both = ", ".join(path.name for _, path in named)
+                problems.append(f"{source} holds several files for {split} ({both}): keep one")
+        if not found:
+            kinds = ", ".join(READERS)
+            problems.append(f"{source} holds no train, dev, test or ood file ({kinds})")
     else:
         found[data.split] = [("", source)]
     for _, path in chain.from_iterable(found.values()):
@@ -113,24 +106,19 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
     return found, remarks
 
 
-def hold_out(splits: Splits, wanted: Mapping[str, Any], seed: int) -> tuple[Splits, dict[str, int]]:
-    """Set training rows aside as splits that have no file, and return also how many of each.
-
-    wanted: rows by split, `data.holdout`. Raises UserError.
-    """
+def hold_out(splits: Splits, cfg: DictConfig) -> tuple[Splits, dict[str, int]]:
+    """Set training rows aside as splits that have no file; return also how many of each."""
     train = splits.get("train", [])
-    sizes: dict[str, int] = {}
-    for split, size in wanted.items():
+    sizes = dict(cfg.data.holdout)
+    for split, size in sizes.items():
         if size == "auto":
             # training needs a dev split; a file of one row cannot give any
             missing = split not in splits and len(train) > 1
-            size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
-        if type(size) is not int or size < 0:
-            raise UserError(f"data.holdout.{split}={size} is no number of rows: give 0 or more")
-        if size and split in splits:
-            raise UserError(f"data.holdout.{split}={size}, but there is a {split} file: give 0")
-        if size:
-            sizes[split] = size
+            sizes[split] = size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
+        if type(size) is not int or size < 0 or (size and split in splits):
+            fix = "give a number of rows, 0 where the split has a file"
+            raise UserError(f"data.holdout.{split}={size}: {fix}")
+    sizes = {split: size for split, size in sizes.items() if size}
     if not sizes:
         return splits, {}
     if sum(sizes.values()) >= len(train):
@@ -139,26 +127,35 @@ def hold_out(splits: Splits, wanted: Mapping[str, Any], seed: int) -> tuple[Spli
             "or give a file for each split"
         )
     # each row by its own draw from seed and number, so that other rows do not change it
-    drawn = sorted(train, key=lambda record: random.Random(f"{seed}/{record[0]}").random())
+    drawn = sorted(train, key=lambda record: random.Random(f"{cfg.seed}/{record[0]}").random())
     held: Splits = {}
     for split, size in sizes.items():
         held[split], drawn = drawn[:size], drawn[size:]
     # training rows keep the order of the file
     kept = {number for number, _ in drawn}
-    return splits | {"train": [record for record in train if record[0] in kept]} | held, sizes
+    held["train"] = [record for record in train if record[0] in kept]
+    return splits | held, sizes
 
 
-def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[Record]:
+def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[tuple[str, Any]]:
     """Read the records of one split, numbered from 0 in each file. Raises UserError."""
-    records: list[Record] = []
+    records: list[tuple[str, Any]] = []
     for part, path in named:
         prefix = f"{part}-" if part else ""
         try:
             for number, row in enumerate(READERS[path.suffix](path, data)):
-                records.append((f"{prefix}{number}", row))
+                records.append((f"{prefix}{number}", limit_row(row)))
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
     return records
+
+
+def limit_row(row: Any) -> Any:
+    """Return a row, or a BadRow for one with a text or a list of more than MAX_ROW."""
+    for key, value in row.items() if isinstance(row, dict) else ():
+        if isinstance(value, str | list) and len(value) > MAX_ROW:
+            return BadRow("row_too_long", f"{key} has {len(value):,} characters")
+    return row
 
 
 def read_jsonl(path: Path, data: DictConfig) -> Iterator[Any]:
@@ -197,7 +194,7 @@ def read_csv(path: Path, data: DictConfig) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, fieldnames=list(data.csv_columns) or None, strict=True)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        yield from map(limit_row, reader)
+        yield from reader
 
 
 def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
@@ -205,9 +202,8 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
-    schema = parquet.read_schema(path)
     # a repeated text is then held once, whatever the number of rows
-    texts = [name for name in schema.names if schema.field(name).type == pyarrow.string()]
+    texts = [field.name for field in parquet.read_schema(path) if field.type == pyarrow.string()]
     file = parquet.ParquetFile(path, read_dictionary=texts)
     for group in range(file.metadata.num_row_groups):
         size = file.metadata.row_group(group).total_byte_size
@@ -219,7 +215,7 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
         for start in range(0, batch.num_rows, step):
             columns = map(list_values, batch.slice(start, step).columns)
             for values in zip(*columns, strict=True):
-                yield limit_row(dict(zip(batch.schema.names, values, strict=True)))
+                yield dict(zip(batch.schema.names, values, strict=True))
 
 
 def list_values(column: Any) -> list[Any]:
@@ -230,39 +226,29 @@ def list_values(column: Any) -> list[Any]:
         return list(column.cast("string").to_pylist())
 
 
-def limit_row(row: dict[str, Any]) -> dict[str, Any] | BadRow:
-    """Return a row, or a BadRow for one of more than MAX_ROW characters."""
-    for key, value in row.items():
-        if isinstance(value, str | list) and len(value) > MAX_ROW:
-            return BadRow("row_too_long", f"{key} has {len(value):,} characters")
-    return row
-
-
 READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
 
 
-def mix_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[Splits, dict[str, Any]]:
+def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
     """Mix prepared data sets: records by split, and for the manifest what each part gave.
 
-    Weights are proportions of the training rows: `data.weights=[1,3]` gives one row of the first
-    part to three of the second. No row is taken twice: the part that runs out first sets the size.
-    Raises UserError with every problem at once.
+    Weights are proportions of the training rows. No row is taken twice: the part that runs out
+    first sets the size. Raises UserError with every problem at once.
     """
+    data, problems = cfg.data, []
     names, weights = list(dict.fromkeys(data.parts_of_mixture)), list(data.weights or [])
     if not names:
         raise UserError(
             "data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]"
         )
-    problems: list[str] = []
     if weights and (len(weights) != len(names) or min(weights) <= 0):
         problems.append(f"data.weights={weights} must be one positive number for each of {names}")
-    # evaluation rows of all parts are taken whole; only training rows are weighted
     mixed: dict[str, list[Any]] = {split: [] for split in SPLITS}
     train: dict[str, list[Any]] = {}
     parts: dict[str, Any] = {}
     for name in names:
         try:
-            prepared = open_prepared(data_dir / name)
+            prepared = open_prepared(Path(cfg.data_dir) / name)
             rows = {split: prepared.read_rows(split) for split in prepared.splits}
         except UserError as error:
             problems.extend(error.problems)
@@ -276,20 +262,17 @@ def mix_parts(data_dir: Path, data: DictConfig, seed: int) -> tuple[Splits, dict
     if problems:
         raise UserError(*problems)
 
-    # unit: rows for a weight of 1, set by the part that runs out first
-    weight_of = dict(zip(names, weights, strict=False))
-    unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
-    for name, rows_of_part in train.items():
-        if weights:
+    if weights:
+        weight_of = dict(zip(names, weights, strict=True))
+        unit = min(len(train[name]) / weight_of[name] for name in names)  # rows for a weight of 1
+        for name in names:
             # by name, so that the rows of one part do not depend on the others
-            draw = random.Random(f"{seed}/{name}")
-            rows_of_part = draw.sample(rows_of_part, round(unit * weight_of[name]))
-        parts[name]["train_rows_taken"] = len(rows_of_part)
-        mixed["train"] += rows_of_part
-    random.Random(seed).shuffle(mixed["train"])
+            draw = random.Random(f"{cfg.seed}/{name}")
+            train[name] = draw.sample(train[name], round(unit * weight_of[name]))
+    for name in names:
+        parts[name]["train_rows_taken"] = len(train[name])
+        mixed["train"] += train[name]
+    random.Random(cfg.seed).shuffle(mixed["train"])
     # numbered again: the reader `native` keeps each row's own id
-    splits = {}
-    for split, rows_of_split in mixed.items():
-        if rows_of_split:
-            splits[split] = [(str(number), row) for number, row in enumerate(rows_of_split)]
-    return splits, parts
+    numbered = {split: [(str(n), row) for n, row in enumerate(mixed[split])] for split in SPLITS}
+    return {split: rows for split, rows in numbered.items() if rows}, parts

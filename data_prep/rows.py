@@ -1,7 +1,7 @@
 """The row format: a `Question` as the sources give it, and the JSONL row that all stages read.
 
-Every row of a file has the same `meta` keys with values of the same type and never null: `datasets`
-infers types from the first block of a file and fails on a later one that differs (`unify_meta`).
+Every row of a file has the same `meta` keys of the same types and never null: `datasets` infers
+types from a file's first block and fails on a later one that differs (`unify_meta`).
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.errors import BadRow
 from data_prep.prompt import (
+    DIRECT_RESPONSES,
     LETTERS,
     PLAIN,
     ChatFrame,
@@ -20,15 +21,12 @@ from data_prep.prompt import (
     render_prompt,
 )
 
-# What SFT is to write. A tiny model cannot say a letter before it has said the option.
-DIRECT_RESPONSES = {"letter": "{answer}", "named": "So {gold} {answer}."}
-
 
 @dataclass(slots=True)
 class Question:
     """One multiple-choice question. answer: gold letter; id: <dataset>/<split>/<number>.
 
-    notes: names of what the source did to read it, such as `own_labels`; the manifest lists them.
+    notes: names of what the source did to read it; the manifest lists them under `fixed`.
     """
 
     id: str
@@ -44,14 +42,6 @@ class Question:
         return self.options[LETTERS.index(self.answer)]
 
 
-def get_text(record: Any, key: str) -> str:
-    """Return the text in a field. Raises BadRow where it is missing, or no text."""
-    value = get_value(record, key)
-    if not isinstance(value, str):
-        raise BadRow("wrong_type", f"{key} is {value!r:.100}, not text")
-    return value
-
-
 def get_value(record: Any, key: str) -> Any:
     """Return a field's value. Raises BadRow where the record is no object or has no such field."""
     if not isinstance(record, dict):
@@ -61,22 +51,21 @@ def get_value(record: Any, key: str) -> Any:
     return record[key]
 
 
-def get_optional_text(record: dict[str, Any], key: str) -> str:
-    """Return the text in a field that upstream leaves null on some rows, then "". Raises BadRow."""
-    return "" if key in record and record[key] is None else get_text(record, key)
+def get_text(record: Any, key: str, null: str | None = None) -> str:
+    """Return the text in a field. null: what upstream's null stands for. Raises BadRow."""
+    value = get_value(record, key)
+    value = null if value is None else value
+    if not isinstance(value, str):
+        raise BadRow("wrong_type", f"{key} is {value!r:.100}, not text")
+    return value
 
 
 def get_texts(record: Any, key: str) -> list[str]:
-    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
-
-    An object's trailing null letters are left out: Parquet gives every row the letters that any row
-    has.
-    """
+    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow."""
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
-        value = dict(value)
-        while value and value[next(reversed(value))] is None:
-            value.popitem()
+        # Parquet gives every row the letters that any row has
+        value = {letter: text for letter, text in value.items() if text is not None}
         if list(value) != list(LETTERS[: len(value)]):
             raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")
         value = list(value.values())
@@ -111,18 +100,11 @@ def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
 
     What Arrow's JSON reader cannot hold (null, NaN, a number over 64 bits, a list) becomes text.
     """
-    types: dict[str, set[type]] = {}
-    for meta in metas:
-        for key, value in meta.items():
-            types.setdefault(key, set()).add(type(value) if is_plain(value) else str)
-    for key, kinds in types.items():
-        if not all(key in meta for meta in metas):
-            kinds.add(str)
-    for meta in metas:
-        values = {key: meta.get(key) for key in types}
-        meta.clear()
-        for key, value in values.items():
-            keeps_type = types[key] == {type(value)}
+    for key in dict.fromkeys(key for meta in metas for key in meta):
+        values = [meta.pop(key, None) for meta in metas]
+        kinds = {type(value) if is_plain(value) else None for value in values}
+        keeps_type = len(kinds) == 1 and None not in kinds
+        for meta, value in zip(metas, values, strict=True):
             meta[key] = value if keeps_type else "" if value is None else str(value)
 
 
@@ -141,11 +123,10 @@ def build_row(
     template: Template = PLAIN,
     direct_response: str = "letter",
 ) -> dict[str, Any]:
-    """Build the row as it is written, its fields in the order of the row format.
+    """Build the row as it is written. direct_response: a key of DIRECT_RESPONSES.
 
     `label` is JSON text because OpenRLHF gives the reward one value only, and would unify the keys
-    of a struct. `response` is the SFT target for `direct_prompt`; it ends in EOS so that OpenRLHF
-    adds no second one. direct_response: a key of DIRECT_RESPONSES.
+    of a struct. `response`, the SFT target, ends in EOS so that OpenRLHF adds no second one.
     """
     row_id, stem, options, answer = (
         question.id,
@@ -154,7 +135,6 @@ def build_row(
         question.answer,
     )
     label = {"id": row_id, "split": split, "answer": answer, "options": options}
-    # the label is all that the reward sees of the row: it needs no file of the data set
     target = DIRECT_RESPONSES[direct_response]
     return {
         "id": row_id,

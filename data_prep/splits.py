@@ -1,13 +1,12 @@
 """One split during preparation: its rows, why rows were dropped, and a hash of what was read.
 
-Rows are compared by a hash of their content (stem, options, gold letter) in a canonical form, not
-of files: the hub's Parquet and a local JSONL of the same rows agree.
+The hash is of rows in a canonical form, not of files: the hub's Parquet and a local JSONL of the
+same rows agree.
 """
 
 import hashlib
 import json
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,36 +52,22 @@ class Split:
         if detail and len(self.dropped[reason]) <= EXAMPLES:
             self.examples.setdefault(reason, []).append(f"{row_id}: {detail}")
 
-    def take(
-        self, question: Question, fixed: list[str], warnings: list[str], unwanted: set[str]
-    ) -> None:
-        """Keep a cleaned question, or drop it where it has an unwanted warning."""
-        for warning in warnings:
-            if warning in unwanted:
-                return self.drop(warning, question.id)
-        for names, found in ((self.fixed, fixed), (self.warned, warnings)):
-            for name in found:
-                names.setdefault(name, []).append(question.id)
-        question.meta["warnings"] = " ".join(warnings)
-        self.questions.append(question)
-
     def keep_only(self, reasons: dict[str, str]) -> None:
         """Drop the rows whose id is a key, for the reason that is its value."""
-        kept = [index for index, row in enumerate(self.rows) if row["id"] not in reasons]
-        for row in self.rows:
+        rows, tokens, self.rows, self.tokens = self.rows, self.tokens, [], []
+        for row, count in zip(rows, tokens, strict=True):
             if row["id"] in reasons:
                 self.drop(reasons[row["id"]], row["id"])
-        self.rows = [self.rows[index] for index in kept]
-        self.tokens = [self.tokens[index] for index in kept]
+            else:
+                self.rows.append(row)
+                self.tokens.append(count)
 
     def describe(self) -> dict[str, Any]:
-        """Return the split's part of the manifest. Raises AssertionError if a row was lost."""
+        """Return the split's part of the manifest."""
         # a row is a question until it is built
         kept, dropped = len(self.questions) + len(self.rows), sum(map(len, self.dropped.values()))
-        if self.read != kept + dropped:
-            raise AssertionError(f"{self.name}: read {self.read}, kept {kept}, dropped {dropped}")
+        assert self.read == kept + dropped, f"{self.name}: rows were lost"
         lengths, last = sorted(self.tokens), len(self.tokens) - 1
-        # nearest rank
         quantiles = {name: lengths[round(q * last)] for name, q in QUANTILES.items() if lengths}
         return {
             "read": self.read,
@@ -104,10 +89,7 @@ class Split:
 
 
 def follow_rows(rows: Sequence[Row], step: str) -> Iterable[Row]:
-    """Give the rows one by one behind a progress bar on standard error, where that is a terminal.
-
-    The bar vanishes at its end.
-    """
+    """Give rows one by one behind a progress bar on standard error, where that is a terminal."""
     console = Console(stderr=True)
     return track(rows, step, console=console, transient=True, disable=not console.is_terminal)
 
@@ -118,10 +100,7 @@ def parse_records(
     parse_row: Callable[[Any, str, DictConfig], Question],
     data: DictConfig,
 ) -> tuple[Split, list[Question | BadRow]]:
-    """Parse and clean the records of a split, each either kept or dropped under a name.
-
-    Also returns the rows as parsed, before cleaning, for the integrity check.
-    """
+    """Parse and clean the records of a split; also return the rows as parsed, for their hash."""
     split = Split(name)
     parsed: list[Question | BadRow] = []
     # the id keeps the upstream's number: dropped rows leave gaps, and no other row gets a new id
@@ -131,40 +110,38 @@ def parse_records(
             if isinstance(record, BadRow):
                 raise record
             row = parse_row(record, row_id, data)
-            split.take(*clean_question(row), set(data.drop))
+            question, fixed, warnings = clean_question(row)
+            if unwanted := [warning for warning in warnings if warning in data.drop]:
+                raise BadRow(unwanted[0], "")
         except NotSelected:
             split.not_selected += 1
             continue
         except BadRow as bad:
             split.drop(bad.reason, row.id if row else row_id, bad.detail)
             parsed.append(row or bad)
-        else:
-            parsed.append(row)
+            continue
+        parsed.append(row)
+        for names, found in ((split.fixed, fixed), (split.warned, warnings)):
+            for rule in found:
+                names.setdefault(rule, []).append(question.id)
+        question.meta["warnings"] = " ".join(warnings)
+        split.questions.append(question)
     split.read = len(parsed)
     return split, parsed
-
-
-def check_ids(questions: Iterable[Question]) -> None:
-    """Refuse two rows of one id: rewards and rollouts are identified by it. Raises UserError."""
-    counts = Counter(question.id for question in questions)
-    double = [row_id for row_id, count in counts.items() if count > 1]
-    if double:
-        raise UserError(
-            f"{len(double)} ids occur twice, such as {double[0]}: the source numbers rows twice"
-        )
 
 
 def hash_rows(rows: Iterable[Question | BadRow]) -> str:
     """Compute SHA-256 over canonical rows in order; a row that cannot be used counts by its reason.
 
-    Canonical: NFC, white space runs as one space, none at the ends. Copies differ in such things
-    and in nothing else that the cleaning rules fix, so the hash does not move when a rule is added.
+    Canonical: NFC, white space squeezed. Published copies differ in nothing else, so the hash does
+    not move when a cleaning rule is added.
     """
     digest = hashlib.sha256()
     for row in rows:
-        content = (
-            [row.reason] if isinstance(row, BadRow) else [row.question, *row.options, row.answer]
-        )
+        if isinstance(row, BadRow):
+            content = [row.reason]
+        else:
+            content = [row.question, *row.options, row.answer]
         canonical = [" ".join(unicodedata.normalize("NFC", text).split()) for text in content]
         # surrogatepass: a lone surrogate in a hostile row must be hashed too
         line = json.dumps(canonical, ensure_ascii=False) + "\n"
@@ -177,41 +154,34 @@ def check_rows(
 ) -> list[str]:
     """Compare what was read (rows and sha256 by split) with the pins and the last preparation.
 
-    Returns remarks for the card: an official split with other rows is reported even where accepted.
-    Raises UserError with every difference, unless `data.accept` is true.
+    Returns remarks for the card. Raises UserError with every difference, unless `data.accept`.
     """
-    differences: list[str] = []
-    remarks: list[str] = []
-    as_pinned = set()
-    for split, official in data.official.items():
-        if split not in read:
-            continue  # left out on purpose
-        rows, sha256 = read[split]["rows"], read[split]["sha256"]
-        if official.get("sha256") == sha256:
-            as_pinned.add(split)
-        elif official.get("sha256") is not None:
-            other = data.elsewhere.get(sha256)
-            kind = f"these are data={other}" if other else "a cut, altered or older copy"
-            differences.append(
-                f"{data.name}/{split} is not the official split: {rows:,} rows (sha256 {sha256}), "
-                f"officially {official.rows:,} (sha256 {official.sha256}): {kind}"
-            )
-        if official.get("git_blob") and data.source:
-            remarks.append(compare_blob(split, data, rows))
-        elif official.get("sha256") is None and rows != official.rows:
-            counts = f"{rows:,} rows read, officially {official.rows:,}"
+    differences, remarks = [], []
+    try:
+        last = None if data.parts_of_mixture else open_prepared(folder).manifest["origin"]
+    except UserError:
+        last = None  # no stage could read it either
+    before = last["rows"] if last else read
+    for split in dict.fromkeys([*before, *read]):
+        now, official = read.get(split), data.official.get(split)
+        if now and official and official.get("git_blob") and data.source:
+            remarks.append(compare_blob(split, data, now["rows"]))
+        elif now and official and not official.sha256 and now["rows"] != official.rows:
+            counts = f"{now['rows']:,} rows read, officially {official.rows:,}"
             remarks.append(f"{split}: {counts}; scores are not comparable")
-    before = None if data.parts_of_mixture else read_last_origin(folder)
-    if before is not None:
+        found, pin = describe_rows(now), official if now and official and official.sha256 else None
+        expected = {"officially": describe_rows(pin)} if pin else {}
         # a split that is as pinned is the right one, whatever was read last time
-        for split in dict.fromkeys([*before["rows"], *read]):
-            was, now = before["rows"].get(split), read.get(split)
-            if was != now and split not in as_pinned:
-                change = f"{describe_rows(was)} before, {describe_rows(now)} now"
-                differences.append(f"{data.name}/{split}: {change}")
-        if differences and before.get("revision") != revision:
-            change = f"revision {before.get('revision')} before, {revision} now"
-            differences.append(f"{data.name}: {change}")
+        if expected.get("officially") != found:
+            expected["before"] = describe_rows(before.get(split))
+        other = data.elsewhere.get(now["sha256"]) if now else None
+        hint = f": these are data={other}" if other else ""
+        for when, known in expected.items():
+            if known != found:
+                differences.append(f"{data.name}/{split}: {found} now, {known} {when}{hint}")
+    if differences and last and last.get("revision") != revision:
+        change = f"revision {last.get('revision')} before, {revision} now"
+        differences.append(f"{data.name}: {change}")
     if differences and not data.accept:
         fix = f"to take these rows as they are: make prep data={data.name} data.accept=true"
         raise UserError(*differences, fix)
@@ -228,25 +198,16 @@ def compare_blob(split: str, data: DictConfig, rows: int) -> str:
     kind = "a partial file" if rows < official.rows else "not the official file"
     return (
         f"{split}: {kind}, {rows:,} of {official.rows:,} rows (git blob {blob[:12]}…, officially "
-        f"{official.git_blob[:12]}…); scores of a model trained on it are not comparable"
+        f"{official.git_blob[:12]}…); scores are not comparable"
     )
 
 
 def find_state(data: DictConfig, read: dict[str, dict[str, Any]]) -> str | None:
     """Return the state of the labels, `data.state`, where the rows read are proved to be in it."""
-    pinned = {split: facts.sha256 for split, facts in data.official.items() if facts.sha256}
-    proved = any(read.get(split, {}).get("sha256") == sha256 for split, sha256 in pinned.items())
-    return data.state if proved else None
+    pins = {facts.sha256 for facts in data.official.values() if facts.sha256}
+    return data.state if any(facts["sha256"] in pins for facts in read.values()) else None
 
 
-def read_last_origin(folder: Path) -> dict[str, Any] | None:
-    """Read what the last preparation read; None where no stage could read its manifest either."""
-    try:
-        return dict(open_prepared(folder).manifest["origin"])
-    except UserError:
-        return None
-
-
-def describe_rows(rows: dict[str, Any] | None) -> str:
-    """Return `1,273 rows (sha256 0123456789ab…)`, or `no such split`."""
-    return f"{rows['rows']:,} rows (sha256 {rows['sha256'][:12]}…)" if rows else "no such split"
+def describe_rows(rows: Any) -> str:
+    """Return `1,273 rows (sha256 0123456789…)`, or `no such split`."""
+    return f"{rows['rows']:,} rows (sha256 {rows['sha256']})" if rows else "no such split"

@@ -18,11 +18,10 @@ from tokenizers import Tokenizer
 
 from data_prep.errors import UserError
 from data_prep.hub import explain_errors
-from data_prep.prompt import LETTERS, ChatFrame
+from data_prep.prompt import LETTERS
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
+FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 MESSAGE, REPLY = "THE-MESSAGE-IS-HERE", "THE-REPLY-IS-HERE"
 PROBES = ("<think>", *LETTERS)
 """First tokens of responses: PPO's, and each target of SFT."""
@@ -40,14 +39,9 @@ class Chat(NamedTuple):
     end_of_turn_id: int
     template_sha256: str
 
-    @property
-    def frame(self) -> ChatFrame:
-        """Text before and after a message."""
-        return ChatFrame(self.prefix, self.suffix)
-
 
 class ModelTokenizer(NamedTuple):
-    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json; chat: or None."""
+    """A model's tokenizer. path: as the user gave it; sha256: of tokenizer.json."""
 
     path: str
     tokenizer: Tokenizer
@@ -57,15 +51,9 @@ class ModelTokenizer(NamedTuple):
     sha256: str
     chat: Chat | None
 
-    @property
-    def frame(self) -> ChatFrame | None:
-        """Text around a prompt, None for plain ones."""
-        return self.chat.frame if self.chat else None
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, without any that the tokenizer would add (OpenRLHF adds none either)."""
-        longest = max(map(len, texts), default=0)
-        step = max(1, BATCH // max(1, longest))
+        step = max(1, BATCH // max(1, max(map(len, texts), default=1)))
         counts: list[int] = []
         for start in range(0, len(texts), step):
             batch = list(texts[start : start + step])
@@ -75,11 +63,7 @@ class ModelTokenizer(NamedTuple):
 
 
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
-    """Load the tokenizer of a model folder, or of a hub model at its commit (40 hex digits).
-
-    Raises UserError where files are missing, broken or name no EOS token, and with `chat` where
-    prompts cannot be rendered in its chat template.
-    """
+    """Load the tokenizer of a model folder, or of a hub model at its commit. Raises UserError."""
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
     missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
     if missing:
@@ -158,67 +142,52 @@ def find_chat(
     tokenizer: Tokenizer,
     special_tokens: re.Pattern[str],
 ) -> Chat:
-    """Find the frame and the end of turn of a template. path: for errors; names: `eos_token` etc.
-
-    Raises UserError where there is no template, or none that a prompt can be cut from.
-    """
-    said = f"the chat template of model.path={path}"
-    way_out = "in a copy of the tokenizer's files, or give data.chat=false"
-    if template is None:
-        raise UserError(
-            f"data.chat=true, but the tokenizer of model.path={path} has no chat template "
-            f"({TEMPLATE}, or chat_template in {CONFIG}): give an instruct model, or "
-            "data.chat=false"
-        )
+    """Find frame and end of turn of a template. names: `eos_token` etc. Raises UserError."""
     try:
+        if template is None:
+            raise ValueError(f"has no chat template ({TEMPLATE}, or chat_template in {CONFIG})")
         prompt, dialogue = render_template(template, names)
-    except ValueError as error:
-        raise UserError(f"{said} cannot be rendered ({error}): fix it {way_out}") from None
-    for stand_in, text in ((MESSAGE, prompt), (REPLY, dialogue)):
-        if text.count(stand_in) != 1:
-            raise UserError(
-                f"{said} shows a message {text.count(stand_in)} times, not once: fix it {way_out}"
+        for stand_in, text in ((MESSAGE, prompt), (REPLY, dialogue)):
+            if text.count(stand_in) != 1:
+                raise ValueError(f"shows a message {text.count(stand_in)} times, not once")
+        prefix, _, suffix = prompt.partition(MESSAGE)
+        if "<think>" in suffix:
+            raise ValueError(f"writes <think> itself ({suffix!r}): the reward wants the model's")
+        closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
+        if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
+            raise ValueError(
+                f"ends a prompt in {suffix[-20:]!r}, with which the first token of a response can "
+                "merge, and not in a line break"
             )
-    prefix, _, suffix = prompt.partition(MESSAGE)
-    # the reward sees the response alone, and would miss the tag in every one
-    if "<think>" in suffix:
+        after = dialogue.partition(REPLY)[2]
+        end = special_tokens.match(after.lstrip())
+        if end is None:
+            # nothing would stop a response
+            raise ValueError(f"ends a turn in {after[:20]!r}, which is no special token")
+    except ValueError as error:
+        subject = "the chat template of " if template else ""
         raise UserError(
-            f"{said} writes <think> itself ({suffix!r}), and the reward wants it from the model: "
-            f"take it out of the template {way_out}"
-        )
-    closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
-    if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
-        raise UserError(
-            f"{said} ends a prompt in {suffix[-20:]!r}, with which the first token of a response "
-            f"can merge: let it end in a line break {way_out}"
-        )
-    after = dialogue.partition(REPLY)[2]
-    end = special_tokens.match(after.lstrip())
-    if end is None:
-        raise UserError(
-            f"{said} ends the assistant's turn in {after[:20]!r}, which is no special token: "
-            "nothing would stop a response. Give an instruct model with an end-of-turn token, or "
-            "data.chat=false"
-        )
+            f"{subject}model.path={path} {error}: give another instruct model, fix the template in "
+            "a copy of the tokenizer's files, or give data.chat=false"
+        ) from None
     digest = hashlib.sha256(template.encode()).hexdigest()
     return Chat(prefix, suffix, end[0], tokenizer.token_to_id(end[0]), digest)
 
 
 def render_template(template: str, names: dict[str, str]) -> list[str]:
-    """Render a prompt and a dialogue in a child process with limits. Raises ValueError.
-
-    A template is a program: it may never end, or fill the memory.
-    """
+    """Render a prompt and a dialogue. Raises ValueError."""
+    # in a child with limits: a template is a program, which may never end or fill the memory
     command = [sys.executable, "-m", "data_prep.tokenizer"]
     asked = json.dumps({"template": template, "names": names})
     try:
         done = subprocess.run(
             command, cwd=ROOT, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
         )
+        cause = done.stderr.strip() or f"exit status {done.returncode}"
     except subprocess.TimeoutExpired:
-        raise ValueError(f"no end after {RENDER_SECONDS} s") from None
+        raise ValueError(f"cannot be rendered (no end after {RENDER_SECONDS} s)") from None
     if done.returncode:
-        raise ValueError((done.stderr.strip() or f"exit status {done.returncode}")[-300:])
+        raise ValueError(f"cannot be rendered ({cause[-300:]})")
     return list(json.loads(done.stdout))
 
 
@@ -235,7 +204,7 @@ def render_in_child() -> None:
     dialogue = [question, {"role": "assistant", "content": REPLY}]
     # No clock: a template that writes today's date would make rows differ from day to day.
     values = {**asked["names"], "strftime_now": Undefined(name="strftime_now")}
-    texts = []
+    texts: list[str] = []
     try:
         for messages, begins_reply in (([question], True), (dialogue, False)):
             rendered = render_jinja_template(
@@ -244,7 +213,7 @@ def render_in_child() -> None:
                 add_generation_prompt=begins_reply,
                 **values,
             )
-            texts.append(rendered[0][0])
+            texts += rendered[0]
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))

@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from reward_server import shaping
-from reward_server.scoring import find_truth
+from reward_server.scoring import RewardOptions, find_truth
 from reward_server.signals import SIGNALS
 from reward_server.tags import SPECIAL_TOKENS
 from reward_server.verifier import REASONS
@@ -130,7 +129,7 @@ def render_page(table: dict[str, Any]) -> str:
         parts += [f"### {group['group']}", _render_rows(("response", "leak", "why"), leaks)]
     parts += [
         "## Options and controls",
-        str(inspect.getdoc(shaping)),
+        str(inspect.getdoc(RewardOptions)),
         str(inspect.getdoc(find_truth)).partition("\n\n")[2],
         "All are keys of the recipe, with these defaults (recipes/configs/rlvr.yaml); "
         "`make rlvr reward.options.leak_penalty=0.5` changes one:",

@@ -48,22 +48,25 @@ def answer_tasks(
         # an error is a row like others; without its row the question is missing again
         if cfg.retry_errors:
             drop_errors(files[task.key])
-        missing[task.key] = list_missing(task, files[task.key])
+        known = {(sample["id"], sample["sample"]) for sample in load_samples(files[task.key])}
+        places = enumerate(task.requests)
+        missing[task.key] = [(i, request) for i, request in places if request.key not in known]
         progress(task, len(task.requests) - len(missing[task.key]))
 
     def receive(task: Task, requests: list[Request], answers: list[Answer]) -> None:
         pairs = zip(requests, answers, strict=True)
         rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
         append_samples(files[task.key], rows)
+        progress(task, len(rows))
 
     # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():
         work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
         work = [(task, places) for task, places in work if places]
         if work and cfg.endpoint is None:
-            ask_engine(cfg, path, work, folder / "engine.log", receive, progress)
+            ask_engine(cfg, path, work, folder / "engine.log", receive)
         elif work:
-            ask_server(cfg, path, work, receive, progress)
+            ask_server(cfg, path, work, receive)
     # answers were appended as they came; the summary needs them in the order of the questions
     samples = {task.key: sort_samples(files[task.key], task.requests) for task in plan.tasks}
     return samples, sum(map(len, missing.values()))
@@ -74,27 +77,20 @@ def claim_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwri
 
     Then write to `path` what each task's answers depend on.
     """
-    known: dict[str, Any] = {}
     # unreadable settings are refused: then it is unknown what the answers depend on
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
-    # many tasks usually differ in the same way: their files are named together
-    changed: dict[str, list[str]] = {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
+    problems = []
     for task in tasks:
         file = files[task.key]
         differences = compare_settings(known.get(task.key), task.settings) if file.exists() else []
         if differences and overwrite:
             file.unlink()
         elif differences:
-            changed.setdefault("; ".join(differences), []).append(str(file))
-    if changed:
-        problems = [
-            f"{', '.join(names)} came from other settings: {differences}"
-            for differences, names in changed.items()
-        ]
+            problems.append(f"{file} came from other settings: {'; '.join(differences)}")
+    if problems:
         advice = "choose another folder (name=NAME), or ask these again (overwrite=true)"
         raise UserError(*problems, advice)
     # tasks of other calls stay: a folder may be filled model by model
@@ -112,19 +108,7 @@ def compare_settings(before: Any, now: Any, key: str = "") -> list[str]:
     return differences
 
 
-def list_missing(task: Task, file: Path) -> Missing:
-    """List the requests without an answer on disk, each with its place in the task."""
-    # an error counts as answered, until retry_errors
-    done = {(sample["id"], sample["sample"]) for sample in load_samples(file)}
-    places = enumerate(task.requests)
-    return [
-        (i, request) for i, request in places if (request.row["id"], request.sample) not in done
-    ]
-
-
-def ask_engine(
-    cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive, progress: Progress
-) -> None:
+def ask_engine(cfg: DictConfig, path: str, work: Work, log: Path, receive: Receive) -> None:
     """Ask vLLM for the missing answers of one model. Raises UserError where it fails."""
     waiting, tasks = [], []
     for task, missing in work:
@@ -135,31 +119,26 @@ def ask_engine(
                 "letters": task.mode == "loglikelihood",
                 "keep_special_tokens": split_mode(task.mode)[0] == "think",
                 "sampling": task.settings["sampling"],
-                "chunks": [list(map(describe_request, chunk)) for chunk in chunks],
+                "chunks": [[describe_request(request) for request in chunk] for chunk in chunks],
             }
         )
     job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
-    # answers come chunk by chunk, in the order of the job; progress is of the first one waiting
+    # answers come chunk by chunk, in the order of the job
     for event in run_engine(job | {"tasks": tasks}, log):
-        if event["event"] == "progress":
-            progress(waiting[0][0], event["done"])
-        elif event["event"] == "answers":
+        if event["event"] == "answers":
             task, chunk = waiting.pop(0)
             receive(task, chunk, [Answer(**answer) for answer in event["answers"]])
 
 
-def ask_server(
-    cfg: DictConfig, served_name: str, work: Work, receive: Receive, progress: Progress
-) -> None:
+def ask_server(cfg: DictConfig, served_name: str, work: Work, receive: Receive) -> None:
     """Ask an endpoint for the missing answers of one model; each is written as it comes."""
     waiting = [(task, request) for task, missing in work for _, request in missing]
+    requests = [(request, task.settings["sampling"]) for task, request in waiting]
 
     def receive_one(index: int, answer: Answer) -> None:
         task, request = waiting[index]
         receive(task, [request], [answer])
-        progress(task, 1)
 
-    requests = [(request, task.settings["sampling"]) for task, request in waiting]
     # data.chat holds for every benchmark of an evaluation
     ask_endpoint(cfg, served_name, requests, bool(cfg.data.chat), receive_one)
 

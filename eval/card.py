@@ -10,6 +10,8 @@ cannot be read is named in the card. A path of this machine is never written.
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,13 @@ from omegaconf import DictConfig
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_text
-from eval.published import build_published
-from eval.tables import build_scores, render_markdown
+from eval.tables import build_published, build_scores, render_markdown
 
-TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
 """Licences with an identifier of their own on the hub; another one is `other` with its name."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # Qwen/Qwen2.5-3B
 DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""Errors of reading a damaged file, which is a gap in the card, not an end."""
 
 Values = dict[str, Any]
 
@@ -37,12 +36,13 @@ def make_card(cfg: DictConfig) -> Path:
     """Write the card and its picture into the model's folder; return its path. Raises UserError."""
     folder = Path(cfg.run)
     model, report = folder / "model", folder / "report"
-    needed = {
-        folder / "run.json": "give a run folder, run=runs/rlvr/NAME",
-        folder / "config.yaml": "give a run folder, run=runs/rlvr/NAME",
-        model / "config.json": "the run saved no model yet; `make rlvr resume=true` finishes it",
-    }
-    missing = [f"{path} is not there: {fix}" for path, fix in needed.items() if not path.is_file()]
+    missing = [
+        f"{folder / name} is not there: give a run folder, run=runs/rlvr/NAME"
+        for name in ("run.json", "config.yaml")
+        if not (folder / name).is_file()
+    ]
+    if not (model / "config.json").is_file():
+        missing.append(f"{folder} saved no model yet; `make rlvr resume=true` finishes it")
     if missing:
         raise UserError(*missing)
     gaps: list[str] = []
@@ -60,15 +60,22 @@ def make_card(cfg: DictConfig) -> Path:
     return model / "README.md"
 
 
+@contextmanager
+def note_damage(gaps: list[str], gap: str) -> Iterator[None]:
+    """Add `gap` where the block finds a damaged file, which is a gap in the card, not an end."""
+    try:
+        yield
+    except (OSError, yaml.YAMLError, *DAMAGE):
+        gaps.append(gap)
+
+
 def read_mapping(path: Path, gaps: list[str]) -> Values:
     """Read a JSON or YAML mapping; what cannot be read is added to `gaps` and is empty."""
-    try:
+    with note_damage(gaps, f"{path.name} cannot be read"):
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         return dict(found.items())
-    except (OSError, yaml.YAMLError, *DAMAGE):
-        gaps.append(f"{path.name} cannot be read")
-        return {}
+    return {}
 
 
 def find(values: Any, key: str, default: Any = None) -> Any:
@@ -80,20 +87,16 @@ def find(values: Any, key: str, default: Any = None) -> Any:
 
 def find_scores(path: Path, model: Path, gaps: list[str]) -> list[Values]:
     """Find an evaluation's results of this model's folder; none where it was not evaluated."""
-    if not path.is_file():
-        return []
     scores: list[Values] = []
-    results: Any = find(read_mapping(path, gaps), "results", [])
+    results: Any = find(read_mapping(path, gaps), "results", []) if path.is_file() else []
     for result in results if isinstance(results, list) else [results]:
-        try:
+        with note_damage(gaps, f"a result in {path.name} cannot be read: run `make eval` again"):
             if Path(result["path"]).resolve() == model.resolve():
                 # what the card will do with it
                 render_markdown(build_scores([result]))
                 render_markdown(build_published([result]))
                 round(result["accuracy"]["value"], 4)
                 scores.append(result)
-        except (OSError, *DAMAGE):
-            gaps.append(f"a result in {path.name} cannot be read: run `make eval` again")
     return scores
 
 
@@ -101,19 +104,17 @@ def read_dynamics(report: Path, gaps: list[str]) -> list[str]:
     """Read phases and monitors of a report's first run as sentences; none without a report."""
     if not (report / "dynamics.json").is_file() or not (report / "dynamics.png").is_file():
         return []
-    lines, warnings = [], []
-    try:
+    with note_damage(gaps, "the report cannot be read: run `make report` again"):
         first = json.loads((report / "dynamics.json").read_text(encoding="utf-8"))[0]
+        lines = []
         for span in first["phases"]:
             phase = f"phase {span['phase']}, {span['name']}" if span["phase"] else "no phase"
             lines.append(f"steps {span['first']} to {span['last']}: {phase}")
         for span in first["monitors"]:
             line = f"{span['says']} ({span['monitor']})"
-            warnings.append(f"warning, steps {span['first']} to {span['last']}: {line}")
-    except (OSError, *DAMAGE):
-        gaps.append("the report cannot be read: run `make report` again")
-        return []
-    return lines + (warnings or ["no monitor tripped"])
+            lines.append(f"warning, steps {span['first']} to {span['last']}: {line}")
+        return lines if first["monitors"] else [*lines, "no monitor tripped"]
+    return []
 
 
 def render_card(
@@ -133,9 +134,9 @@ def render_card(
     facts = {"name": licence} if licence else find(config, "model.licence", {})
     kind, link = str(find(facts, "name", "see-base-model")), find(facts, "link")
     if kind == "see-base-model":
-        gaps.append("the licence of the base model is not recorded: `make card licence=NAME`")
+        gaps = [*gaps, "the licence of the base model is not recorded: `make card licence=NAME`"]
     # the hub's header: a licence that it does not list is `other` with its name and link
-    listed = kind in HUB_LICENCES
+    own = {} if kind in HUB_LICENCES else {"license_name": kind, "license_link": link}
     results = [
         EvalResult(
             task_type="multiple-choice",
@@ -149,25 +150,25 @@ def render_card(
     ]
     header = ModelCardData(
         language="en",
-        license=kind if listed else "other",
-        license_name=None if listed else kind,
-        license_link=None if listed else link,
+        license="other" if own else kind,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["medical", "rlvr", "ppo", "openrlhf", "not-for-clinical-use"],
         base_model=base if HUB_ID.fullmatch(base) else None,
         model_name=name if scores else None,
         eval_results=results or None,
+        **own,
     )
     # the text: tables are ready Markdown, everything else is escaped
     paper = build_published(scores)
     environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=escape_markdown,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.get_template("model_card.md.j2").render(
         header=Markup(header.to_yaml()),
         name=name,
         base=base,
@@ -186,11 +187,11 @@ def render_card(
 
 def find_base(config: Values) -> str:
     """Name the base model: its hub id, or the last part of a folder's path."""
-    for key in ("model.id", "model.path"):
-        name = str(find(config, key, ""))
+    path = str(find(config, "model.path", "not recorded"))
+    for name in (str(find(config, "model.id", "")), path):
         if HUB_ID.fullmatch(name) and not Path(name).exists():
             return name
-    return Path(str(find(config, "model.path", "not recorded"))).name
+    return Path(path).name
 
 
 def escape_markdown(value: Any) -> Any:

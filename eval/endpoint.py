@@ -34,11 +34,7 @@ Requests = list[tuple[Request, dict[str, Any]]]
 
 
 class PassingError(Exception):
-    """A failed attempt that may succeed next time. wait: seconds that the server asked for."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    """A failed attempt that may succeed next time: its reason, and seconds the server asks for."""
 
 
 def ask_endpoint(
@@ -54,8 +50,8 @@ def ask_endpoint(
     (wrong key, unknown model); every other failure is an answer with its error.
     """
     options = cfg.endpoint_options
-    url = f"{cfg.endpoint.rstrip('/')}/"
-    url += "chat/completions" if options.api == "chat" else "completions"
+    path = "chat/completions" if options.api == "chat" else "completions"
+    url = f"{cfg.endpoint.rstrip('/')}/{path}"
     queue = iter(enumerate(requests))
 
     async def work(session: aiohttp.ClientSession) -> None:
@@ -78,11 +74,10 @@ def ask_endpoint(
 
 def open_session(timeout: float, connections: int = 1) -> aiohttp.ClientSession:
     """Open a session with the user's key that takes no compressed bodies (8 MB can be 8 GB)."""
-    headers = {"Accept-Encoding": "identity"}
-    if key := os.environ.get("OPENAI_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    key = os.environ.get("OPENAI_API_KEY")
     return aiohttp.ClientSession(
-        headers=headers,
+        headers={"Accept-Encoding": "identity"}
+        | ({"Authorization": f"Bearer {key}"} if key else {}),
         timeout=aiohttp.ClientTimeout(total=timeout),
         connector=aiohttp.TCPConnector(limit=connections),
         auto_decompress=False,
@@ -129,7 +124,7 @@ async def ask_one(
         try:
             return await send(session, url, body)
         except PassingError as error:
-            reason, wait = str(error), error.wait
+            reason, wait = error.args
         except UserError:
             raise
         except asyncio.TimeoutError:
@@ -143,13 +138,12 @@ async def ask_one(
 async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
     """Send one request, read its answer. Raises PassingError, UserError, or what reading raises."""
     async with session.post(url, json=body) as response:
-        content = await read_body(response)
-        status = response.status
+        content, status = await read_body(response), response.status
         if status in FATAL:
             raise UserError(f"{url} answers {status}: {FATAL[status]} ({body['model']!r})")
         if status in RETRIED:
-            wait = response.headers.get("Retry-After", "")
-            raise PassingError(f"http_{status}", float(wait) if SECONDS.fullmatch(wait) else 0.0)
+            wait = SECONDS.fullmatch(response.headers.get("Retry-After", ""))
+            raise PassingError(f"http_{status}", float(wait[0]) if wait else 0.0)
         if status != 200:
             text = " ".join(content.decode("utf-8", "replace").split())
             return Answer(error=f"http_{status}: {text[:200]}")
@@ -162,7 +156,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
     async for part in response.content.iter_chunked(1 << 16):
         content += part
         if len(content) > MAX_BODY:
-            raise PassingError(f"malformed: more than {MAX_BODY:,} bytes")
+            raise PassingError(f"malformed: more than {MAX_BODY:,} bytes", 0.0)
     return bytes(content)
 
 
@@ -177,8 +171,7 @@ def read_content(content: Any) -> Answer:
         return Answer(error="content_filter: the server withheld the answer")
     if isinstance(reasoning, str) and reasoning:
         # a reasoning parser took the tags away: put them back, as the engine would have answered
-        closed = "" if text is None else f"</think>{text}"
-        text = f"<think>{reasoning}{closed}"
+        text = f"<think>{reasoning}" + ("" if text is None else f"</think>{text}")
     elif text is None and ended in ("length", "stop"):
         text = ""
     if not isinstance(text, str):
@@ -187,7 +180,7 @@ def read_content(content: Any) -> Answer:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if not isinstance(tokens, int) or not 0 <= tokens < 10**9:
         tokens = 0
-    return Answer(text, int(tokens), ended == "length")
+    return Answer(text, tokens, ended == "length")
 
 
 def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
@@ -203,21 +196,19 @@ def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
         ):
             return json.loads(await read_body(response)) if response.status == 200 else None
 
-    prints: dict[str, Any] = dict.fromkeys(served)
     try:
         models = {str(model["id"]): model for model in asyncio.run(list_models())["data"]}
     except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, asyncio.TimeoutError) as error:
         problem = f"endpoint={cfg.endpoint} does not answer ({type(error).__name__} {error})"
         raise UserError(f"{problem}: start the server first") from error
     except Exception:  # it answers, though not with a list of models: each request will show
-        return prints
-    has = ", ".join(sorted(models))[:500]
-    if missing := [name for name in served if name not in models]:
-        place = f"endpoint={cfg.endpoint}"
-        raise UserError(*(f"{place} serves no {name!r}: it has {has}" for name in missing))
+        return dict.fromkeys(served)
+    if missing := [repr(name) for name in served if name not in models]:
+        has = ", ".join(sorted(models))[:500]
+        raise UserError(f"endpoint={cfg.endpoint} serves no {', '.join(missing)}: it has {has}")
+    prints: dict[str, Any] = {}
     for name in served:
         # vLLM's `root` is the model's path; `created` is the time of the question
         facts = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}
-        if facts["root"] not in (None, name):
-            prints[name] = facts
+        prints[name] = facts if facts["root"] not in (None, name) else None
     return prints

@@ -19,7 +19,16 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from data_prep.prompt import PLAIN, ChatFrame, Instruction, Template, render_instruction
+from data_prep.errors import UserError
+from data_prep.prompt import (
+    DIRECT_RESPONSES,
+    LETTERS,
+    PLAIN,
+    ChatFrame,
+    Instruction,
+    Template,
+    render_instruction,
+)
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
 from reward_server.verifier import read_choice, verify
 
@@ -43,7 +52,11 @@ STOP: dict[str, list[str]] = {
     "cot": [*_TURNS, "<|im_start|>"],
     "loglikelihood": [],
 }
-"""Where generation ends, at most 4 strings (more are refused by some endpoints); see `get_stop`."""
+"""Where generation ends, at most 4 strings: some endpoints refuse more.
+
+PPO trains without them. In think each begins with `</answer>`: what follows breaks the format in
+any case, and a server that drops the string leaves an unclosed `<answer>`, which fails too.
+"""
 
 ANNOUNCES = re.compile(
     r"[\W_]*(?:(?:so|thus|therefore|hence),? )?(?:the |my )?(?:final |correct |best )?answer\b",
@@ -63,22 +76,17 @@ class Judgement(NamedTuple):
 
 
 def split_mode(mode: str) -> tuple[str, int]:
-    """Split `cot@5` into (`cot`, 5), `cot` into (`cot`, 0). Raises ValueError if unknown."""
+    """Split `cot@5` into (`cot`, 5), `cot` into (`cot`, 0). Raises UserError if unknown."""
     name, at, count = mode.partition("@")
     few_shot = at and name != "loglikelihood" and re.fullmatch("[1-9][0-9]?", count)
     if name not in MODES or (at and not few_shot):
-        raise ValueError(
-            f"mode {mode!r} is not one of {', '.join(MODES)}, think@5, direct@5, cot@5"
-        )
+        known = f"{', '.join(MODES)}, think@5, direct@5, cot@5"
+        raise UserError(f"modes: mode {mode!r} is not one of {known}")
     return name, int(count or 0)
 
 
 def get_stop(mode: str) -> list[str]:
-    """Get the strings at which generation ends, so that no tokens are spent on a made-up next turn.
-
-    PPO trains without them. In think each begins with `</answer>`: what follows breaks the format
-    in any case, and a server that drops the string leaves an unclosed `<answer>`, which fails too.
-    """
+    """Get the strings at which generation ends, before the model makes up a next turn."""
     return STOP[split_mode(mode)[0]]
 
 
@@ -117,29 +125,35 @@ def render(
     # in a frame the examples are part of the one user's message
     prefix, suffix = frame or ("", "")
     gap = "\n" if frame else ""  # a plain prompt ends in a line break itself
-    shown = ""
+    shown = prefix
     for example in examples:
         asked = render(example, name, frame, template=template)
         asked = asked.removeprefix(prefix).removesuffix(suffix)
         shown += f"{asked}{gap}{write_answer(example, name)}\n\n"
-    return f"{prefix}{shown}{prompt.removeprefix(prefix)}"
+    return shown + prompt.removeprefix(prefix)
 
 
 def write_answer(row: dict[str, Any], name: str) -> str:
     """Write the answer of an example in the format of its mode."""
-    letter = row["answer"]
+    letter = str(row["answer"])
     reasoning = f"The option that fits the question best is: {row['options'][ord(letter) - 65]}."
-    answers = {
-        "think": f"<think>{reasoning}</think>\n<answer>{letter}</answer>",
-        "direct": letter,
-        "cot": f"{reasoning}\nAnswer: {letter}",
-    }
-    return answers[name]
+    if name == "think":
+        return f"<think>{reasoning}</think>\n<answer>{letter}</answer>"
+    return f"{reasoning}\nAnswer: {letter}" if name == "cot" else letter
 
 
 def has_published(mode: str, datasource: str) -> bool:
     """Find out if the benchmark's own rules apply: mode cot on a benchmark of PUBLISHED."""
     return split_mode(mode)[0] == "cot" and datasource in PUBLISHED
+
+
+def find_named(text: str, options: Sequence[str]) -> str | None:
+    """Find the letter of SFT's other target, `So <option> <letter>.`, in exactly these words."""
+    targets = {
+        DIRECT_RESPONSES["named"].format(gold=option, answer=letter): letter
+        for letter, option in zip(LETTERS, options, strict=False)
+    }
+    return targets.get(text.strip())
 
 
 def judge(
@@ -163,5 +177,7 @@ def judge(
         own = own.rstrip().rpartition("\n")[2]
         if not ANNOUNCES.match(own):  # else the last line of a list of options would be a choice
             return Judgement(False, "no_answer_line", None, lenient, published)
+    elif named := find_named(own, options):
+        return Judgement(True, "stated", named, named)
     choice = read_choice(own, options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)

@@ -3,19 +3,21 @@
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from data_prep.files import write_text
 from data_prep.prompt import LETTERS
-from eval import plots
 from eval.compare import Systems
-from eval.published import build_published
+from eval.plots import plot_accuracy, plot_parts
 from eval.tables import (
+    COLUMNS,
+    Result,
     Table,
     build_asked,
     build_comparisons,
     build_lengths,
+    build_letters,
     build_parts,
+    build_published,
     build_reasons,
     build_results,
     build_sampled,
@@ -25,13 +27,12 @@ from eval.tables import (
     render_markdown,
 )
 
-TEMPLATE = "evaluation.html.j2"
 EXAMPLES = 10
 """Questions shown of each pair in each direction."""
 
 
 def write_report(
-    folder: Path, summary: dict[str, Any], systems: Systems, questions: dict[str, dict[str, Any]]
+    folder: Path, summary: Result, systems: Systems, questions: dict[str, Result]
 ) -> None:
     """Write the three files. questions: row of each id, for the questions shown side by side."""
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))[-1]
@@ -45,26 +46,30 @@ def write_report(
     write_text(folder / "report.html", render_page(summary, differing, made))
 
 
-def build_tables(summary: dict[str, Any]) -> dict[str, list[Table]]:
+def build_tables(summary: Result) -> dict[str, list[Table]]:
     """Build the tables of the report by its sections, in order; those without rows are left out."""
     results = summary["results"]
     sections = {
         "Results": [build_results(results), build_published(results), build_asked(results)],
-        "Counted in other ways": [build_subsets(results), build_sampled(results)],
+        "Counted in other ways": [
+            build_subsets(results),
+            build_sampled(results),
+            build_letters(results),
+        ],
         "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
         "By subject": build_parts(results, "by_group"),
         "By number of options": build_parts(results, "by_num_options"),
         "By tokens of the answer": [build_lengths(results)],
         "Lengths and what was read": [build_reasons(results)],
     }
-    found: dict[str, list[Table]] = {}
+    found = {}
     for title, tables in sections.items():
         if filled := [table for table in tables if len(table.frame)]:
             found[title] = filled
     return found
 
 
-def render_text(summary: dict[str, Any], made: str) -> str:
+def render_text(summary: Result, made: str) -> str:
     """Render the report in Markdown."""
     parts = [f"# Evaluation: {summary['name']}", made]
     parts += [f"> {claim['sentence']}" for claim in summary["claims"]]
@@ -75,9 +80,7 @@ def render_text(summary: dict[str, Any], made: str) -> str:
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
-def render_page(
-    summary: dict[str, Any], differing: dict[str, list[dict[str, Any]]], made: str
-) -> str:
+def render_page(summary: Result, differing: dict[str, list[Result]], made: str) -> str:
     """Render the page. differing: heading -> questions that only one of two systems got right."""
     import jinja2
 
@@ -88,44 +91,37 @@ def render_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    return environment.get_template(TEMPLATE).render(
+    return environment.get_template("evaluation.html.j2").render(
         name=summary["name"],
         made=made,
         claims=summary["claims"],
         sections=build_tables(summary),
-        plots=build_plots(summary),
+        plots=draw_plots(summary["results"]),
         differing=differing,
         letters=LETTERS,
     )
 
 
-def build_plots(summary: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Build the plots by section, each as its heading and SVG."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for benchmark, results in group_results(summary["results"]).items():
-        found["Results"].append((benchmark, plots.plot_accuracy(results)))
-        if pairs := [c for c in summary["comparisons"] if c["benchmark"] == benchmark]:
-            heading = f"Same choice on {benchmark} (% of questions)"
-            narrow = plots.plot_agreement(pairs).replace("<svg", '<svg class="narrow"', 1)
-            found["Comparisons on the same questions"].append((heading, narrow))
+def draw_plots(results: list[Result]) -> dict[str, list[tuple[str, str]]]:
+    """Draw the plots of each section, each a heading and its SVG."""
+    found = defaultdict(list)
+    for benchmark, group in group_results(results).items():
+        found["Results"].append((benchmark, plot_accuracy(group)))
         for key, label in (("by_group", "subject"), ("by_num_options", "number of options")):
-            if any(len(result[key]) > 1 for result in results):
-                drawn = plots.plot_parts(results, key, label)
-                found[f"By {label}"].append((benchmark, drawn))
-        for result in results:
-            # a plot for each: the lengths of one system are not those of another
-            if result["by_length"]:
-                system = f"{result['model']}.{result['mode']}"
-                drawn = plots.plot_parts([result], "by_length", system)
-                found["By tokens of the answer"].append((benchmark, drawn))
+            if any(len(result[key]) > 1 for result in group):
+                found[f"By {label}"].append((benchmark, plot_parts(group, key, label)))
+        # a plot for each: the lengths of one system are not those of another
+        for result in [result for result in group if result["by_length"]]:
+            drawn = plot_parts([result], "by_length", COLUMNS["system"](result))
+            found["By tokens of the answer"].append((benchmark, drawn))
     return found
 
 
 def find_differing(
-    summary: dict[str, Any], systems: Systems, questions: dict[str, dict[str, Any]]
-) -> dict[str, list[dict[str, Any]]]:
+    summary: Result, systems: Systems, questions: dict[str, Result]
+) -> dict[str, list[Result]]:
     """Find for each pair and direction the first questions that only one got right."""
-    differing: dict[str, list[dict[str, Any]]] = {}
+    differing = {}
     for c in summary["comparisons"]:
         for right, wrong in ((c["a"], c["b"]), (c["b"], c["a"])):
             first, second = (
@@ -133,9 +129,10 @@ def find_differing(
                 for samples in (systems[c["benchmark"]][name] for name in (right, wrong))
             )
             names = [n for n, s in first.items() if s["correct"] and not second[n]["correct"]]
-            counted = f"{len(names[:EXAMPLES])} of {len(names):,}"
-            differing[f"{c['benchmark']}: {right} right, {wrong} wrong ({counted})"] = [
+            shown = names[:EXAMPLES]
+            heading = f"{right} right, {wrong} wrong ({len(shown)} of {len(names):,})"
+            differing[f"{c['benchmark']}: {heading}"] = [
                 {"row": questions[n], "sides": [(right, first[n]), (wrong, second[n])]}
-                for n in names[:EXAMPLES]
+                for n in shown
             ]
     return differing

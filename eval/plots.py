@@ -22,92 +22,64 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": INK,
     "text.color": INK,
     "svg.fonttype": "none",  # text stays text: it can be searched, and the page's fonts are used
+    "svg.hashsalt": "med-rlvr",  # the same bytes for the same figure
 }
 LONGEST = 48
 """Characters of a label; a subject of hundreds would leave no room for the plot."""
 
+Result = dict[str, Any]
 
-def plot_accuracy(results: list[dict[str, Any]]) -> str:
+
+def plot_accuracy(results: list[Result]) -> str:
     """Plot a benchmark: strict accuracy with its interval, lenient as a ring, chance as a line."""
-    names = [f"{result['model']}.{result['mode']}" for result in results]
-    figure, axes = start(max(1.6, 0.34 * len(names) + 0.9), "accuracy (%)")
+    names = name_systems(results)
+    figure, axes = start(names, max(1.6, 0.34 * len(names) + 0.9))
     for row, result in enumerate(results):
         colour, y = COLOURS[row % len(COLOURS)], len(names) - 1 - row
         draw_interval(axes, result["accuracy"], y, colour)
         lenient = 100 * result["accuracy_lenient"]["value"]
         axes.plot(lenient, y, "o", ms=9, mfc="none", mec=colour, mew=0.8)
     axes.axvline(100 * results[0]["chance"], color=SOFT, lw=1, ls=":")
-    label_rows(axes, names)
     return finish(figure)
 
 
-def plot_parts(results: list[dict[str, Any]], key: str, label: str) -> str:
+def plot_parts(results: list[Result], key: str, label: str) -> str:
     """Plot strict accuracy of each part (`by_group`, …) with intervals, a colour a system."""
     parts = list(dict.fromkeys(part for result in results for part in result[key]))
-    step = 0.8 / len(results)
-    figure, axes = start(max(1.8, 0.13 * len(parts) * (len(results) + 1) + 1.0), "accuracy (%)")
+    figure, axes = start(parts, max(1.8, 0.13 * len(parts) * (len(results) + 1) + 1.0))
     for place, part in enumerate(parts):
         y = len(parts) - 1 - place
         for index, result in enumerate(results):
             if part in result[key]:
                 colour = COLOURS[index % len(COLOURS)]
-                height = y + 0.4 - step * (index + 0.5)
+                height = y + 0.4 - 0.8 / len(results) * (index + 0.5)
                 draw_interval(axes, result[key][part], height, colour, 3.5)
                 chance = 100 * result[key][part]["chance"]
         axes.plot([chance, chance], [y - 0.45, y + 0.45], color=SOFT, lw=1, ls=":")
-    label_rows(axes, parts)
     axes.set_ylabel(label, parse_math=False)
     if len(results) > 1:
-        draw_legend(figure, [f"{result['model']}.{result['mode']}" for result in results])
+        draw_legend(figure, name_systems(results))
     return finish(figure)
 
 
-def plot_agreement(comparisons: list[dict[str, Any]]) -> str:
-    """Plot the fraction of questions on which two systems choose the same, as a matrix."""
-    from matplotlib.patches import Rectangle
-
-    names = sorted({name for c in comparisons for name in (c["a"], c["b"])})
-    places = range(len(names))
-    figure, axes = start(0.5 * len(names) + 1.2, "", width=0.95 * len(names) + 2.2)
-    for c in comparisons:
-        fraction = c["same_choice"]
-        colour, ink = (0.11, 0.42, 0.66, 0.08 + 0.82 * fraction), "w" if fraction > 0.55 else INK
-        a, b = names.index(c["a"]), names.index(c["b"])
-        for x, y in ((a, b), (b, a)):
-            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour, lw=0))
-            axes.text(x, y, f"{100 * fraction:.0f}", ha="center", va="center", color=ink)
-    axes.set_xticks(places, names, rotation=20, ha="right", parse_math=False)
-    axes.set_yticks(places, names, parse_math=False)
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return finish(figure)
+def name_systems(results: list[Result]) -> list[str]:
+    """Name the system of each result."""
+    return [f"{result['model']}.{result['mode']}" for result in results]
 
 
-def draw_interval(
-    axes: Any, measured: dict[str, Any], y: float, colour: str, size: float = 5
-) -> None:
+def draw_interval(axes: Any, measured: Result, y: float, colour: str, size: float = 5) -> None:
     """Draw a dot with its interval, in per cent."""
     low, value, high = (100 * measured[key] for key in ("low", "value", "high"))
     axes.plot([low, high], [y, y], color=colour, lw=1.6, solid_capstyle="round")
     axes.plot(value, y, "o", color=colour, ms=size)
 
 
-def label_rows(axes: Any, names: list[str]) -> None:
-    """Name the rows of a plot from top to bottom; `$` and `_` are written as they are."""
-    short = [shorten(name) for name in names[::-1]]
-    axes.set_yticks(range(len(names)), short, parse_math=False)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-
-
 def draw_legend(figure: Any, names: list[str]) -> None:
     """Draw the systems' colours below the plot."""
     from matplotlib.lines import Line2D
 
-    marks = [
-        Line2D([], [], color=COLOURS[index % len(COLOURS)], marker="o", ms=4)
-        for index in range(len(names))
-    ]
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
+    marks = [Line2D([], [], color=colour, marker="o", ms=4) for colour in colours]
     # names follow below: matplotlib leaves out one that begins with _ and reads $ as a formula
     widths = ["x" * len(shorten(name)) for name in names]
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
@@ -123,20 +95,22 @@ def shorten(text: str) -> str:
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
-def start(height: float, label: str, width: float = 7.4) -> tuple[Any, Any]:
-    """Start a figure of one plot, sizes in inches; with a label the x axis holds per cent."""
+def start(names: list[str], height: float) -> tuple[Any, Any]:
+    """Start a plot of per cent, in inches, with a named row for each of `names` from the top."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     with matplotlib.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    if label:
-        axes.set_xlabel(label)
-        axes.set_xlim(0, 100)
-        axes.grid(axis="x", color=LINE, lw=0.6)
-        axes.set_axisbelow(True)
+        figure, axes = pyplot.subplots(figsize=(7.4, height), layout="constrained")
+    axes.set_xlabel("accuracy (%)")
+    axes.set_xlim(0, 100)
+    axes.grid(axis="x", color=LINE, lw=0.6)
+    axes.set_axisbelow(True)
+    # `$` and `_` are written as they are
+    axes.set_yticks(range(len(names)), map(shorten, reversed(names)), parse_math=False)
+    axes.set_ylim(-0.6, len(names) - 0.4)
     return figure, axes
 
 
@@ -146,7 +120,7 @@ def finish(figure: Any) -> str:
     from matplotlib import pyplot
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "med-rlvr"}), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the page's own fonts draw the text
         nothing = {"Date": None, "Creator": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

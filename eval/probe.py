@@ -4,10 +4,10 @@
 """
 
 from omegaconf import DictConfig
-from statsmodels.stats.proportion import proportion_confint
 
 from data_prep.command import run_command
 from eval.run import evaluate
+from eval.statistics import wilson_interval
 
 # up to this rate → what to expect: PPO learns from answers that earn more than others
 MEANING = {
@@ -28,7 +28,7 @@ def probe(cfg: DictConfig) -> None:
     cfg.temperature, cfg.samples, cfg.limit = 1.0, 1, cfg.limit or 200
     (result,) = evaluate(cfg)["results"]
     rate, n = result["format_rate"], result["n"]
-    low, high = proportion_confint(round(rate * n), n, method="wilson")
+    low, high, _ = wilson_interval(round(rate * n), n)
     meaning = next(text for limit, text in MEANING.items() if rate <= limit)
     print(
         f"{cfg.models.base} on {result['benchmark']} at T = 1: {rate:.1%} of {n} answers follow "

@@ -24,18 +24,6 @@ class Benchmark:
     rows: list[dict[str, Any]]
     prepared: Prepared
 
-    def describe(self, limit: int | None) -> dict[str, Any]:
-        """Say which questions, labels and prompt template an answer belongs to."""
-        manifest = self.prepared.manifest
-        plain = {"name": "plain", "file": None, "sha256": None}
-        return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "limit": limit,
-            "state": manifest.get("state"),
-            "prompt": manifest.get("prompt") or plain,
-        }
-
 
 @contextmanager
 def collect_problems(problems: list[str]) -> Iterator[None]:
@@ -51,7 +39,7 @@ def read_benchmarks(cfg: DictConfig) -> tuple[list[Benchmark], list[str]]:
 
     Rows are limited here, and marked where they are like a training row of `data`.
     """
-    data_dir, notes = Path(cfg.data_dir), list[str]()
+    data_dir, notes, problems = Path(cfg.data_dir), list[str](), list[str]()
     names = list(cfg.benchmarks or [f"{cfg.data.name}/test"])
     ood = (cfg.out_of_distribution or {}).get(cfg.data.name) if cfg.benchmarks is None else None
     if ood and os.path.isfile(data_dir / f"{ood}.jsonl"):
@@ -59,7 +47,6 @@ def read_benchmarks(cfg: DictConfig) -> tuple[list[Benchmark], list[str]]:
     elif ood:
         command = name_preparation(ood.partition("/")[0], cfg.data_dir, cfg.data.chat)
         notes.append(f"{ood} is left out: `{command}` prepares it")
-    problems: list[str] = []
     found: dict[str, Benchmark] = {}
     for name in dict.fromkeys(names):
         path = Path(name) if name.endswith(".jsonl") else data_dir / f"{name}.jsonl"
@@ -72,20 +59,11 @@ def read_benchmarks(cfg: DictConfig) -> tuple[list[Benchmark], list[str]]:
             if found.setdefault(benchmark.name, benchmark).sha256 != benchmark.sha256:
                 raise UserError(f"{path}: another file is called {benchmark.name} already")
     # the training set may have been prepared after the benchmark, so its own list counts too
-    training = data_dir / cfg.data.name
-    if os.path.isfile(training / MANIFEST):
-        with collect_problems(problems):
-            prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
-            overlap = open_prepared(training).manifest.get("overlap") or {}
-            unchecked = overlap.get("not_checked_against", [])
+    with collect_problems(problems):
+        if os.path.isfile(data_dir / cfg.data.name / MANIFEST):
+            overlap = open_prepared(data_dir / cfg.data.name).manifest.get("overlap") or {}
             for benchmark in found.values():
-                mark_overlap(benchmark.rows, overlap.get("evaluation_rows", {}))
-                if benchmark.name.partition("/")[0] in unchecked:
-                    notes.append(
-                        f"{benchmark.name} was not compared with the training rows of "
-                        f"{cfg.data.name}, so its clean subset is all of it: "
-                        f"`{prepare}` compares them"
-                    )
+                notes += mark_overlap(benchmark, overlap, cfg)
     if problems:
         raise UserError(*problems)
     return list(found.values()), notes
@@ -100,12 +78,11 @@ def read_benchmark(path: Path, cfg: DictConfig) -> Benchmark:
     if not rows:
         raise UserError(f"{path} has no rows: run `{prepare}` again")
     if (prepared.frame is not None) != cfg.data.chat:
-        held = "plain" if prepared.frame is None else "chat"
-        wanted, other = str(cfg.data.chat).lower(), str(not cfg.data.chat).lower()
+        held, other = ("plain", "false") if prepared.frame is None else ("chat", "true")
         command = prepare + ("" if cfg.data.chat else " data.chat=false")
         raise UserError(
-            f"{path} holds {held} prompts, but data.chat={wanted}: run `{command}`, or ask with "
-            f"data.chat={other}"
+            f"{path} holds {held} prompts, but data.chat={str(cfg.data.chat).lower()}: "
+            f"run `{command}`, or ask with data.chat={other}"
         )
     if cfg.limit and 1 <= cfg.limit < len(rows):
         # drawn, since a file may be sorted by subject; the same rows for every model
@@ -115,12 +92,18 @@ def read_benchmark(path: Path, cfg: DictConfig) -> Benchmark:
     return Benchmark(f"{folder.name}/{split}", sha256, rows, prepared)
 
 
-def mark_overlap(rows: list[dict[str, Any]], listed: dict[str, Any]) -> None:
-    """Set `meta.overlap_id` of rows that a training set lists as like one of its kept rows."""
-    for row in rows:
+def mark_overlap(benchmark: Benchmark, overlap: dict[str, Any], cfg: DictConfig) -> list[str]:
+    """Set `meta.overlap_id` of rows like a kept training row; note a benchmark not compared."""
+    listed = overlap.get("evaluation_rows", {})
+    for row in benchmark.rows:
         like = listed.get(row["id"])
         if like and not like["train_row_dropped"]:
             row["meta"]["overlap_id"] = like["train_id"]
+    if benchmark.name.partition("/")[0] not in overlap.get("not_checked_against", []):
+        return []
+    prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
+    told = f"{benchmark.name} was not compared with the training rows of {cfg.data.name}"
+    return [f"{told}, so its clean subset is all of it: `{prepare}` compares them"]
 
 
 def read_examples(benchmark: Benchmark, mode: str, seed: int) -> list[dict[str, Any]]:

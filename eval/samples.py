@@ -2,9 +2,9 @@
 
 `results/<name>/samples/<model>.<benchmark>.<mode>.jsonl` has for each sample: id, sample, seed,
 prompt_sha256, response, tokens, truncated, format_ok, reason, choice, choice_lenient, correct,
-correct_lenient, answer, num_options, group, cluster, overlap, error; where a benchmark's own rules
-are read too, choice_published, correct_published; in mode loglikelihood scores, each letter's
-log-probability.
+correct_lenient, answer, num_options, group, cluster, rotation_of, overlap, error; where a
+benchmark's own rules are read too, choice_published, correct_published; in mode loglikelihood
+scores, each letter's log-probability.
 """
 
 import hashlib
@@ -32,6 +32,11 @@ class Request:
     sample: int
     seed: int
     prompt: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Name the row of its answer."""
+        return self.row["id"], self.sample
 
 
 @dataclass
@@ -91,6 +96,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
         "num_options": len(row["options"]),
         "group": groups[0] if groups else "",
         "cluster": meta.get("cluster") or row["id"],
+        "rotation_of": meta.get("rotation_of") or row["id"],
         "overlap": bool(meta.get("overlap_id")),
         "error": answer.error,
     }
@@ -106,32 +112,27 @@ def load_samples(path: Path) -> Samples:
     """Load a file's samples, none where there is no file; drop a last line that a kill cut off."""
     if not path.exists():
         return []
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     return read_jsonl(path)
 
 
 def append_samples(path: Path, samples: Samples) -> None:
     """Add rows in one write: a kill leaves whole lines and, at worst, a part of one."""
     text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    with path.open("ab", buffering=0) as file:
+    with path.open("ab") as file:
         # half an emoji (a lone surrogate) becomes its JSON escape
-        view = memoryview(text.encode("utf-8", "backslashreplace"))
-        while view:
-            view = view[file.write(view) :]
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
     """Put a finished file into the order of its requests, which endpoints do not keep."""
     samples = load_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
-    ordered = []
-    for request in requests:
-        # set again: the training set may have been prepared again since
-        overlap = bool(request.row["meta"].get("overlap_id"))
-        ordered.append(found[request.row["id"], request.sample] | {"overlap": overlap})
+    # overlap is set again: the training set may have been prepared again since
+    ordered = [
+        found[request.key] | {"overlap": bool(request.row["meta"].get("overlap_id"))}
+        for request in requests
+    ]
     if ordered != samples:
         write_jsonl(path, ordered)
     return ordered

@@ -59,6 +59,7 @@ class Settings(BaseModel, strict=True):
     modes: str | list[str] | dict[str, str | list[str]] | None
     compare: list[list[str]] | None
     endpoint: str | None
+    accepted: str | None = Field(pattern=rf"^{NAME.pattern}$")
     overwrite: bool
     retry_errors: bool
 
@@ -71,7 +72,7 @@ def check_settings(cfg: DictConfig) -> list[str]:
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     problems, unreadable = [], False
     try:
-        Settings.model_validate({key: given[key] for key in Settings.model_fields})
+        Settings.model_validate(given)
     except ValidationError as error:
         for fault in error.errors():
             key, text = ".".join(map(str, fault["loc"])), fault["msg"]
@@ -84,15 +85,17 @@ def check_settings(cfg: DictConfig) -> list[str]:
         same = f"samples={cfg.samples} with temperature=0 gives the same answer each time"
         problems.append(f"{same}: temperature=1")
     url = cfg.endpoint
-    if url is not None and not re.fullmatch(r"https?://[^/\s]+\S*", url):
+    if url is None:
+        return problems
+    if not re.fullmatch(r"https?://[^/\s]+\S*", url):
         problems.append(f"endpoint={url} is no address such as http://127.0.0.1:8000/v1")
-    elif url is not None and re.search("[@?#]", url):
+    elif re.search("[@?#]", url):
         # not repeated here: the message may be stored, as the address is in settings.json
         problems.append(
             "endpoint holds a user, a password or a query, which would be written into results: "
             "give the address alone, and the key as OPENAI_API_KEY in the environment"
         )
-    if url is not None and cfg.endpoint_options.api == "chat" and cfg.data.chat:
+    if cfg.endpoint_options.api == "chat" and cfg.data.chat:
         problems.append(
             "endpoint_options.api=chat lets the server put its chat template around prompts that "
             "have one already (data.chat=true): endpoint_options.api=completions"

@@ -8,22 +8,15 @@ import pandas as pd
 from eval.samples import Samples
 from eval.statistics import accuracy_interval, bootstrap_deviation, majority, pass_at_k
 
-DIGITS = 6
-TYPES = {
-    "sample": int,
-    "tokens": int,
-    "num_options": int,
-    "truncated": bool,
-    "format_ok": bool,
-    "correct": bool,
-    "correct_lenient": bool,
-    "overlap": bool,
-}
+INTEGERS = ["sample", "tokens", "num_options"]
+FLAGS = ["truncated", "format_ok", "correct", "correct_lenient", "overlap"]
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """k of pass@k, where there are that many answers."""
 
+Numbers = dict[str, Any]
 
-def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
+
+def summarise_samples(samples: Samples, seed: int = 0) -> Numbers:
     """Compute the numbers of one task. Errors and unread answers count as wrong.
 
     n counts answers, questions different ids, clusters different questions. accuracy_unique counts
@@ -32,12 +25,12 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
     accuracy_published, where a benchmark has its own rules of reading, is by these.
     """
     # as objects: pandas' own strings cannot hold half an emoji, which a model may write
-    frame = pd.DataFrame(samples, dtype=object).astype(TYPES)
+    frame = pd.DataFrame(samples, dtype=object)
+    frame = frame.astype(dict.fromkeys(INTEGERS, int) | dict.fromkeys(FLAGS, bool))
     frame["chance"] = 1 / frame["num_options"]
     published = "correct_published" in frame
     accuracy = measure(frame, seed) or {}
-    clusters = frame.groupby("cluster", sort=False)["correct"].mean().reset_index()
-    errors = frame["error"].dropna()
+    tokens, errors = frame["tokens"], frame["error"].dropna()
     return {
         "n": len(frame),
         "questions": frame["id"].nunique(),
@@ -46,7 +39,7 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
         "accuracy_lenient": measure(frame, seed, "correct_lenient"),
         "accuracy_published": measure(frame, seed, "correct_published") if published else None,
         "accuracy_given_format": measure(frame[frame["format_ok"]], seed),
-        "accuracy_unique": measure(clusters, seed),
+        "accuracy_unique": measure(frame.groupby("cluster")["correct"].mean().reset_index(), seed),
         "accuracy_clean": measure(frame[~frame["overlap"]], seed),
         "chance": rounded(frame["chance"].mean()),
         "format_rate": rounded(frame["format_ok"].mean()),
@@ -55,30 +48,27 @@ def summarise_samples(samples: Samples, seed: int = 0) -> dict[str, Any]:
         "error_reasons": count_values(errors),
         "reasons": count_values(frame["reason"]),
         "tokens": {
-            "mean": rounded(frame["tokens"].mean()),
-            "median": rounded(frame["tokens"].median()),
-            "max": int(frame["tokens"].max()),
+            "mean": rounded(tokens.mean()),
+            "median": rounded(tokens.median()),
+            "max": int(tokens.max()),
         },
         "by_group": measure_parts(frame, frame["group"], seed),
         "by_length": measure_parts(frame, cut_lengths(frame["tokens"]), seed),
         "by_num_options": measure_parts(frame, frame["num_options"], seed),
+        "letters": count_values(frame["choice"].dropna()),
+        "flips": measure_flips(frame, seed) if "rotation_of" in frame else None,
         "sampled": summarise_sampled(frame, seed),
     }
 
 
-def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> dict[str, Any] | None:
+def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> Numbers | None:
     """Compute an accuracy with its interval and n; None without answers."""
     if frame.empty:
         return None
     scores = frame[key].astype(float)
-    interval = accuracy_interval(scores, frame["cluster"], seed=seed)
-    return {
-        "value": rounded(scores.mean()),
-        "low": rounded(interval.low),
-        "high": rounded(interval.high),
-        "method": interval.method,
-        "n": len(frame),
-    }
+    low, high, method = accuracy_interval(scores, frame["cluster"], seed=seed)
+    ends = {"value": rounded(scores.mean()), "low": rounded(low), "high": rounded(high)}
+    return ends | {"method": method, "n": len(frame)}
 
 
 def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
@@ -91,10 +81,25 @@ def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
     }
 
 
+def measure_flips(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+    """Compute the fraction of rotated questions to which the choice is not always the same option.
+
+    An unread answer is a choice of its own. None where no question was asked in two rotations.
+    """
+    frame = frame[frame["sample"] == 0]  # of several answers the first one counts
+    # counted from the gold letter, an option has the same place in every rotation
+    chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
+    places = (chosen - gold) % frame["num_options"]
+    questions = frame.assign(place=places.fillna(-1)).groupby("rotation_of", sort=False)
+    table = questions.agg(orders=("id", "nunique"), cluster=("cluster", "first"))
+    table["flips"] = questions["place"].nunique() > 1
+    return measure(table[table["orders"] > 1], seed, "flips")
+
+
 def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
     """Cut answers into quarters by tokens; fewer where lengths coincide, None where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
-    edges = inner[(inner > tokens.min()) & (inner <= tokens.max())]
+    edges = inner[inner > tokens.min()]
     if not len(edges):
         return None
     bin_of = pd.Series(np.digitize(tokens, edges), index=tokens.index)
@@ -108,7 +113,7 @@ def count_values(values: pd.Series) -> dict[str, int]:
     return {str(value): int(count) for value, count in pairs}
 
 
-def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+def summarise_sampled(frame: pd.DataFrame, seed: int) -> Numbers | None:
     """Compute avg@k, pass@k and maj@k where each question was answered several times.
 
     pass@k has the interval of whole clusters, and next to it what guessing reaches: with few
@@ -123,16 +128,14 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
         asked=("correct", "size"),
         cluster=("cluster", "first"),
         chance=("chance", "first"),
+        answer=("answer", "first"),
+        choices=("choice", list),
+        votes=("choice", lambda choices: choices.value_counts().max() / len(choices)),
     )
-    table["majority"] = [
-        majority(list(part["choice"]), part["answer"].iloc[0]) for _, part in questions
-    ]
-    table["votes"] = [
-        part["choice"].value_counts().max() / len(part) if part["choice"].notna().any() else 0.0
-        for _, part in questions
-    ]
-    # k up to the least number of answers that any question has
+    pairs = zip(table["choices"], table["answer"], strict=True)
+    score = pd.Series([majority(choices, answer) for choices, answer in pairs], table.index)
     passed = {}
+    # k up to the least number of answers that any question has
     for size in [size for size in SIZES if size < k] + [k]:
         table["passed"] = pass_at_k(table["right"], table["asked"], size)
         guessed = rounded((1 - (1 - table["chance"]) ** size).mean())
@@ -142,27 +145,27 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
         "k": k,
         f"avg@{k}": rounded((table["right"] / table["asked"]).mean()),
         **{f"pass@{size}": found["value"] for size, found in passed.items()},
-        f"maj@{k}": rounded(table["majority"].mean()),
+        f"maj@{k}": rounded(score.mean()),
         "pass": {str(size): found for size, found in passed.items()},
         "accuracy_of_each_sample": each,
         "standard_deviation": rounded(np.std(each, ddof=1)),
-        "calibration": calibrate(table["votes"], table["majority"]),
+        "calibration": calibrate(table["votes"].fillna(0), score),
     }
 
 
-def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> dict[str, Any]:
+def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> Numbers:
     """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
     table = pd.DataFrame({"confidence": confidence, "accuracy": score})
-    places = np.digitize(confidence, np.arange(1, bins) / bins, right=True)
-    rows, error = [], 0.0
-    for place, part in table.groupby(places):
-        means = part.mean()
-        error += abs(means["confidence"] - means["accuracy"]) * len(part) / len(table)
-        head = {"up_to": rounded((int(str(place)) + 1) / bins), "n": len(part)}
-        rows.append(head | {name: rounded(mean) for name, mean in means.items()})
+    parts = table.groupby(np.digitize(confidence, np.arange(1, bins) / bins, right=True))
+    frame = parts.mean().assign(n=parts.size())
+    error = (frame["confidence"] - frame["accuracy"]).abs() @ frame["n"] / len(table)
+    rows = []
+    for place, row in frame.iterrows():
+        means = {name: rounded(row[name]) for name in ("confidence", "accuracy")}
+        rows.append({"up_to": rounded((int(str(place)) + 1) / bins), "n": int(row["n"])} | means)
     return {"error": rounded(error), "bins": rows}
 
 
 def rounded(value: Any) -> float:
     """Round to six digits: the same text wherever the last bits differ."""
-    return round(float(value), DIGITS)
+    return round(float(value), 6)

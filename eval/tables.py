@@ -2,9 +2,20 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from eval.modes import split_mode
+
+PAPER: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
+)
+CLAIM = ("rlvr.think", "sft.direct")
+"""The paper's two claims are about the first against the second."""
 
 Result = dict[str, Any]
 
@@ -30,8 +41,12 @@ def format_value(measured: Result | None) -> str:
 
 def format_interval(measured: Result | None) -> str:
     """Format an interval: `24.8–29.7`."""
-    ends = [format_percent(measured[end]) for end in ("low", "high")] if measured else []
-    return "–".join(ends) or "–"
+    return "–".join(format_percent(measured[end]) for end in ("low", "high")) if measured else "–"
+
+
+def format_measured(measured: Result) -> str:
+    """Format a measured rate with its interval: `27.2 (24.8–29.7)`."""
+    return f"{format_value(measured)} ({format_interval(measured)})"
 
 
 def format_p(p: float) -> str:
@@ -162,20 +177,37 @@ def build_sampled(results: list[Result]) -> Table:
             continue
         row, k = describe_head(result), sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
-        for size, found in sampled["pass"].items():
-            row[f"pass@{size}"] = f"{format_value(found)} ({format_interval(found)})"
+        row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
         row[f"maj@{k}"] = format_percent(sampled[f"maj@{k}"])
         row["calibration error"] = format_percent(sampled["calibration"]["error"])
         row["sd"] = format_percent(sampled["standard_deviation"])
         rows.append(row)
-    return Table(
-        "Several answers to each question (%)",
-        build_frame(rows),
-        3,
+    note = (
         "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
         "largest k. Calibration error: how far the winner's fraction of the votes is from how "
-        "often it is right.",
+        "often it is right."
+    )
+    return Table("Several answers to each question (%)", build_frame(rows), 3, note)
+
+
+def build_letters(results: list[Result]) -> Table:
+    """Build the table of where rotated questions were answered: each letter, flips."""
+    rows = []
+    for result in results:
+        if not result["flips"]:
+            continue
+        flips = f"{format_value(result['flips'])} ({format_interval(result['flips'])})"
+        row = describe_head(result) | {"flips": flips}
+        for letter, count in sorted(result["letters"].items()):
+            row[letter] = format_percent(count / result["n"])
+        rows.append(row)
+    return Table(
+        "Questions in every rotation of their options (%)",
+        build_frame(rows),
+        3,
+        "Flips: questions to which not always the same option was chosen. Letters: how often each "
+        "was chosen; each is right equally often.",
     )
 
 
@@ -201,14 +233,12 @@ def build_comparisons(comparisons: list[Result]) -> Table:
                 "same choice": format_percent(c["same_choice"]),
             }
         )
-    return Table(
-        "Differences in points, on the same questions",
-        build_frame(rows),
-        4,
+    note = (
         "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
         "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
-        "benchmarks.",
+        "benchmarks."
     )
+    return Table("Differences in points, on the same questions", build_frame(rows), 4, note)
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:
@@ -218,9 +248,9 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
         rows: dict[str, dict[str, str]] = {}
         for result in group:
             for part, found in result[key].items():
-                head = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
-                row = rows.setdefault(part, {"part": part} | head)
-                row[COLUMNS["system"](result)] = f"{format_value(found)} ({format_interval(found)})"
+                facts = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
+                row = rows.setdefault(part, {"part": part} | facts)
+                row[COLUMNS["system"](result)] = format_measured(found)
         if len(rows) > 1:
             tables.append(Table(benchmark, build_frame(list(rows.values())), 1))
     return tables
@@ -234,6 +264,48 @@ def build_lengths(results: list[Result]) -> Table:
             score = {"strict": format_value(part), "95 % CI": format_interval(part)}
             rows.append(describe_head(result) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
     return Table("Accuracy (%) by tokens of the answer", build_frame(rows), 3)
+
+
+def build_published(results: list[Result]) -> Table:
+    """Build the table of the paper's numbers next to ours, with SDs by the same estimator.
+
+    Only benchmarks that the paper has, also with labels of a later state; ours may be missing.
+    """
+    rows, prompts, support = [], set(), []
+    for benchmark, group in group_results(results).items():
+        paper = PAPER["benchmarks"].get(benchmark.replace("_2026/", "/"))
+        if paper is None:
+            continue
+        support.append(describe_support(paper))
+        ours = {f"{result['model']}.{split_mode(result['mode'])[0]}": result for result in group}
+        for system in [key for key, theirs in paper.items() if isinstance(theirs, dict)]:
+            theirs = f"{paper[system]['accuracy']:.1f} ± {paper[system]['sd']:.2f}"
+            row = {"benchmark": benchmark, "system": system, "paper n": f"{paper['n']:,}"}
+            row |= {"paper": theirs, "our n": "–", "ours": "–"}
+            if result := ours.get(system):
+                accuracy = result["accuracy"]
+                row["our n"] = f"{result['n']:,}"
+                row["ours"] = f"{format_percent(accuracy['value'])} ± {100 * accuracy['sd']:.2f}"
+                prompts.add(name_prompt(result["settings"]["benchmark"]["prompt"]))
+            rows.append(row)
+    notes = ["±: standard deviation over 1,000 bootstrap samples, theirs and ours."]
+    if other := prompts - {"paper"}:
+        notes.append(f"Ours were asked with another prompt template ({', '.join(sorted(other))}).")
+    title = f"The paper's numbers ({PAPER['source']}) and ours (%)"
+    return Table(title, build_frame(rows), 2, " ".join([*notes, *support]))
+
+
+def describe_support(paper: Result) -> str:
+    """Say in a sentence what the paper's own n supports on a benchmark."""
+    n = paper["n"]
+    a, b = (paper[system]["right"] for system in CLAIM)
+    low, high = confint_proportions_2indep(a, n, b, n, compare="diff", method="wald")
+    return (
+        f"{paper['title']}: {CLAIM[0]} − {CLAIM[1]} is {format_points((a - b) / n)} points (95 % "
+        f"CI {format_points(low)} to {format_points(high)}, unpaired, n = {n:,}): "
+        f"{'above 0' if low > 0 else 'not shown to differ from 0'}, and as little as "
+        f"{format_points(low)} is possible."
+    )
 
 
 def describe_head(result: Result) -> dict[str, str]:

@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.errors import UserError
+from data_prep.files import hash_file
 from data_prep.prompt import PROMPT_VERSION
 from eval.endpoint import find_fingerprints
 from eval.modes import get_stop, split_mode
@@ -75,21 +77,20 @@ def make_plan(cfg: DictConfig) -> Plan:
     # the same examples for every model: they depend on benchmark, mode and seed alone
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for benchmark in benchmarks:
-        for mode in {mode: None for chosen in modes.values() for mode in chosen}:
+        for mode in dict.fromkeys(chain.from_iterable(modes.values())):
             with collect_problems(problems):
                 examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
     if problems:
         raise UserError(*problems)
     # model by model, since each is loaded once
     tasks = []
-    for model in models:
-        for benchmark in benchmarks:
-            for mode in modes[model]:
-                shown = examples[benchmark.name, mode]
-                settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
-                samples = settings["sampling"].get("samples", 1)
-                requests = list_requests(benchmark, mode, samples, cfg.seed, shown)
-                tasks.append(Task(model, benchmark, mode, requests, settings))
+    for model, benchmark in product(models, benchmarks):
+        for mode in modes[model]:
+            shown = examples[benchmark.name, mode]
+            settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
+            samples = settings["sampling"].get("samples", 1)
+            requests = list_requests(benchmark, mode, samples, cfg.seed, shown)
+            tasks.append(Task(model, benchmark, mode, requests, settings))
     return Plan(models, tasks, [*absent, *unread, *unknown])
 
 
@@ -98,18 +99,16 @@ def find_models(cfg: DictConfig) -> tuple[dict[str, str], list[str]]:
 
     A model that was named must exist; of the default ones a missing one is left out.
     """
-    if not cfg.models and cfg.endpoint is not None:
-        raise UserError("endpoint needs the names under which it serves: models={NAME:SERVED_NAME}")
     problems = []
     for name, path in (cfg.models or {}).items():
         if not NAME.fullmatch(name):
-            problems.append(
-                f"models: {name!r} becomes part of a file's name: use letters, digits, _ . -"
-            )
+            problems.append(f"models: {name!r} names a file: use letters, digits, _ . -")
         # of an endpoint it is a served name, which only the server can judge
         if cfg.endpoint is None and (fault := find_fault(path)):
             fix = "give a model's folder, or a hub id as org/name@commit"
             problems.append(f"models.{name}={path} {fault}: {fix}")
+    if not cfg.models and cfg.endpoint is not None:
+        problems = ["endpoint needs the names under which it serves: models={NAME:SERVED_NAME}"]
     if problems:
         raise UserError(*problems)
     if cfg.models:
@@ -142,9 +141,9 @@ def find_fault(path: str) -> str | None:
         return "is no folder"
     if not (folder / "config.json").is_file():
         return "has no config.json"
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        return "has no weights"
-    return None
+    return (
+        None if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else "has no weights"
+    )
 
 
 def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
@@ -153,32 +152,23 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
     A list applies to all models, a mapping names models, null means DEFAULT_MODES.
     """
     given: Any = OmegaConf.to_container(cfg.modes) if OmegaConf.is_config(cfg.modes) else cfg.modes
-    by_model = given or DEFAULT_MODES
-    # one list for all models
+    by_model, problems = given or DEFAULT_MODES, list[str]()
     if not isinstance(by_model, dict):
         by_model = dict.fromkeys(models or ["any"], by_model)  # checked without a model too
     # DEFAULT_MODES may name models that are not there, the user may not
-    problems = []
-    if given is by_model and models:
-        known = ", ".join(models)
-        problems = [f"modes.{m}: no such model, there is {known}" for m in given if m not in models]
+    elif given and models:
+        known = f"no such model, there is {', '.join(models)}"
+        problems = [f"modes.{name}: {known}" for name in given if name not in models]
     modes = {}
     for model in models or by_model:
         chosen = by_model.get(model, "think")
         modes[model] = list(dict.fromkeys([chosen] if isinstance(chosen, str) else chosen))
-    for mode in {mode: None for chosen in modes.values() for mode in chosen}:
-        try:
-            name, _ = split_mode(mode)
-        except ValueError as error:
-            problems.append(f"modes: {error}")
-            continue
-        if name == "loglikelihood" and cfg.endpoint is not None:
-            problems.append(
-                "mode loglikelihood needs the model itself: an endpoint gives no letter's "
-                "probability"
-            )
+        for mode in modes[model]:
+            with collect_problems(problems):
+                if split_mode(mode)[0] == "loglikelihood" and cfg.endpoint is not None:
+                    raise UserError("mode loglikelihood needs the model itself, not an endpoint")
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))
     return modes
 
 
@@ -186,7 +176,7 @@ def describe_task(
     cfg: DictConfig, benchmark: Benchmark, mode: str, examples: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Describe everything but the model that a task's answers depend on."""
-    frame, files = benchmark.prepared.frame, benchmark.prepared.manifest["files"]
+    frame, manifest = benchmark.prepared.frame, benchmark.prepared.manifest
     short = split_mode(mode)[0] == "direct"
     # loglikelihood generates nothing: only the limit of the prompt counts
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
@@ -200,14 +190,21 @@ def describe_task(
         }
     shown = None
     if examples:
-        shown = {"ids": [row["id"] for row in examples], "sha256": files["dev.jsonl"]["sha256"]}
+        sha256 = manifest["files"]["dev.jsonl"]["sha256"]
+        shown = {"ids": [row["id"] for row in examples], "sha256": sha256}
     # of an endpoint only what changes answers: not the number of requests at a time
     engine = list_engine_options(cfg)
     if cfg.endpoint is not None:
         options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
         engine = {"api": options["api"], "extra": options["extra"] or {}}
     return {
-        "benchmark": benchmark.describe(cfg.limit),
+        "benchmark": {
+            "name": benchmark.name,
+            "sha256": benchmark.sha256,
+            "limit": cfg.limit,
+            "state": manifest.get("state"),
+            "prompt": manifest.get("prompt") or {"name": "plain", "file": None, "sha256": None},
+        },
         "mode": mode,
         "examples": shown,
         "prompt_version": PROMPT_VERSION,
@@ -235,28 +232,25 @@ def identify_models(
     if cfg.endpoint is None:
         return {name: identify_model(path) for name, path in models.items()}, []
     found = find_fingerprints(cfg, list(models.values()))
-    identities, notes = {}, []
-    for name, served in models.items():
-        if found[served] is None:
-            notes.append(
-                f"the endpoint does not say which weights it serves as {served!r}: answers on disk "
-                "are identified by that name alone; use a new name=NAME after a change"
-            )
-        address = {"endpoint": cfg.endpoint, "served_name": served}
-        identities[name] = address | {"fingerprint": found[served]}
+    identities = {
+        name: {"endpoint": cfg.endpoint, "served_name": served, "fingerprint": found[served]}
+        for name, served in models.items()
+    }
+    notes = [
+        f"the endpoint does not say which weights it serves as {served!r}: answers on disk are "
+        "identified by that name alone; use a new name=NAME after a change"
+        for served, fingerprint in found.items()
+        if fingerprint is None
+    ]
     return identities, notes
 
 
 def identify_model(path: str) -> dict[str, Any]:
-    """Identify a model by its hub commit, or by a hash over its files' names, sizes and content."""
+    """Identify a model by its hub commit, or by a hash over its files' names and hashes."""
     if HUB_ID.fullmatch(path):
         return {"hub": path}
-    digest = hashlib.sha256()
     # weights, tokenizer and configuration; a README or a log changes no answer
-    for file in sorted(Path(path).iterdir()):
-        if file.is_file() and file.suffix in (".json", ".safetensors", ".bin", ".model"):
-            digest.update(f"{file.name} {os.path.getsize(file)}\n".encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 22):
-                    digest.update(block)
-    return {"sha256": digest.hexdigest()}
+    kinds = (".json", ".safetensors", ".bin", ".model")
+    files = sorted(file for file in Path(path).iterdir() if file.suffix in kinds and file.is_file())
+    listed = "".join(f"{file.name} {hash_file(file)}\n" for file in files)
+    return {"sha256": hashlib.sha256(listed.encode()).hexdigest()}

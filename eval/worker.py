@@ -3,8 +3,8 @@
 `run_engine` starts `python -m eval.worker FD`, gives it a job as JSON on standard input, and yields
 the events that it writes to the pipe FD, one JSON object a line:
 
-  {"event": "progress", "done": n}    {"event": "done"}
   {"event": "answers", "answers": [{response, tokens, truncated} or {error}, …]} for each chunk
+  {"event": "done"}
 
 A job: {model, engine, max_len, tasks: [task]}; a task: {letters, keep_special_tokens, sampling,
 chunks: [[{text, seed, num_options}]]}. The process's end frees all memory; its output goes to
@@ -16,7 +16,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from string import ascii_uppercase
@@ -33,8 +33,6 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 CAUSE = re.compile(r"(?:\[rank\d+\]: )?[\w.]*(?:Error|Exception|Interrupt)\b")  # ValueError: no …
-
-Send = Callable[..., None]
 
 
 def run_engine(job: dict[str, Any], log: Path) -> Iterator[dict[str, Any]]:
@@ -89,12 +87,11 @@ def find_cause(log: Path, begin: int) -> str:
 
 
 class Worker:
-    """Hold a model in vLLM and answer chunks of prompts. send: writes an event."""
+    """Hold a model in vLLM and answer chunks of prompts."""
 
-    def __init__(self, job: dict[str, Any], send: Send) -> None:
+    def __init__(self, job: dict[str, Any]) -> None:
         self.llm = load_model(job)
         self.tokenizer = self.llm.get_tokenizer()
-        self.send = send
         # tokens by a prompt's last line and letter
         self.letters: dict[tuple[str, str], int] = {}
         # the token with which this tokenizer begins every text, if it does
@@ -118,7 +115,6 @@ class Worker:
             answers.append({"error": f"prompt_too_long: {sizes}"})
             if len(tokens) + room <= limit:
                 fitting[index] = tokens
-        self.send(event="progress", done=len(chunk) - len(fitting))
 
         # mode loglikelihood compares the letters' probabilities at one place
         letters: dict[int, dict[str, int]] = {}
@@ -128,7 +124,7 @@ class Worker:
             # token ids, not text: vLLM would add special tokens
             [TokensPrompt(prompt_token_ids=tokens) for tokens in fitting.values()],
             [make_params(task, chunk[index], letters.get(index)) for index in fitting],
-            use_tqdm=make_bar(self.send),
+            use_tqdm=False,
         )
         for index, output in zip(fitting, outputs, strict=True):
             answers[index] = read_output(output.outputs[0], letters.get(index))
@@ -191,10 +187,12 @@ def make_params(
     """Make vLLM's sampling parameters for one prompt."""
     from vllm import SamplingParams
 
-    # one token is made and thrown away: only the log-probabilities count
     if letters is not None:
-        greedy: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
-        return SamplingParams(logprob_token_ids=list(letters.values()), **greedy)
+        # one token is made and thrown away: only the log-probabilities count
+        tokens = list(letters.values())
+        return SamplingParams(
+            max_tokens=1, temperature=0.0, detokenize=False, logprob_token_ids=tokens
+        )
     sampling = task["sampling"]
     return SamplingParams(
         temperature=sampling["temperature"],
@@ -217,40 +215,19 @@ def read_output(output: Any, letters: dict[str, int] | None) -> dict[str, Any]:
     return {"response": output.text, "tokens": len(output.token_ids), "truncated": truncated}
 
 
-def make_bar(send: Send) -> type:
-    """Make a progress bar for vLLM, which takes any tqdm, that reports instead of drawing."""
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            send(event="progress", done=n)
-            return super().update(n)
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(self.iterable)  # vLLM renders prompts under a bar too: no answers yet
-
-        def display(self, *_: Any, **__: Any) -> None:
-            pass
-
-    return Bar
-
-
 def main() -> None:
     """Answer the job on standard input; write events to the pipe whose descriptor is argv[1]."""
     with os.fdopen(int(sys.argv[1]), "w", buffering=1) as events:
-
-        def send(**event: Any) -> None:
-            print(json.dumps(event), file=events, flush=True)
-
         job = json.load(sys.stdin)
-        worker = Worker(job, send)
+        worker = Worker(job)
         for task in job["tasks"]:
             # Chunks are cut before anything is asked, and each begins with an empty cache: what is
             # computed together, and so every rounding, is the same when a killed run continues.
             for chunk in task["chunks"]:
                 worker.llm.reset_prefix_cache()
-                send(event="answers", answers=worker.answer_chunk(task, chunk))
-        send(event="done")
+                answers = worker.answer_chunk(task, chunk)
+                print(json.dumps({"event": "answers", "answers": answers}), file=events, flush=True)
+        print(json.dumps({"event": "done"}), file=events, flush=True)
 
 
 if __name__ == "__main__":

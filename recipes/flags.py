@@ -10,6 +10,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import runpy
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -32,19 +33,19 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message.replace("argument --", "openrlhf."))
 
 
-@cache
-def read_main(method: str) -> list[ast.stmt]:
-    """Read the statements of the engine's CLI module under `__main__`, without importing it."""
-    source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
-    return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
-
-
 def find_engine() -> Path:
     """Find OpenRLHF's folder. Raises ModuleNotFoundError where it is not installed."""
     spec = importlib.util.find_spec("openrlhf")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("openrlhf is not installed: run `make setup`")
     return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def read_main(method: str) -> list[ast.stmt]:
+    """Read the statements of the engine's CLI module under `__main__`, without importing it."""
+    source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
+    return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
 
 
 def build_parser(method: str) -> argparse.ArgumentParser:
@@ -61,17 +62,13 @@ def validate(argv: list[str], method: str) -> str:
 
     Returns what it prints: it changes settings with no more than a warning. Raises FlagError.
     """
-    path = find_engine() / "utils" / "config.py"
-    spec = importlib.util.spec_from_file_location("engine_config", path)
-    assert spec and spec.loader
-    config = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(config)  # stdlib only
-    args = config.hierarchize(build_parser(method).parse_args(argv))
-    statements = read_main(method)
-    lines = [ast.unparse(node) for node in statements]
+    # stdlib only
+    hierarchize = runpy.run_path(str(find_engine() / "utils" / "config.py"))["hierarchize"]
+    args = hierarchize(build_parser(method).parse_args(argv))
+    lines = [ast.unparse(node) for node in read_main(method)]
     start = lines.index("args = hierarchize(args)") + 1
     # the last is `train(args)`; use_ms would import ModelScope
-    wanted = [node for node in statements[start:-1] if "use_ms" not in ast.unparse(node)]
+    wanted = [node for node in read_main(method)[start:-1] if "use_ms" not in ast.unparse(node)]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -94,20 +91,19 @@ def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str
     given = flatten(config)
     argv: list[str] = []
     for key, actions in group_actions(parser).items():
-        value = given.pop(key, None)
-        default = actions[0].default
+        value, default = given.pop(key, None), actions[0].default
         if value is None or value == (list(default) if isinstance(default, tuple) else default):
             continue
-        # --flag and --no-flag, where the engine has both
         if isinstance(value, bool):
+            # --flag and --no-flag, where the engine has both
             wanted = [action for action in actions if action.const is value]
             if not wanted:
-                said = f"openrlhf.{key}={str(value).lower()}"
-                raise FlagError(f"{said} cannot be said on OpenRLHF's command line")
+                shown = f"openrlhf.{key}={str(value).lower()}"
+                raise FlagError(f"{shown} cannot be said on OpenRLHF's command line")
             argv.append(wanted[0].option_strings[0])
         else:
             values = value if isinstance(value, list) else [value]
-            argv += [actions[0].option_strings[0], *(str(item) for item in values)]
+            argv += [actions[0].option_strings[0], *map(str, values)]
     if given:
         listed = ", ".join(f"openrlhf.{key}" for key in sorted(given))
         raise FlagError(f"not flags of OpenRLHF: {listed}")

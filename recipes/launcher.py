@@ -13,17 +13,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
-from data_prep.prepared import open_prepared
-from recipes import fit, process, run_folder, terminal
+from data_prep.prepared import Prepared
+from recipes import plan, process, run_folder, terminal
 from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
-from recipes.preflight import find_doubts, find_problems, list_data_files
+from recipes.preflight import find_doubts, find_problems
 from recipes.reward import choose_hook
-from recipes.values import find_wrong_settings
+from recipes.rules import find_wrong_settings
 
 PATHS = (
     "data.prompt_dataset",
@@ -34,6 +33,7 @@ PATHS = (
     "ckpt.output_dir",
     "logger.tensorboard_dir",
 )
+TITLES = {"ppo": ("RLVR (PPO)", "rlvr"), "sft": ("SFT", "sft")}
 FULL = 1_000_000  # bytes that are free on a disk that is called full
 INTERRUPTED = 130
 
@@ -43,6 +43,7 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
 
     Exits with 1 where the engine failed, 130 on Ctrl-C. Raises UserError before it writes.
     """
+    run_dir, (title, recipe) = Path(cfg.run_dir), TITLES[method]
     argv, problems = check_recipe(cfg, method)
     if not problems and not cfg.dry_run and not Path(cfg.model.path).is_dir():
         print(f"model: {cfg.model.path} at {cfg.model.revision}, from the hub or its cache")
@@ -59,12 +60,17 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         return
     if problems:
         raise UserError(*listed)
-    run_dir = Path(cfg.run_dir)
     # a requeued Slurm job starts again after its run has ended
     if cfg.resume == "auto" and run_folder.read_record(run_dir).get("exit") == 0:
         print(f"{run_dir} is finished: nothing to continue")
         return
-    print_banner(cfg, method)
+
+    print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {run_dir}")
+    for doubt in find_doubts(cfg, method):
+        print(f"warning: {doubt}")
+    if not cfg.hardware.cuda:
+        paper = f"make {recipe} experiment=paper hardware=8x80gb"
+        print(f"No CUDA GPU: OpenRLHF runs on CPU, with a tiny model. The paper's run: {paper}")
     # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's SIGHUP stays ignored
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -77,16 +83,15 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     """Build the engine's argv (empty where a flag is wrong), and find everything to fix first."""
-    wrong = find_wrong_settings(cfg, method)
+    argv, problems = [], find_wrong_settings(cfg, method)
     try:
         argv = build_argv(cfg, method)
     except FlagError as error:
-        return [], [str(error), *wrong]
-    except (OSError, ValueError):
-        if not wrong:
+        problems = [str(error), *problems]
+    except (OSError, ValueError):  # of a path that is none, which is among them
+        if not problems:
             raise
-        return [], wrong  # a path that is none is among them
-    return argv, find_problems(cfg, method)
+    return argv, problems or find_problems(cfg, method)
 
 
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
@@ -116,17 +121,6 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
     return argv
 
 
-def print_banner(cfg: DictConfig, method: str) -> None:
-    """Print what is about to run and on what; without a GPU also where the paper's run starts."""
-    title, recipe = ("RLVR (PPO)", "rlvr") if method == "ppo" else ("SFT", "sft")
-    print(f"{title}: {cfg.name} on {cfg.data.name}, hardware={cfg.hardware.name} → {cfg.run_dir}")
-    for doubt in find_doubts(cfg, method):
-        print(f"warning: {doubt}")
-    if not cfg.hardware.cuda:
-        paper = f"make {recipe} experiment=paper hardware=8x80gb"
-        print(f"No CUDA GPU: OpenRLHF runs on CPU, with a tiny model. The paper's run: {paper}")
-
-
 def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     """Run the engine to its end in its folder, which is locked, and report; returns the exit code.
 
@@ -134,9 +128,8 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     """
     run_dir = Path(cfg.run_dir)
     # another start of this name may have come first, and the data may have been prepared again
-    prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
-    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
-    files = list_data_files(data)
+    data = run_folder.open_data(cfg)
+    files = {name: file["sha256"] for name, file in data.manifest["files"].items()}
     if problems := list(run_folder.check_run_folder(cfg, files)):
         raise UserError(*problems)
     for split in run_folder.list_splits(cfg):
@@ -150,11 +143,10 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
         beginning = "no checkpoint was finished: from the beginning"
         print(f"continuing after step {start_step}" if start_step else beginning)
     # all is on disk before the engine starts, so that a run that fails at once can be understood
-    rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, method, data)
+    rows, used = data.manifest["files"]["train.jsonl"]["rows"], prepare_rows(cfg, data)
     of_data = {"name": cfg.data.name, "files": files, "train_rows": used, "left_out": rows - used}
     record = run_folder.describe_run(cfg, method, of_data, start_step, find_folder(cfg))
-    steps = fit.count_steps(cfg.openrlhf, method, used)
-    record |= {"arguments": sys.argv[1:], "total_steps": steps}
+    record |= {"arguments": sys.argv[1:], "total_steps": plan.count_steps(cfg.openrlhf, used)}
     command = process.build_command(method, argv, cfg.hardware.gpus_per_node)
     environment = process.build_environment(cfg, start_step, record["wandb_id"])
     write_text(run_dir / "config.yaml", run_folder.render_config(cfg))
@@ -170,110 +162,81 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
         engine = process.start_engine(command, environment, log, lock)
-        code = supervise_engine(engine, cfg, method, start_step, steps)
-    seconds = time.monotonic() - started
-    report_end(cfg, method, code, seconds, begin)
-    record |= {"wall_seconds": round(seconds, 1), "exit": code}
+        code = supervise_engine(engine, cfg, method, (start_step, record["total_steps"]))
+    record |= {"wall_seconds": round(time.monotonic() - started, 1), "exit": code}
+    if code == 0:
+        metrics = run_dir / "metrics.jsonl"
+        written = read_jsonl(metrics) if metrics.exists() else []
+        terminal.summarise_run(written, method, run_dir, record["wall_seconds"])
+    else:
+        print(*explain_end(run_dir, method, code, begin), sep="\n", file=sys.stderr)
     write_json(run_dir / "run.json", record)  # last: the disk may be full
     return code if code in (0, INTERRUPTED) else 1
 
 
-def prepare_rows(cfg: DictConfig, method: str, data: Any) -> int:
+def prepare_rows(cfg: DictConfig, data: Prepared) -> int:
     """Put the rows of this run in place; returns how many are trained on."""
     flags, known = cfg.openrlhf, data.manifest["files"]["train.jsonl"]
     rows, most = known["rows"], flags.data.max_samples
     # SFT's engine reads the data set itself, and drops a last partial micro-batch
-    if method == "sft":
+    if "rollout" not in flags:
         return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
     # PPO's engine hangs on a last, partial rollout: such rows are left out, and named
     size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
     used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
     if used < rows:
         limit = f"openrlhf.data.max_samples={most}, and " if most < rows else ""
-        print(
-            f"{rows - used} of {rows} training rows are left out: {limit}"
-            f"rollouts are whole batches of {size}"
-        )
+        why = f"{limit}rollouts are whole batches of {size}"
+        print(f"{rows - used} of {rows} training rows are left out: {why}")
     return used
 
 
 def supervise_engine(
-    engine: subprocess.Popen, cfg: DictConfig, method: str, start_step: int, total_steps: int
+    engine: subprocess.Popen, cfg: DictConfig, method: str, steps: tuple[int, int]
 ) -> int:
     """Show the engine's steps and end all its processes; returns its exit code, 130 on Ctrl-C.
 
-    An engine that waits for a part that has died is stopped, with exit code 1.
+    steps: the first and the last. An engine that waits for a part that has died is stopped, with
+    exit code 1.
     """
     run_dir, split = Path(cfg.run_dir), Path(cfg.openrlhf.eval.dataset or "dev").stem
-    parts, stall = process.PartsWatch(), process.StallWatch(run_dir)
-    family: list[Any] = []
-    dead: list[str] = []
-
-    # called by the terminal before each look at metrics.jsonl
-    def is_running() -> bool:
-        # in place: stop_engine ends this list, with processes whose parent is gone
-        family[:] = process.find_family(engine, family)
-        if engine.poll() is None and (part := parts.look(family)):
-            dead.append(part)
-        if waited := stall.look():
-            process.dump_stacks(family)
-            time.sleep(2)  # until the stacks are written
-            print(f"\nno step and no rollout for {waited / 60:.0f} minutes; the end of engine.log:")
-            print(*process.read_tail(run_dir / "engine.log")[-40:], sep="\n")
-        return engine.poll() is None and not dead
-
+    watch = process.EngineWatch(engine, run_dir)
     try:
-        reader = terminal.MetricsReader(run_dir / "metrics.jsonl")
+        reader, live = terminal.MetricsReader(run_dir / "metrics.jsonl"), None
         # of the run that is resumed: not shown again, but its phase continues
         before = [row for row in reader.read_new() if row["kind"] == "train"]
-        live = None
         if method == "ppo":
             live = terminal.LiveView(terminal.count_question_words(run_dir / "train.jsonl"))
             for row in before:
                 live.take(row)
-        steps = start_step, total_steps
-        terminal.watch(reader, method, *steps, is_running, time.sleep, live, split)
-        if dead:
-            print(
-                f"\n{dead[0]} died, killed or out of memory, and the engine waited for it: "
-                "it is stopped",
-                file=sys.stderr,
-            )
-            return 1
-        return int(engine.returncode)
+        terminal.watch(reader, method, *steps, watch.is_running, time.sleep, live, split)
+        return 1 if watch.dead else int(engine.returncode)
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
-        process.stop_engine(engine, family)
+        process.stop_engine(engine, watch.family)
 
 
-def report_end(cfg: DictConfig, method: str, code: int, seconds: float, begin: int) -> None:
-    """Print a summary where the run ended well; the cause and the next command where it did not.
+def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
+    """Write why a run ended early, and the next command; begin: the byte of engine.log from which.
 
-    begin: the byte of engine.log at which this part of the run begins.
+    A signal leaves no exception in the log, and a full disk no log.
     """
-    run_dir = Path(cfg.run_dir)
-    log, metrics = run_dir / "engine.log", run_dir / "metrics.jsonl"
-    if code == 0:
-        rows = read_jsonl(metrics) if metrics.exists() else []
-        terminal.summarise_run(rows, method, run_dir, seconds)
-        return
-    # the command that the user gave, with resume=true once
-    words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
-    recipe = "rlvr" if method == "ppo" else "sft"
-    again = f"python -m recipes.{recipe} {shlex.join([*words, 'resume=true'])}"
+    log, last = run_dir / "engine.log", checkpoints.find_last(run_dir / "checkpoints")
     lines = ["\nstopped; every process of the run is ended"]
     if code != INTERRUPTED:
-        # a signal leaves no exception in the log, and a full disk no log
         if code < 0:
             cause = f"killed by {signal.Signals(-code).name}, by a person or because memory ran out"
         elif shutil.disk_usage(run_dir).free < FULL:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        lines = [f"\nthe engine failed (exit {code}): {cause}"]
-        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
-        lines += [f"  whole log: {log}"]
-    if code == INTERRUPTED or checkpoints.find_last(run_dir / "checkpoints"):
-        lines += [f"  from the last checkpoint: {again}"]
-    print(*lines, sep="\n", file=sys.stderr)
+        advice = process.advise(cause)
+        lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
+        lines[1:1] = [f"  {advice}"] if advice else []
+    if code == INTERRUPTED or last:
+        # the command that the user gave, with resume=true once
+        words = [word for word in sys.argv[1:] if not word.startswith("resume=")]
+        again = f"python -m recipes.{TITLES[method][1]} {shlex.join([*words, 'resume=true'])}"
+        lines.append(f"  from the last checkpoint: {again}")
+    return lines

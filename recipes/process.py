@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
-from recipes.engine_rules import count_gpus
 from recipes.reward import build_reward_environment
+from recipes.rules import count_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
-STARTUP = ROOT / "recipes" / "engine" / "startup"
 STOP_SECONDS = 10
 # ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
 PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
@@ -37,20 +37,8 @@ CUDA_SETTINGS = {
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
 WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
-# regex of a cause → what to do; the first that matches
-ADVICE = {
-    r"CUDA out of memory|OutOfMemoryError: CUDA": "the GPU's memory ran out: `make plan` with the "
-    "same words shows the phase; lower openrlhf.train.micro_batch_size or hardware.vllm_memory",
-    r"ray\.exceptions\.OutOfMemoryError|node running low on memory|^Killed": "the machine's memory "
-    "ran out: hardware.adam_offload=false if it fits, or fewer ranks or vLLM engines",
-    r"No space left on device|Disk quota": "make room on that disk, then resume",
-    r"RewardFailure|row \S+: |reward server|ConnectionError": "the reward: docs/reward.md",
-    r"No available memory for the cache blocks": "raise hardware.vllm_memory",
-    r"Free memory on device": "lower hardware.vllm_memory, or end what else is on the GPU",
-    r"FloatingPointError": "a lower learning rate, or an earlier checkpoint",
-    r"node timed out during startup": "the machine was too busy to start Ray in 30 s: start again",
-    r"AF_UNIX path (?:length|too long)": "export TMPDIR=/tmp",
-}
+# regex of a cause → what to do
+ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 
@@ -66,16 +54,16 @@ def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]
 def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
     """Build what the engine needs besides the caller's environment. It is printed: no secret."""
     run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
-    python_path = [str(STARTUP), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    wandb = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    given = dict(os.environ)
+    python_path = [f"{ROOT}/recipes/engine/startup", str(ROOT), given.get("PYTHONPATH", "")]
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
         "MEDRLVR_RUN": str(run_dir),
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # else Ray sends usage data to its developers
-        "WANDB_MODE": os.environ.get("WANDB_MODE", wandb),
-        "WANDB_DIR": os.environ.get("WANDB_DIR", str(run_dir)),
+        "WANDB_MODE": "online" if given.get("WANDB_API_KEY") else "offline",
+        "WANDB_DIR": str(run_dir),
         "WANDB_RUN_ID": wandb_id,
         "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
@@ -93,19 +81,21 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
     if hardware.cuda:
         # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
         here = os.path.dirname(sys.executable)
-        environment["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
-        if flags.ds.adam_offload and "OMP_NUM_THREADS" not in os.environ:
+        environment["PATH"] = os.pathsep.join([here, given.get("PATH", "")])
+        if flags.ds.adam_offload and "OMP_NUM_THREADS" not in given:
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
-            threads = max(1, cores // hardware.training_gpus_per_node)
-            environment["OMP_NUM_THREADS"] = str(threads)
-        for name, value in CUDA_SETTINGS.items():
-            environment[name] = os.environ.get(name, value)
+            environment["OMP_NUM_THREADS"] = str(max(1, cores // hardware.training_gpus_per_node))
+        environment |= CUDA_SETTINGS
     else:
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
             "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, for each vLLM engine
         }
+    # what the caller set stays
+    for name in ("WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS):
+        if name in environment:
+            environment[name] = given.get(name, environment[name])
     return environment
 
 
@@ -181,15 +171,13 @@ def advise(cause: str) -> str:
 def find_cause(log: Path, begin: int = 0) -> str:
     """Find the line of engine.log, from byte `begin`, that says why the engine failed.
 
-    Ray repeats an exception in each process that waits for it; the cause is the first one whose
-    line is not Ray's own wrapping.
+    Ray repeats an exception in each process that waits for it: the first that Ray did not wrap.
     """
     # tracebacks of many workers: the first may be far from the end
     lines = read_tail(log, begin, 2_000_000)
     found = [line for line in lines if EXCEPTION.match(line)]
     own = [line for line in found if not line.startswith(WRAPPERS)]
-    ranked = [*own[:1], *found[:1], *lines[-1:], "the engine wrote nothing"]
-    return ranked[0]
+    return [*own[:1], *found[:1], *lines[-1:], "the engine wrote nothing"][0]
 
 
 def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
@@ -202,19 +190,40 @@ def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
     return [LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip() for line in lines]
 
 
-class PartsWatch:
-    """Notice that a part of the engine, on this machine, has died while the rest waits for it.
+class EngineWatch:
+    """Watch an engine that runs: its processes, a part that died, and no progress."""
 
-    OpenRLHF's weight sync is collective: where the other side is gone (a vLLM that was killed, or
-    out of memory), a call waits half an hour or more, and nothing shows the exception that says so.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, engine: subprocess.Popen, run_dir: Path) -> None:
+        self.engine, self.run_dir = engine, run_dir
+        self.family: list[psutil.Process] = []
+        self.dead: str | None = None  # the part whose death made us stop
         self.names: dict[int, str] = {}  # of all parts seen, by process id
         self.seen: dict[int, float] = {}  # when each process was last alive
+        self.size, self.changed = -1, time.monotonic()  # of what the run writes
+        self.longest, self.is_reported = 0.0, False  # seconds between two changes so far
 
-    def look(self, family: Iterable[psutil.Process]) -> str | None:
-        """Name a part that has been gone for longer than PATIENCE; family: from find_family."""
+    def is_running(self) -> bool:
+        """Look once; returns if the engine goes on. Reports a dead part, or a run that hangs."""
+        self.family = find_family(self.engine, self.family)
+        if self.engine.poll() is None and (dead := self.find_dead(self.family)):
+            self.dead = dead
+            waited = "died, killed or out of memory, and the engine waited for it: it is stopped"
+            print(f"\n{dead} {waited}", file=sys.stderr)
+        if seconds := self.measure_stall():
+            dump_stacks(self.family)
+            time.sleep(2)  # until the stacks are written
+            print(
+                f"\nno step and no rollout for {seconds / 60:.0f} minutes; the end of engine.log:"
+            )
+            print(*read_tail(self.run_dir / "engine.log")[-40:], sep="\n")
+        return self.engine.poll() is None and not self.dead
+
+    def find_dead(self, family: Iterable[psutil.Process]) -> str | None:
+        """Name a part on this machine that has been gone for PATIENCE, while the rest waits for it.
+
+        OpenRLHF's weight sync is collective: where the other side is gone, a call waits half an
+        hour or more, and nothing shows the exception that says so.
+        """
         now = time.monotonic()
         for member in family:
             with suppress(psutil.NoSuchProcess):
@@ -225,36 +234,22 @@ class PartsWatch:
                     self.names.setdefault(member.pid, found[0])
                 self.seen[member.pid] = now
         # a normal end is no alarm: the engine itself has then ended before PATIENCE is over
-        for pid, name in self.names.items():
-            if now - self.seen[pid] > PATIENCE:
-                return f"{name} (process {pid})"
-        return None
+        gone = [pid for pid in self.names if now - self.seen[pid] > PATIENCE]
+        return f"{self.names[gone[0]]} (process {gone[0]})" if gone else None
 
-
-class StallWatch:
-    """Notice that no step and no rollout is written for STALL_SECONDS, or 5 longest waits."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
-        self.size = -1
-        self.changed = time.monotonic()
-        self.longest = 0.0  # seconds between two changes so far
-        self.is_reported = False
-
-    def look(self) -> float:
-        """Measure the seconds without progress; 0 where they are few, or reported already."""
+    def measure_stall(self) -> float:
+        """Measure the seconds without a step or a rollout; 0 where few, or reported already."""
         files = [self.run_dir / "metrics.jsonl", *(self.run_dir / "rollouts").glob("*.jsonl")]
         size = sum(file.stat().st_size for file in files if file.exists())
-        now = time.monotonic()
+        waited = time.monotonic() - self.changed
         if size != self.size:
-            self.longest = max(self.longest, now - self.changed)
-            self.size, self.changed, self.is_reported = size, now, False
+            self.size, self.longest = size, max(self.longest, waited)
+            self.changed, self.is_reported = self.changed + waited, False
         # a slow model is not stuck: its own longest wait sets the limit
-        waited = now - self.changed
-        if self.is_reported or waited < max(STALL_SECONDS, 5 * self.longest):
-            return 0.0
-        self.is_reported = True
-        return waited
+        elif not self.is_reported and waited >= max(STALL_SECONDS, 5 * self.longest):
+            self.is_reported = True
+            return waited
+        return 0.0
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:

@@ -4,12 +4,10 @@ import importlib.util
 import json
 import os
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from omegaconf import OmegaConf
 
@@ -38,8 +36,8 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
 def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | None, str | None]:
     """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
 
-    agent and server load the agent, which writes the rollouts. function goes through the engine's
-    own reward call, which knows no tokens and writes none. A path that the user gave stays.
+    agent and server load the agent, which writes the rollouts; function goes through the engine's
+    own reward call, which writes none. A path that the user gave stays.
     """
     if hook == "function" and agent == HOOK_FILE:
         return None, str(ROOT / HOOK_FILE)
@@ -74,21 +72,21 @@ def check_servers(reward: Any) -> Iterator[str]:
 
 def probe_server(url: str) -> str:
     """Ask a server to judge nothing, with our token; returns why it cannot be used, or nothing."""
+    import httpx
+
     if not URL.fullmatch(url):
         return "is not of the form http://HOST:PORT/get_reward"
-    body = json.dumps({"query": [], "prompts": [], "labels": []}).encode()
-    headers = {"Content-Type": "application/json"}
-    if token := os.environ.get("MEDRLVR_REWARD_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
+    token = os.environ.get("MEDRLVR_REWARD_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    nothing: dict[str, list] = {"query": [], "prompts": [], "labels": []}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=5):
-            return ""
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return "does not take our token: export MEDRLVR_REWARD_TOKEN as its server has it"
-        return "" if error.code in (400, 422) else f"answers {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
+        answer = httpx.post(url, json=nothing, headers=headers, timeout=5)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return f"does not answer ({error}): start it there with `python -m reward_server.server`"
+    if answer.status_code in (401, 403):
+        return "does not take our token: export MEDRLVR_REWARD_TOKEN as its server has it"
+    is_ours = answer.is_success or answer.status_code in (400, 422)
+    return "" if is_ours else f"answers {answer.status_code} {answer.reason_phrase}"
 
 
 def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) -> Iterator[str]:
@@ -101,39 +99,22 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
     if spec is None or spec.loader is None or not Path(file).is_file():
         yield f"openrlhf.train.agent_func_path={file} is no Python file"
         return
-    # the hook reads its variables when it is loaded
-    with lend_environment(build_reward_environment(reward, seed)):
+    # the hook reads its variables when it is loaded; afterwards they are as they were
+    with patch.dict(os.environ, build_reward_environment(reward, seed)):
         try:
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             for row in rows if file == HOOK_FILE else rows[:1]:
-                letters = (row["answer"], "B" if row["answer"] == "A" else "A")
-                think = f"{row['prompt']}<think> x </think>\n<answer>"
-                texts = [f"{think} {letter} </answer>" for letter in letters]
-                right, wrong = (
-                    module.reward_func([text], [row["prompt"]], [row["label"]])["rewards"]
-                    for text in texts
-                )
-                if reward.control is None and right <= wrong:
+                rewards = []
+                for letter in (row["answer"], "B" if row["answer"] == "A" else "A"):
+                    text = f"{row['prompt']}<think> x </think>\n<answer> {letter} </answer>"
+                    judged = module.reward_func([text], [row["prompt"]], [row["label"]])
+                    rewards += [judged["rewards"]]
+                if reward.control is None and rewards[0] <= rewards[1]:
                     yield (
-                        f"the reward hook {file} gives {right} to a right response and {wrong} to "
-                        f"a wrong one, for row {row['id']}"
+                        f"the reward hook {file} gives {rewards[0]} to a right response and "
+                        f"{rewards[1]} to a wrong one, for row {row['id']}"
                     )
                     return
         except Exception as error:  # a user's own hook may raise anything
             yield f"the reward hook {file} fails on the training rows: {error!r:.300}"
-
-
-@contextmanager
-def lend_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while the block lasts, then put back those that were there."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

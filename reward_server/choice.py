@@ -50,9 +50,8 @@ LABEL = re.compile(
 
 
 def read_choice(body: str, options: Sequence[str]) -> Choice:
-    """Read the choice that `body`, as a whole, states.
+    """Read the choice that `body`, an `<answer>` or a direct answer, states as a whole.
 
-    body: the text inside `<answer>`, or a whole direct answer. options: the texts of the options.
     A letter with another option's text is `ambiguous`, one beyond the options `out_of_range`.
     """
     text = normalise(body)

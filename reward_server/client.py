@@ -1,7 +1,6 @@
 """Ask a reward server over HTTP, for the agent.
 
-OpenRLHF's own client sends a token in the URL and logs that URL, tries five times, then gives up
-silently. Here the token is in a header, and a server that does not come back in time is named.
+OpenRLHF's own client logs the token in a URL and gives up silently. Here it is in a header.
 """
 
 import asyncio
@@ -29,10 +28,7 @@ class RewardClient:
         self.requests = count()
 
     async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
-        """Score one sample: rewards and scores (floats), extra_logs ({str: float}).
-
-        Raises ConnectionError: at once for a refusal (4xx), else after `patience`.
-        """
+        """Score one sample. Raises ConnectionError: at once for a 4xx, else after `patience`."""
         body = {"query": [query], "prompts": [prompt], "labels": [label]}
         deadline = time.monotonic() + self.patience
         while True:
@@ -77,6 +73,5 @@ def read_reply(reply: Any) -> dict[str, Any]:
             return {"rewards": reward, "scores": score, "extra_logs": logs}
     except (KeyError, TypeError, ValueError, AttributeError):
         pass  # refused below, like a reward that is no finite number
-    raise ValueError(
-        f"the reward server's reply is not rewards, scores, extra_logs: {reply!r:.300}"
-    )
+    said = "the reward server's reply is not rewards, scores, extra_logs"
+    raise ValueError(f"{said}: {reply!r:.300}")

@@ -43,8 +43,7 @@ def reward_func(
 ) -> dict[str, Any]:
     """Score one sample; the engine passes lists of one, from several threads.
 
-    queries: prompt and response decoded, special tokens kept. labels: JSON strings. Raises
-    RewardFailure for a bad label, a cut prompt or lists that are not of length one.
+    Raises RewardFailure for a bad label, a cut prompt or lists that are not of length one.
     """
     try:
         (query,), (prompt,), (label,) = queries, prompts, labels
@@ -65,10 +64,7 @@ def __getattr__(name: str) -> Any:
     from reward_server.client import RewardClient, read_token
 
     class AgentExecutor(SingleTurnAgentExecutor):
-        """Score each response of OpenRLHF's single-turn executor and write it to the rollouts.
-
-        Unlike the engine's own reward calls, its errors stop the run at once.
-        """
+        """Score each response and write it to the rollouts; unlike the engine's, errors stop it."""
 
         def __init__(self) -> None:
             super().__init__(None)  # no endpoint: the engine itself computes no reward
@@ -80,10 +76,7 @@ def __getattr__(name: str) -> Any:
         async def execute(
             self, prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=None
         ):
-            """Generate one response; fill reward, scores and extra_logs into the engine's fields.
-
-            Raises ValueError for a bad label, ConnectionError for a server that does not return.
-            """
+            """Generate one response; fill in reward, scores and extra_logs. Raises on any fault."""
             row_label = scoring.parse_label(label, prompt)
             output = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images

@@ -8,17 +8,55 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from data_prep.errors import UserError
 from reward_server.choice import LETTERS
-from reward_server.shaping import RewardOptions, shape_reward
 from reward_server.signals import measure_signals
 from reward_server.verifier import Verdict, check_arguments, verify
 
 VARIABLE = "MEDRLVR_REWARD"
 WRONG_PENALTY = -0.5  # of the control of this name
 Text = Annotated[str, Field(min_length=1)]
+Penalty = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class RewardOptions(BaseModel):
+    """Reward values, penalties and lengths, `reward.options.*`; the defaults are the paper's.
+
+    Penalties touch only responses that follow the format, and no response gets less than
+    `format_failed`: not to follow the format is never the better choice.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    correct: FiniteFloat = 1.0
+    wrong: FiniteFloat = 0.0
+    format_failed: FiniteFloat = -1.0
+    leak_penalty: Penalty = 0.0
+    pre_think_penalty: Penalty = 0.0
+    length_penalty: Penalty = 0.0
+    min_words: NonNegativeInt = 0
+    max_words: NonNegativeInt | None = None
+
+    @model_validator(mode="after")
+    def check_together(self) -> "RewardOptions":
+        """Refuse values that contradict each other."""
+        if not self.correct > self.wrong >= self.format_failed:
+            raise ValueError("must be correct > wrong >= format_failed")
+        if self.max_words is not None and self.max_words <= self.min_words:
+            raise ValueError("max_words must be above min_words")
+        if self.length_penalty and not self.min_words and self.max_words is None:
+            raise ValueError("length_penalty needs min_words or max_words")
+        return self
 
 
 class Settings(BaseModel):
@@ -46,10 +84,7 @@ class Label(BaseModel):
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Read $MEDRLVR_REWARD, a JSON object with mode, options, control, seed; each has a default.
-
-    Raises UserError with one line a fault: the recipe's key, its value and what it may be.
-    """
+    """Read $MEDRLVR_REWARD, a JSON object of Settings. Raises UserError with a line a fault."""
     text = environ.get(VARIABLE) or "{}"
     try:
         return Settings.model_validate(json.loads(text))
@@ -60,10 +95,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def parse_label(text: str, prompt: str) -> Label:
-    """Read a row's label, a JSON string. prompt: only named in errors, where there is no id.
-
-    Raises ValueError that names the row, the value and the command that fixes it.
-    """
+    """Read a row's label. prompt: named in errors where there is no id. Raises ValueError."""
     row = f"the prompt {prompt[-200:]!r}"
     try:
         fields = json.loads(text, object_pairs_hook=_build_object)
@@ -100,14 +132,12 @@ def _explain(fault: Any, root: str) -> str:
 def strip_prompt(query: str, prompt: str) -> str:
     """Return the response: `query`, the decoded prompt and response, without `prompt`.
 
-    Raises ValueError where `query` does not begin with `prompt`: the engine cut the prompt from the
-    left, and its own tags would be judged as the response's.
+    Raises ValueError where the engine cut the prompt: tags in it would be judged as the response's.
     """
     if not query.startswith(prompt):
         raise ValueError(
-            f"the query does not begin with its prompt: it begins {query[:80]!r}, the prompt "
-            f"{prompt[:80]!r}. It was probably cut to fit data.max_len: raise data.max_len, or "
-            "prepare with a lower token limit."
+            f"the query does not begin with its prompt, {prompt[:80]!r}, but with {query[:80]!r}: "
+            "it was cut to fit. Raise data.max_len, or prepare with a lower token limit."
         )
     return query.removeprefix(prompt)
 
@@ -115,22 +145,37 @@ def strip_prompt(query: str, prompt: str) -> str:
 def score_response(
     response: str, label: Label, settings: Settings
 ) -> tuple[Verdict, dict[str, Any]]:
-    """Judge `response` and build the engine's reply: rewards, scores, extra_logs, all plain floats.
+    """Judge `response` and build the engine's reply, all plain floats.
 
-    rewards: the shaped reward; accuracy (0 or 1) for rows of another split than `train`, since the
-    engine reports the mean reward of an evaluation as `pass1`. scores: accuracy, which dynamic
-    filtering wants within 0 to 1. extra_logs: every signal. A control touches `rewards` alone.
+    rewards: the shaped reward; for rows of another split than `train` accuracy, since the engine
+    reports their mean as `pass1`. scores: accuracy, for dynamic filtering. extra_logs: the signals.
     """
     verdict = verify(response, label.answer, label.options, settings.mode)
     signals = measure_signals(response, verdict, label.options)
     reward = accuracy = signals["accuracy"]
-    if label.split == "train":
+    if label.split == "train":  # a control touches the reward alone
         rewarded = verdict._replace(correct=find_truth(verdict, response, label, settings))
         options = settings.options
         if settings.control == "wrong_penalty":
             options = options.model_copy(update={"wrong": WRONG_PENALTY})
         reward = float(shape_reward(rewarded, signals, options))
     return verdict, {"rewards": reward, "scores": accuracy, "extra_logs": signals}
+
+
+def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOptions) -> float:
+    """Compute a training sample's reward; verdict.correct decides between the two values."""
+    if not verdict.format_ok:
+        return options.format_failed
+    reward = options.correct if verdict.correct else options.wrong
+    reward -= options.leak_penalty * signals["leak"]
+    reward -= options.pre_think_penalty * signals["pre_think"]
+    words, excess = signals["think_words"], 0.0
+    if words < options.min_words:
+        excess = 1.0 - words / options.min_words
+    elif options.max_words is not None and words > options.max_words:
+        excess = min(1.0, words / options.max_words - 1.0)
+    reward -= options.length_penalty * excess
+    return max(reward, options.format_failed)
 
 
 def find_truth(verdict: Verdict, response: str, label: Label, settings: Settings) -> bool:

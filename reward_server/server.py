@@ -9,8 +9,8 @@
     GET  /metrics       Prometheus text: requests by status, verdicts by reason, latency
 
 Clients send the token as `Authorization: Bearer TOKEN`; in a URL it would end in logs. How to judge
-comes from $MEDRLVR_REWARD, as for the hook. What a client got wrong is a 4xx with a reason, in the
-status line too, which is the part that OpenRLHF's own client logs.
+comes from $MEDRLVR_REWARD, as for the hook. A client's fault is a 4xx with its reason in the status
+line too, which is all that OpenRLHF's own client logs.
 """
 
 import argparse
@@ -41,14 +41,6 @@ MAX_BATCH = 1024
 BACKLOG = 4096  # the engine opens a connection a sample, hundreds at once; the default drops some
 READ_SECONDS = 30.0  # that a client has to send a body
 PROBE = json.dumps({"id": "healthz", "split": "test", "answer": "A", "options": ["1", "2"]})
-
-
-class Refused(Exception):
-    """Refuse a request, with its HTTP status and the reason."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class Batch(BaseModel):
@@ -84,16 +76,13 @@ class RewardServer:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Check encoding and token before the body is read; turn every failure into JSON."""
+        """Check a request before its body is read; turn every failure into JSON."""
         try:
-            if "Content-Encoding" in request.headers:
-                raise Refused(415, "a compressed body is not read: send it as it is")
-            if request.path != "/healthz":
-                self.check_token(request.headers.get("Authorization", ""))
+            self.check_headers(request)
             response = await handler(request)
-        except (Refused, web.HTTPException, web.RequestPayloadError) as error:
-            status = getattr(error, "status", 400)  # a body that breaks off has none
-            text = getattr(error, "text", None) or str(error)
+        except (web.HTTPException, web.RequestPayloadError) as error:
+            # a body that breaks off has neither status nor text
+            status, text = getattr(error, "status", 400), getattr(error, "text", None) or str(error)
             # a status line carries only ASCII, and no line break
             reason = ascii(text)[1:-1][:300]
             response = web.json_response({"error": text}, status=status, reason=reason)
@@ -102,34 +91,44 @@ class RewardServer:
             self.requests.labels(response.status).inc()
         return response
 
-    def check_token(self, header: str) -> None:
-        """Raise Refused (401) for a missing or wrong token."""
-        # compared in constant time, so that its duration says nothing of the token
-        given = header.encode("utf-8", "surrogateescape")
-        if not self.token or hmac.compare_digest(given, b"Bearer " + self.token):
+    def check_headers(self, request: web.Request) -> None:
+        """Refuse a web page (403), a compressed body (415), a missing or wrong token (401)."""
+        headers = request.headers
+        # a page open in the user's browser reaches 127.0.0.1 too; only browsers send an Origin
+        if "Origin" in headers:
+            raise web.HTTPForbidden(text="a header `Origin`: web pages are not answered")
+        if "Content-Encoding" in headers:
+            raise web.HTTPUnsupportedMediaType(text="a compressed body: send it as it is")
+        if not self.token or request.path == "/healthz":
             return
-        if given.startswith(b"Bearer "):
-            raise Refused(401, f"wrong token: it must equal the server's {TOKEN}")
-        raise Refused(401, "this reward server needs a header `Authorization: Bearer TOKEN`")
+        # compared in constant time, so that its duration says nothing of the token
+        given = headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, b"Bearer " + self.token):
+            fault = "wrong" if given else "no"
+            text = f"{fault} token: send the server's {TOKEN} as `Authorization: Bearer TOKEN`"
+            raise web.HTTPUnauthorized(text=text)
 
     async def answer(self, request: web.Request) -> web.Response:
         """POST /get_reward: score a batch in its order. A bad label or a cut prompt is a 422."""
         # one bad sample refuses the batch: a reward of 0 in its place would be trained on
         samples = []
         with self.seconds.time():
-            batch = parse_body(await read_body(request))
+            batch = await read_batch(request)
             for query, prompt, text in zip(batch.query, batch.prompts, batch.labels, strict=True):
                 try:
                     label, response = parse_label(text, prompt), strip_prompt(query, prompt)
                 except ValueError as error:
-                    raise Refused(422, str(error)) from error
+                    raise web.HTTPUnprocessableEntity(text=str(error)) from error
                 verdict, scored = score_response(response, label, self.settings)
                 self.verdicts.labels(verdict.reason).inc()
                 samples.append(scored)
                 await asyncio.sleep(0)  # others are answered between two samples
-        reply: dict[str, Any] = {key: [s[key] for s in samples] for key in ("rewards", "scores")}
-        names = [signal.name for signal in SIGNALS]
-        reply["extra_logs"] = {name: [s["extra_logs"][name] for s in samples] for name in names}
+        logs = [scored["extra_logs"] for scored in samples]
+        reply = {
+            "rewards": [scored["rewards"] for scored in samples],
+            "scores": [scored["scores"] for scored in samples],
+            "extra_logs": {s.name: [log[s.name] for log in logs] for s in SIGNALS},
+        }
         return web.json_response(reply)
 
     async def probe(self, request: web.Request) -> web.Response:
@@ -146,35 +145,35 @@ class RewardServer:
         return web.Response(body=generate_latest(self.registry), content_type="text/plain")
 
 
-async def read_body(request: web.Request) -> bytes:
-    """Read a body. Raises Refused: 408 where it takes too long, 503 where the server stops."""
+async def read_batch(request: web.Request) -> Batch:
+    """Read a body. Raises an HTTPException that names what is wrong with it."""
+    if request.content_type != "application/json":  # a page may send others without an Origin
+        text = f"content type {request.content_type}: send application/json"
+        raise web.HTTPUnsupportedMediaType(text=text)
     try:
-        return await asyncio.wait_for(request.read(), READ_SECONDS)
-    except asyncio.TimeoutError:
-        raise Refused(408, f"no whole body within {READ_SECONDS:.0f} s") from None
-    except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
-        raise Refused(503, "the server stops and the body is not whole: ask again") from None
-
-
-def parse_body(body: bytes) -> Batch:
-    """Parse a body. Raises Refused: 400 for another form, 413 for too large a batch."""
-    try:
+        body = await asyncio.wait_for(request.read(), READ_SECONDS)
         # json's parser, since pydantic's refuses the lone surrogates that JSON may hold
         batch = Batch.model_validate(json.loads(body.decode()))
+        lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"query, prompts, labels have different lengths: {lengths}")
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"])) or "the body"
-        raise Refused(400, f"{place}: {fault['msg']}") from error
+        raise web.HTTPBadRequest(text=f"{place}: {fault['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is not JSON: {error}") from error
-    # JSON of the right form may still be no batch, or too much work for one request
-    lengths = [len(batch.query), len(batch.prompts), len(batch.labels)]
-    if len(set(lengths)) > 1:
-        raise Refused(400, f"query, prompts, labels have different lengths: {lengths}")
+        raise web.HTTPBadRequest(text=f"the body is not JSON of a batch: {error}") from error
+    except asyncio.TimeoutError:
+        text = f"no whole body within {READ_SECONDS:.0f} s"
+        raise web.HTTPRequestTimeout(text=text) from None
+    except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
+        text = "the server stops and the body is not whole: ask again"
+        raise web.HTTPServiceUnavailable(text=text) from None
     count, characters = lengths[0], sum(map(len, batch.query))
     if count > MAX_BATCH or characters > MAX_CHARACTERS:
         limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"
-        raise Refused(413, f"{count} samples, {characters} characters: {limit}")
+        text = f"{count} samples, {characters} characters: {limit}"
+        raise web.HTTPRequestEntityTooLarge(MAX_CHARACTERS, characters, text=text)
     return batch
 
 
@@ -187,8 +186,8 @@ def open_socket(host: str, port: int, token: str) -> socket.socket:
             f"--host {host} lets other machines in: set a token of 8 characters or more, "
             f"`export {TOKEN}=$(openssl rand -hex 16)`, here and where the run starts."
         )
-    # the host decides between IPv4 and IPv6
     try:
+        # the host decides between IPv4 and IPv6
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:

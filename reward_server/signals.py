@@ -1,7 +1,6 @@
 """The one table of what is logged about a response: name, unit, function, and what it shows.
 
-The hook, the server, the dynamics report and docs/reward.md read SIGNALS; a new signal is one more
-entry. Pure, stdlib only, linear time.
+A new signal is one more entry of SIGNALS. Pure, stdlib only, linear time.
 """
 
 import re
@@ -75,23 +74,18 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
-    place = LETTERS.index(verdict.choice)
     wanted = [_list_words(option) for option in options]
-    wanted.insert(0, wanted.pop(place))  # the chosen option first
-
+    wanted.insert(0, wanted.pop(LETTERS.index(verdict.choice)))  # the chosen option first
     opening: list[str] = []
-    words = 0
     for sentence in _split_sentences(verdict.think[:OPENING_CHARACTERS]):
-        if words < 5:
+        if len(" ".join(opening).split()) < 5:
             opening.append(sentence)
-            words += len(sentence.split())
     # the text alone is a statement where nothing comes before it ("Measles.")
     if opening and _states_text(opening[0], wanted, alone=True):
         return 1.0
-    for sentence in opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:]):
-        if _states_letter(sentence, verdict.choice) or _states_text(sentence, wanted):
-            return 1.0
-    return 0.0
+    sentences = opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
+    letter = verdict.choice
+    return float(any(_states_letter(s, letter) or _states_text(s, wanted) for s in sentences))
 
 
 def _split_sentences(text: str) -> list[str]:
@@ -145,10 +139,7 @@ def _is_denied(lowered: str, start: int, end: int) -> bool:
 
 
 def measure_repetition(response: str) -> float:
-    """Return the fraction of the runs of four words that came before among the last 128 words.
-
-    A loop of one sentence approaches 1.0, prose stays below about 0.1; 0.0 below eight words.
-    """
+    """Return the fraction of runs of four words that recur among the last 128; prose: below 0.1."""
     words = response.rsplit(None, LAST_WORDS)[-LAST_WORDS:]
     if len(words) < 8:
         return 0.0

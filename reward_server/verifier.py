@@ -41,9 +41,8 @@ REASONS = {
 class Verdict(NamedTuple):
     """Hold what `verify` found. reward: -1.0, 0.0 or 1.0. correct implies format_ok.
 
-    choice: the stated letter, None where the format is not followed or there is no single choice.
-    reason: one of REASONS. think, pre_think: the text inside and before `<think>`; None where the
-    tags are not there once each and in order.
+    choice: the letter, None without format or a single choice. reason: one of REASONS. think,
+    pre_think: the text inside and before `<think>`; None without the four tags in order.
     """
 
     reward: float
@@ -56,10 +55,9 @@ class Verdict(NamedTuple):
 
 
 def verify(response: str, answer: str, options: Sequence[str], mode: str = "paper") -> Verdict:
-    """Judge `response`: the generated text without its prompt, special tokens kept or not.
+    """Judge `response`, the generated text without its prompt. answer: the gold letter.
 
-    answer: the gold letter. options: the texts of the 2 to 26 options. mode: `paper` or `strict`.
-    Raises ValueError for bad arguments, faults of the data; never for any text of a model.
+    options: texts of the 2 to 26 options. Raises ValueError for bad arguments, never for a text.
     """
     if fault := check_arguments(answer, options, mode):
         raise ValueError(fault)

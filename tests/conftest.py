@@ -1,20 +1,22 @@
 """Shared fixtures: composed configurations, a prepared data folder of the bank, short runs of the real engine."""
 
 import copy
+import fcntl
 import functools
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tests import browser
 
@@ -32,7 +34,7 @@ def root() -> Path:
 
 @functools.cache
 def compose_once(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    """Hydra takes 0.2 s for a configuration, and hundreds of tests ask for one."""
+    """Hydra takes 0.1 s for a configuration, and hundreds of tests ask for one."""
     with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
         cfg = compose(name, list(overrides))
     with open_dict(cfg):
@@ -40,25 +42,68 @@ def compose_once(name: str, overrides: tuple[str, ...]) -> DictConfig:
     return cfg
 
 
+PLACES = ("run_dir=/", "data_dir=/", "results_dir=/")
+"""Folders of a test's own, which would make each configuration another: set in its copy instead."""
+
+
 @pytest.fixture
 def compose_config() -> Callable[..., DictConfig]:
     """compose_config(root_name, *overrides): as `python -m recipes.…` composes it; a copy of the test's own."""
-    return lambda name, *overrides: copy.deepcopy(compose_once(name, overrides))
+
+    def compose_copy(name: str, *overrides: str) -> DictConfig:
+        keys = [word.partition("=")[0] for word in overrides]
+        once = [word for word, key in zip(overrides, keys, strict=True) if keys.count(key) == 1]
+        places = [word for word in once if word.startswith(PLACES)]
+        others = tuple(word for word in overrides if word not in places)
+        cfg = copy.deepcopy(compose_once(name, others))
+        for word in places:
+            key, _, value = word.partition("=")
+            OmegaConf.update(cfg, key, value)
+        return cfg
+
+    return compose_copy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def render_templates_here() -> Iterator[None]:
+    """Render chat templates by the child's own function, without a process that imports transformers.
+
+    The process itself, with its limits, is what test_prep_inputs.py and test_hub_model.py ask for.
+    """
+    from data_prep import tokenizer
+
+    @functools.wraps(tokenizer.render_template)
+    def render_here(template: str, names: dict[str, str]) -> list[str]:
+        said = io.StringIO()
+        asked = json.dumps({"template": template, "names": names})
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+            patch.setattr("sys.stdin", io.StringIO(asked))
+            patch.setattr("resource.setrlimit", lambda *_: None)
+            try:
+                tokenizer.render_in_child()
+            except SystemExit as error:
+                raise ValueError(f"cannot be rendered ({str(error)[-300:]})") from None
+        return json.loads(said.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "render_template", render_here)
+        yield
 
 
 @pytest.fixture(scope="session")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder that holds the prepared bank (`data_dir=` of a test's configuration)."""
-    folder = tmp_path_factory.mktemp("data")
-    command = [
-        sys.executable,
-        "-m",
-        "data_prep.run",
-        "data=bank",
-        "experiment=laptop",
-        f"data_dir={folder}",
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+def bank(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A data folder that holds the prepared bank (`data_dir=` of a test's configuration).
+
+    The first worker that asks prepares it by the real command; tests that change it copy it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "prepared"
+    with (folder.with_suffix(".lock")).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "bank" / "manifest.json").exists():
+            words = ["data=bank", "experiment=laptop", f"data_dir={folder}"]
+            command = [sys.executable, "-m", "data_prep.run", *words]
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return folder
 
 

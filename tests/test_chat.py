@@ -99,7 +99,7 @@ def test_a_prompt_is_what_transformers_renders(tmp_path, where):
         (model / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": others}))
     chat = load_tokenizer(str(model), None, chat=True).chat
     assert chat is not None and (chat.end_of_turn, chat.end_of_turn_id) == (END, END_ID)
-    prompt = render_prompt("What helps?", OPTIONS, chat.frame)
+    prompt = render_prompt("What helps?", OPTIONS, chat)
     theirs = AutoTokenizer.from_pretrained(model)
     message = prompt.removeprefix(PREFIX).removesuffix(SUFFIX)
     messages = [{"role": "user", "content": message}]

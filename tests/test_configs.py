@@ -11,12 +11,12 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from recipes.engine_rules import find_broken_rules
-from recipes.fit import check_memory
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.launcher import build_argv
 from recipes.model import Shape, read_shape
-from reward_server.shaping import RewardOptions
+from recipes.plan import check_memory
+from recipes.rules import find_broken_rules
+from reward_server.scoring import RewardOptions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 # What the engine says of a setting that is meant: in async mode only DeepSpeed's models share GPUs.
@@ -67,11 +67,7 @@ SENSELESS = {
     },
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]
-QUICK = (
-    "cpu",
-    "1x80gb",
-    "8x80gb",
-)  # the other presets' pairs take a quarter of a minute: marker slow
+QUICK = ("cpu", "8x80gb")  # the other presets' pairs take half a minute: marker slow
 MARKED = [
     pytest.param(*pair, marks=() if pair[1] in QUICK else pytest.mark.slow) for pair in SENSIBLE
 ]
@@ -126,6 +122,8 @@ def test_there_is_something_to_compose():
         "4x8x40gb",
     } == set(HARDWARE)
     assert len(SENSIBLE) > 40 and set(SENSELESS) <= set(PAIRS)
+    quick = {experiment for experiment, hardware in SENSIBLE if hardware in QUICK}
+    assert quick == set(EXPERIMENTS)  # each experiment is tried, on some hardware, every time
 
 
 @pytest.mark.parametrize(("experiment", "hardware"), MARKED)
@@ -141,15 +139,24 @@ def test_a_sensible_pair_fits_and_the_engines_validation_takes_it(
     assert read["logger.wandb.run_name"] == cfg.name
     assert find_broken_rules(cfg, method) == []
     if cfg.hardware.cuda:
-        assert check_memory(cfg, method, read_shape(cfg)) == ([], [])
+        assert check_memory(cfg, read_shape(cfg)) == ([], [])
+
+
+FIRST = {reason: pair for pair, reason in reversed(SENSELESS.items()) if pair[1] != "cpu"}
+"""A pair of each reason, which is quick."""
 
 
 @pytest.mark.parametrize(
-    ("experiment", "hardware"), [pair for pair in SENSELESS if pair[1] != "cpu"]
+    ("experiment", "hardware"),
+    [
+        pytest.param(*pair, marks=() if pair == FIRST[reason] else pytest.mark.slow)
+        for pair, reason in SENSELESS.items()
+        if pair[1] != "cpu"
+    ],
 )
 def test_a_senseless_pair_is_refused_for_its_reason(compose_pair, experiment, hardware):
     cfg, method = compose_pair(experiment, hardware)
-    refused, doubtful = check_memory(cfg, method, read_shape(cfg))
+    refused, doubtful = check_memory(cfg, read_shape(cfg))
     problems = [*find_broken_rules(cfg, method), *refused, *doubtful]
     assert problems and any(SENSELESS[experiment, hardware] in problem for problem in problems)
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -153,6 +154,7 @@ def test_each_override_that_a_file_names_composes(path):
     assert not refused, f"{path.name} names {refused}"
 
 
+@functools.cache  # many files name the same ones
 def is_taken(word: str) -> bool:
     key, _, value = word.partition("=")
     if is_group(key):

@@ -14,8 +14,7 @@ from data_prep.errors import UserError
 from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics.analysis import Analysis, analyse, bootstrap_phases, measure_evals
 from eval.dynamics.features import UNKNOWN, extract_features, find_terms, join_parts, label_pieces
-from eval.dynamics.page import draw_evenly, render_page
-from eval.dynamics.report import list_runs
+from eval.dynamics.report import draw_evenly, list_runs, render_page
 from eval.dynamics.run_files import read_run
 from reward_server.scoring import Settings, parse_label, score_response
 from reward_server.signals import measure_repetition
@@ -146,8 +145,8 @@ def test_rollouts_are_drawn_evenly_over_steps_and_by_whole_questions():
 
 
 def make_page(folder: Path, shown: int = 20000) -> tuple[Analysis, str]:
-    analysis = analyse(read_run(folder))
-    return analysis, render_page([analysis], ["run"], "made", shown, None)
+    analysis = analyse(read_run(folder), "run", "run")
+    return analysis, render_page([analysis], "made", shown, overlay=False)
 
 
 @pytest.fixture

@@ -63,15 +63,17 @@ def pure_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(yaml, "SafeLoader", yaml.loader.SafeLoader)
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    # the figure takes half a second: the first of each test is really drawn
-    draw = functools.lru_cache(1)(lambda: draw_figure(*first))
-    first: list = []
+DRAWN: dict[str, bytes] = {}
+"""The figure takes half a second: the first of each test function is really drawn."""
 
-    def draw_first(*args: object) -> bytes:
-        first.extend(args[: 2 - len(first)])
-        return draw()
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    def draw_first(analyses: list) -> bytes:
+        name = request.function.__name__
+        if name not in DRAWN:
+            DRAWN[name] = draw_figure(analyses)
+        return DRAWN[name]
 
     monkeypatch.setattr(report, "draw_figure", draw_first)
     write_run(tmp_path / "run", *simulate_rollouts([1] * 3 + [3] * 3, per_step=6, seed=1))

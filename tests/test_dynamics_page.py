@@ -8,7 +8,7 @@ import pytest
 
 from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics.analysis import analyse
-from eval.dynamics.page import render_page
+from eval.dynamics.report import render_page
 from eval.dynamics.run_files import read_run
 from reward_server.signals import SIGNALS, Signal
 from tests import browser
@@ -33,8 +33,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("reward_server.signals.SIGNALS", (*SIGNALS, signal))
             patch.setattr("eval.dynamics.figures.SIGNALS", (*SIGNALS, signal))
-            analyses = [analyse(read_run(folder / name)) for name in names]
-            text = render_page(analyses[:count], names[:count], "made", shown, "paper")
+            analyses = [analyse(read_run(folder / name), name, name) for name in names]
+            text = render_page(analyses[:count], "made", shown, overlay=True)
         (folder / f"{page}.html").write_text(text)
     return {page: folder / f"{page}.html" for page in ("one", "two", "few")}
 

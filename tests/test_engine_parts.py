@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from recipes import process
-from recipes.process import PartsWatch
+from recipes.process import EngineWatch
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def find_family(parts):
 @pytest.mark.parametrize(
     ("killed", "said"), [(0, "ray::RolloutRayActor"), (1, "VLLM::EngineCore"), (2, None)]
 )
-def test_a_part_that_is_gone_is_named_after_a_while(parts, monkeypatch, killed, said):
-    watch = PartsWatch()
+def test_a_part_that_is_gone_is_named_after_a_while(parts, tmp_path, monkeypatch, killed, said):
+    watch = EngineWatch(None, tmp_path)
     family = find_family(parts)
-    assert watch.look(family) is None
+    assert watch.find_dead(family) is None
     parts[killed].kill()
     time.sleep(0.1)  # a zombie as yet, which counts as gone
-    assert watch.look(family) is None
+    assert watch.find_dead(family) is None
     monkeypatch.setattr(process, "PATIENCE", 0.05)
     time.sleep(0.1)
-    found = watch.look(family)
+    found = watch.find_dead(family)
     assert found == (f"{said} (process {parts[killed].pid})" if said else None)
 
 
-def test_parts_that_live_are_left_alone(parts, monkeypatch):
+def test_parts_that_live_are_left_alone(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "PATIENCE", 0.0)
-    watch = PartsWatch()
-    assert [watch.look(find_family(parts)) for _ in range(3)] == [None] * 3
+    watch = EngineWatch(None, tmp_path)
+    assert [watch.find_dead(find_family(parts)) for _ in range(3)] == [None] * 3

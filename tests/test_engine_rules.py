@@ -10,8 +10,8 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from recipes.engine_rules import count_gpus, find_broken_rules
 from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.rules import count_gpus, find_broken_rules
 
 GROUP = "openrlhf.algo.advantage.estimator="
 
@@ -54,7 +54,7 @@ def run_engine_validation(cfg) -> None:
         ),
         (
             ["openrlhf.rollout.batch_size=8", "openrlhf.rollout.micro_batch_size=8"],
-            "samples a rollout are not a multiple",
+            "rollout.batch_size × n_samples_per_prompt = 32 is not a multiple",
             "number of sample batches must be greater",
         ),
     ],

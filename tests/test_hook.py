@@ -17,12 +17,13 @@ import yaml
 
 from data_prep.errors import UserError
 from reward_server.scoring import (
+    RewardOptions,
     Settings,
     parse_label,
     read_settings,
     score_response,
+    shape_reward,
 )
-from reward_server.shaping import RewardOptions, shape_reward
 from reward_server.signals import SIGNALS
 from reward_server.verifier import verify
 

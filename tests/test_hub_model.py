@@ -160,6 +160,12 @@ def test_preparation_finds_the_chat_template_of_a_hub_model(hub, root, tmp_path)
     models = [f"lab/{name}@{PINNED}" for name in ("instruct", "newer", "base")]
     found = fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD)
     assert found[:2] == [END, END] and "model.path=lab/base has no chat template" in found[2]
+
+
+@pytest.mark.slow
+def test_preparation_finds_a_cached_chat_template_without_the_hub(hub, root, tmp_path):
+    models = [f"lab/{name}@{PINNED}" for name in ("instruct", "newer", "base")]
+    found = fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD)
     hub.shutdown()
     hub.server_close()  # that a commit has no chat_template.jinja is known from the cache
     assert fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD) == found

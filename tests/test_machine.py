@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from recipes import machine, process, run_folder
 from recipes.engine.ppo import check_cluster, choose_forwarded
 from recipes.machine import Gpu, choose_hardware, complete_words, find_gpus, list_presets
-from recipes.values import check_secrets
+from recipes.rules import check_secrets
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from data_prep.options_view import NONE, apply_views, view_question
+from data_prep.options import NONE, apply_views, view_question
 from data_prep.prepare import check_settings
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question
@@ -70,6 +70,21 @@ def test_without_a_stem_the_options_stay() -> None:
     rows = [make(["x1", "x2"], stem="A long story.")]
     assert apply_views(rows, data) == []
     assert rows[0].options == ["x1", "x2"] and "story" not in rows[0].question
+
+
+def test_rotated_through_all_positions_a_question_has_its_gold_option_at_each_once() -> None:
+    fixed = make(["x1", "x2", "A and B"])
+    rows = [make(["x1", "x2", "x3", "x4"]), fixed]
+    data = OmegaConf.create(
+        {"options": {"none_of_the_above": None, "rotate": "all"}, "stem": "keep"}
+    )
+    assert apply_views(rows, data) == [fixed.id]
+    turned, left = rows[:4], rows[4]
+    assert sorted(row.answer for row in turned) == list("ABCD")
+    assert {row.gold for row in turned} == {"x2"}
+    assert [row.id for row in turned] == [f"x/test/1/{turn}" for turn in range(4)]
+    assert {row.meta["rotation_of"] for row in turned} == {"x/test/1"}
+    assert left.options == fixed.options and left.answer == fixed.answer
 
 
 def test_settings_that_are_no_view_are_all_reported(compose_config) -> None:

@@ -124,10 +124,10 @@ def test_policy_drops_copies_flags_halves_and_leaves_the_rest() -> None:
         make_row("e/test/1", number_words(900, 1000)),
     ]
     drop, flagged, seen = contaminate(train, evaluation)
-    assert drop == {"t/train/0": ("e/test/0", 1.0)}
-    assert flagged == {"t/train/1": ("e/test/0", 0.6)}
+    assert drop == {"t/train/0": {"evaluation_id": "e/test/0", "share": 1.0}}
+    assert flagged == {"t/train/1": {"evaluation_id": "e/test/0", "share": 0.6}}
     # the row that stays in training is the one that matters to whoever reports a clean subset
-    assert seen == {"e/test/0": ("t/train/1", 0.6)}
+    assert seen == {"e/test/0": {"train_id": "t/train/1", "share": 0.6, "train_row_dropped": False}}
 
 
 def test_an_exact_copy_with_other_distractors_is_found_even_where_8_grams_do_not_show_it() -> None:
@@ -135,7 +135,8 @@ def test_an_exact_copy_with_other_distractors_is_found_even_where_8_grams_do_not
     evaluation = [
         make_row("e/test/0", "drug of choice for gout", ("q", "colchicine", *"stuvwxyz"), "B")
     ]
-    assert contaminate(train, evaluation)[0] == {"t/train/0": ("e/test/0", 1.0)}
+    copy = {"evaluation_id": "e/test/0", "share": 1.0}
+    assert contaminate(train, evaluation)[0] == {"t/train/0": copy}
 
 
 def test_near_copies_name_the_earlier_row() -> None:
@@ -143,7 +144,8 @@ def test_near_copies_name_the_earlier_row() -> None:
         make_row(f"t/train/{n}", number_words(start, start + 60))
         for n, start in enumerate((0, 300, 3))
     ]
-    assert find_near_copies(rows, 0.5) == {"t/train/2": ("t/train/0", 0.943)}
+    copy = {"earlier_id": "t/train/0", "share": 0.943}
+    assert find_near_copies(rows, 0.5) == {"t/train/2": copy}
 
 
 def test_clusters_need_stem_and_gold() -> None:
@@ -182,6 +184,7 @@ def read_rows(path: Path) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 def test_medqa_rows_that_overlap_with_its_training_file() -> None:
     keep_all = OmegaConf.create({"drop": None, "flag": 0.5})
     train = read_rows(SHARED / "medqa/train.jsonl")
@@ -189,10 +192,9 @@ def test_medqa_rows_that_overlap_with_its_training_file() -> None:
         rows = read_rows(SHARED / f"medqa/{split}.jsonl")
         _, _, seen = find_contamination(train, rows, keep_all)
         assert len(seen) == half
-        assert sum(share >= 0.8 for _, share in seen.values()) == most
-        assert split == "dev" or not any(share == 1 for _, share in seen.values()), (
-            "no test row is an exact copy"
-        )
+        shares = [copy["share"] for copy in seen.values()]
+        assert sum(share >= 0.8 for share in shares) == most
+        assert split == "dev" or 1 not in shares, "no test row is an exact copy"
 
 
 def test_mmlu_pro_health_has_686_different_questions() -> None:

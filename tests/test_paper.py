@@ -185,6 +185,7 @@ def test_the_papers_rows_have_six_options_and_none_is_lost(
     assert manifest["views"]["left_as_they_are"] == {"dev": [], "test": []}
 
 
+@pytest.mark.slow
 def test_the_partial_train_file_is_said_to_be_partial(prepare_paper) -> None:
     manifest = prepare_paper("tests/tokenizer")
     assert any("train: a partial file, 5,074 of 10,178" in line for line in manifest["remarks"])

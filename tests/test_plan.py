@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from data_prep.errors import UserError
-from recipes import fit, plan
+from recipes import plan
 from recipes.model import Shape, find_folder, read_shape
 from recipes.preflight import check_memory, check_model, gather_facts
 
@@ -23,6 +23,11 @@ def compose_one(compose_config):
         return cfg, read_shape(cfg)
 
     return compose
+
+
+def sum_phases(cfg, shape) -> dict[str, float]:
+    """Bytes on a GPU of each phase."""
+    return {phase: sum(parts.values()) for phase, parts in plan.plan_phases(cfg, shape)[0].items()}
 
 
 @pytest.mark.parametrize(
@@ -55,18 +60,18 @@ def test_lora_weights_are_pefts_own_count(root):
 
 def test_adam_takes_twelve_bytes_a_weight_and_zero_shares_them(compose_one):
     cfg, shape = compose_one("paper", "8x80gb")
-    one = fit.plan_model(shape, cfg.openrlhf, 1, trained=True)
-    eight = fit.plan_model(shape, cfg.openrlhf, 8, trained=True)
-    assert one.states == 12 * shape.parameters == 8 * eight.states
-    assert one.weights == eight.weights == 2 * shape.parameters
+    one, _ = plan.plan_model(shape, cfg.openrlhf, 1)
+    eight, _ = plan.plan_model(shape, cfg.openrlhf, 8)
+    assert one["optimizer"] == 12 * shape.parameters == 8 * eight["optimizer"]
+    assert one["weights"] == eight["weights"] == 2 * shape.parameters
     cfg.openrlhf.ds.zero_stage = 3
-    assert fit.plan_model(shape, cfg.openrlhf, 8, trained=True).weights == one.weights / 8
+    assert plan.plan_model(shape, cfg.openrlhf, 8)[0]["weights"] == one["weights"] / 8
 
 
 def test_the_logged_entropy_takes_eight_bytes_a_logit_in_training_alone(compose_one):
     """openrlhf/models/utils.py:216 keeps a softmax and its product, both fp32, until the step ends."""
     with_it, without = (
-        {need.phase: need.bytes for need in fit.plan_ppo(*compose_one("tuned", "8x80gb", word))[0]}
+        sum_phases(*compose_one("tuned", "8x80gb", word))
         for word in ("hardware.entropy_coef=0", "hardware.entropy_coef=null")
     )
     _, shape = compose_one("tuned", "8x80gb")
@@ -79,15 +84,15 @@ def test_more_gpus_never_need_more_each(compose_one, experiment):
     sizes = []
     for hardware in ("2x80gb", "4x80gb", "8x80gb", "2x8x80gb"):
         # a setting of its own on 2 GPUs, where it does not fit
-        needs, _ = fit.plan_ppo(*compose_one(experiment, hardware, "hardware.entropy_coef=0"))
-        assert tuple(need.phase for need in needs) == (
+        needs = sum_phases(*compose_one(experiment, hardware, "hardware.entropy_coef=0"))
+        assert tuple(needs) == (
             "load",
             "rollout",
             "experience",
             "training",
             "sync",
         )
-        sizes.append([need.bytes for need in needs])
+        sizes.append(list(needs.values()))
     assert all(
         later <= before for pair in pairwise(sizes) for before, later in zip(*pair, strict=True)
     )
@@ -108,29 +113,24 @@ def test_what_cannot_fit_is_refused_and_the_first_key_named_helps(
     compose_one, experiment, hardware, overrides
 ):
     cfg, shape = compose_one(experiment, hardware, *overrides)
-    refused, doubtful = fit.check_memory(cfg, "ppo", shape)
+    refused, doubtful = plan.check_memory(cfg, shape)
     problems = refused + doubtful
     assert problems
-    before = {need.phase: need.bytes for need in fit.plan_ppo(cfg, shape)[0]}
+    before = sum_phases(cfg, shape)
     for problem in problems:
         advice = problem.split(": ", 1)[1].split(" or ")[0]
         advice = advice.replace(
             "a lower openrlhf.vllm.gpu_memory_utilization",
             "openrlhf.vllm.gpu_memory_utilization=0.3",
         )
-        after = {
-            need.phase: need.bytes
-            for need in fit.plan_ppo(*compose_one(experiment, hardware, *overrides, advice))[0]
-        }
+        after = sum_phases(*compose_one(experiment, hardware, *overrides, advice))
         phase = problem.split()[0]
         assert after[phase] < before[phase], problem
 
 
 def test_a_kv_cache_that_holds_no_sample_is_refused(compose_one):
     cfg, shape = compose_one("7B", "8x80gb", "openrlhf.vllm.gpu_memory_utilization=0.2")
-    assert any(
-        "raise hardware.vllm_memory" in line for line in fit.check_memory(cfg, "ppo", shape)[0]
-    )
+    assert any("raise hardware.vllm_memory" in line for line in plan.check_memory(cfg, shape)[0])
 
 
 def test_a_large_model_without_a_gpu_is_refused_with_the_reason(compose_one):
@@ -153,7 +153,7 @@ def test_a_hub_model_is_taken_from_its_pinned_snapshot(compose_one, tmp_path, mo
 
 
 def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(compose_one):
-    machine = plan.Machine()
+    machine = plan.build_machine()
     steps = [
         plan.estimate_step(*compose_one("paper", hardware), machine)
         for hardware in ("2x80gb", "4x80gb", "8x80gb")
@@ -163,7 +163,7 @@ def test_a_step_is_faster_on_more_gpus_and_the_controller_does_not_scale(compose
 
 
 def test_longer_responses_take_longer_and_prompts_never_less(compose_one):
-    machine = plan.Machine()
+    machine = plan.build_machine()
     short = plan.estimate_step(*compose_one("paper", "8x80gb"), machine)
     long = plan.estimate_step(*compose_one("paper", "8x80gb", "plan.response_tokens=900"), machine)
     assert all(long[phase] >= short[phase] for phase in short)
@@ -207,7 +207,7 @@ def test_public_runs_took_what_the_range_says(
     compose_one, experiment, hardware, overrides, machine, reported
 ):
     cfg, shape = compose_one(experiment, hardware, *overrides)
-    step = plan.estimate_step(cfg, shape, plan.Machine()._replace(**machine))["step"]
+    step = plan.estimate_step(cfg, shape, plan.build_machine(**machine))["step"]
     low, high = (factor * step for factor in plan.RANGE)
     assert low <= reported[0] and reported[1] <= high, step
 
@@ -227,11 +227,11 @@ def test_offloaded_sft_and_a_sync_of_8b_took_what_the_range_says(compose_config,
         "plan.prompt_tokens=400",
     )
     shape = read_shape(cfg)
-    machine = plan.Machine()._replace(flops=312e12, memory=2.0e12, host=20e9)
+    machine = plan.build_machine(flops=312e12, memory=2.0e12, host=20e9)
     step = plan.estimate_update(cfg, shape, 8 * 400, 1, machine)
     assert plan.RANGE[0] * step <= 2.38 and plan.RANGE[1] * step >= 3.08, step
     cfg, shape = compose_one("7B", "2x8x80gb")
-    sync = plan.estimate_sync(cfg, shape, plan.Machine())
+    sync = plan.estimate_step(cfg, shape, plan.build_machine())["sync"]
     assert plan.RANGE[0] * sync <= 15 <= plan.RANGE[1] * sync, sync
 
 
@@ -239,8 +239,8 @@ def test_an_offloaded_optimizer_takes_its_pinned_buffers_of_host_memory(compose_
     """Flat buffers of 3.09e9 weights are rounded up to powers of two: 16, 16 and 8 GiB, then 12 B a weight."""
     _, shape = compose_one("paper", "1x80gb")
     count = shape.parameters
-    assert fit.plan_offload(count) == (16 + 16 + 8) * fit.GIB + count * (8 / 3 + 8)
-    assert 65 < fit.plan_offload(count) / fit.GIB < 80
+    assert plan.plan_offload(count) == (16 + 16 + 8) * plan.GIB + count * (8 / 3 + 8)
+    assert 65 < plan.plan_offload(count) / plan.GIB < 80
 
 
 def test_an_evaluation_waits_once_for_each_batch(compose_one):
@@ -259,19 +259,19 @@ def test_an_evaluation_waits_once_for_each_batch(compose_one):
 def reversed_arguments(composed):
     """Arguments of estimate_run for a composed recipe."""
     cfg, shape = composed
-    return cfg, "ppo", shape, plan.Machine()
+    return cfg, shape, plan.build_machine()
 
 
 def test_saving_and_a_slow_adam_are_in_the_hours(compose_one):
     cfg, shape = compose_one("paper", "1x80gb")
-    run = plan.estimate_run(cfg, "ppo", shape, plan.Machine())
-    fast = plan.estimate_run(cfg, "ppo", shape, plan.Machine()._replace(disk=1e15))
-    saved = fit.plan_checkpoint(cfg, "ppo", shape)
+    run = plan.estimate_run(cfg, shape, plan.build_machine())
+    fast = plan.estimate_run(cfg, shape, plan.build_machine(disk=1e15))
+    saved = plan.plan_checkpoint(cfg.openrlhf, shape)
     assert run["run"] - fast["run"] > 10 * saved / 1.5e9
-    one_thread = plan.Machine()._replace(adam_threads=1)
+    one_thread = plan.build_machine(adam_threads=1)
     assert (
         plan.estimate_step(cfg, shape, one_thread)["training"]
-        > 1.1 * (plan.estimate_step(cfg, shape, plan.Machine())["training"])
+        > 1.1 * (plan.estimate_step(cfg, shape, plan.build_machine())["training"])
     )
 
 
@@ -279,7 +279,7 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
     path = tmp_path / "smoke.json"
     path.write_text('{"constants": {"tensor_call": 0.04}}')
     cfg, _ = compose_one("paper", "8x80gb", f"plan.measured={path}")
-    assert plan.read_machine(cfg) == plan.Machine()._replace(tensor_call=0.04)
+    assert plan.read_machine(cfg) == plan.build_machine(tensor_call=0.04)
     path.write_text('{"constants": {"no_such": 1}}')
     with pytest.raises(UserError, match="make smoke"):
         plan.read_machine(cfg)
@@ -287,13 +287,28 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
 
 def test_the_disk_counts_what_is_kept(compose_one):
     cfg, shape = compose_one("tuned", "8x80gb")
-    sizes = fit.plan_disk(cfg, "ppo", shape, {"train": 10178, "dev": 1272})
+    sizes = plan.plan_disk(cfg, shape, {"train": 10178, "eval": 1272})
     assert (
         sizes["to resume from"] == 14 * shape.parameters * 2 * 3
     )  # actor and critic; two regular ones and the best
     assert sizes["copies"] == 2 * shape.parameters * (
         10 + 2
     )  # ten passes; the best, and the one before while it is saved
+
+
+def test_the_file_that_is_evaluated_on_is_counted(compose_one, bank, tmp_path):
+    """Official numbers of MedQA's dev and test, the bank's prepared ones, and a user's own file."""
+    assert plan.count_rows(compose_one("tuned", "8x80gb")[0]) == {"train": 10178, "eval": 1272}
+    assert plan.count_rows(compose_one("paper", "8x80gb")[0]) == {"train": 10178, "eval": 1273}
+    words = ["laptop", "cpu", f"data_dir={bank}"]
+    assert plan.count_rows(compose_one(*words)[0]) == {"train": 2000, "eval": 200}
+    on_test = f"openrlhf.eval.dataset={bank}/bank/test.jsonl"
+    assert plan.count_rows(compose_one(*words, on_test)[0])["eval"] == 500
+    (tmp_path / "own.jsonl").write_text("{}\n" * 7)
+    own = f"openrlhf.eval.dataset={tmp_path}/own.jsonl"
+    assert plan.count_rows(compose_one(*words, own)[0])["eval"] == 7
+    unknown = "openrlhf.eval.dataset=data/medqa_5/none.jsonl"
+    assert plan.count_rows(compose_one("tuned", "8x80gb", unknown)[0])["eval"] == 200
 
 
 def test_make_plan_prints_every_phase(root):
@@ -320,4 +335,4 @@ def test_host_memory_is_what_deepspeed_allocates(root, shape):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     held = json.loads(done.stdout.splitlines()[-1])
     rounded = sum(2 ** (size - 1).bit_length() for size in held["pinned"])
-    assert fit.plan_offload(held["weights"]) == pytest.approx(rounded + held["states"], rel=0.1)
+    assert plan.plan_offload(held["weights"]) == pytest.approx(rounded + held["states"], rel=0.1)

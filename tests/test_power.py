@@ -15,7 +15,7 @@ from eval.power import (
 
 
 def test_power_finds_what_it_says() -> None:
-    n = find_questions(0.08, 0.3)
+    n = find_questions(lambda n: mcnemar_power(n, 0.08, 0.3))
     assert mcnemar_power(n, 0.08, 0.3) >= 0.8 > mcnemar_power(n - 30, 0.08, 0.3)
     least = find_difference(1273, 0.3)
     assert least is not None and mcnemar_power(1273, least, 0.3) == pytest.approx(0.8, abs=0.01)

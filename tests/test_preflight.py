@@ -15,7 +15,7 @@ from omegaconf import open_dict
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_jsonl
 from eval.tasks import make_plan
-from recipes import fit, run_folder
+from recipes import plan, run_folder
 from recipes.model import read_shape
 from recipes.preflight import estimate_disk, find_doubts, find_problems, gather_facts
 from requirements import install
@@ -91,7 +91,11 @@ FACTS = [
 ]
 
 
-@pytest.mark.parametrize("value", ["gone", None, "x", 7, ["x"], {}], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["gone", "x", *(pytest.param(odd, marks=pytest.mark.slow) for odd in (None, 7, ["x"], {}))],
+    ids=repr,
+)
 def test_a_manifest_with_a_broken_fact_is_lines_in_training_and_evaluation(
     laptop, compose_config, bank, tmp_path, value
 ):
@@ -386,7 +390,7 @@ def test_what_may_not_fit_is_a_warning_and_does_not_stop_a_run(compose_config, b
     """Activations and buffers rest on assumptions, so only weights and optimizer states refuse."""
     words = ("experiment=tuned", "hardware=8x80gb", "openrlhf.train.micro_batch_size=16")
     cfg = compose_config("rlvr", *words, "data=bank", f"data_dir={bank}")
-    assert list(fit.check_memory(cfg, "ppo", read_shape(cfg))[0]) == []
+    assert list(plan.check_memory(cfg, read_shape(cfg))[0]) == []
     doubts = find_doubts(cfg, "ppo")
     assert any("training needs" in doubt and "micro_batch_size=1" in doubt for doubt in doubts)
 

@@ -46,8 +46,8 @@ def write_records(folder: Path, splits: dict[str, list[object]]) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves the time to draw, but where the bytes of all files are compared."""
-    if "bytes" not in request.node.name and "files_hold" not in request.node.name:
+    """Saves the time to draw, but where the bytes of all files are compared between processes."""
+    if "bytes_anywhere" not in request.node.name and "files_hold" not in request.node.name:
         monkeypatch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
 
 
@@ -198,7 +198,7 @@ def test_a_failure_while_writing_leaves_the_former_folder_as_it_was(
     folder = Path(cfg.data_dir) / "medqa"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(
-        "data_prep.prepare.write_manifest",
+        "data_prep.prepare.write_json",
         lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")),
     )
     with pytest.raises(UserError, match="what was there before is untouched"):

@@ -14,6 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
+from data_prep import tokenizer
 from data_prep.errors import UserError
 from data_prep.options import shuffle_options
 from data_prep.prepare import prepare
@@ -30,6 +31,13 @@ TOKENIZER = ROOT / "tests/tokenizer"
 @pytest.fixture(autouse=True)
 def without_picture(monkeypatch):
     monkeypatch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
+
+
+@pytest.fixture
+def real_renderer(monkeypatch):
+    """Chat templates are rendered in a process with limits, as outside of the tests."""
+    real = tokenizer.render_template.__wrapped__
+    monkeypatch.setattr(tokenizer, "render_template", real)
 
 
 @pytest.fixture
@@ -250,7 +258,9 @@ def write_bomb(path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="zstd")
 
 
-@pytest.mark.parametrize("kind", ["10 MB", "40 MB", "parquet"])
+@pytest.mark.parametrize(
+    "kind", ["10 MB", pytest.param("40 MB", marks=pytest.mark.slow), "parquet"]
+)
 def test_huge_rows_are_dropped_by_name_in_bounded_memory(tmp_path, kind):
     if kind == "parquet":
         source = tmp_path / "q.parquet"
@@ -266,13 +276,14 @@ def test_huge_rows_are_dropped_by_name_in_bounded_memory(tmp_path, kind):
     assert len(read_train(tmp_path)) == 10
 
 
-def test_many_long_rows_are_measured_in_bounded_memory(tmp_path):
-    rows = [make_row(n, question=f"word{n} " * 100_000) for n in range(30)]
+@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
+def test_many_long_rows_are_measured_in_bounded_memory(tmp_path, count):
+    rows = [make_row(n, question=f"word{n} " * 100_000) for n in range(count)]
     write_rows(tmp_path / "mine/test.jsonl", rows)
     done = run_limited(tmp_path, tmp_path / "mine")
     assert done.returncode == 0, done.stderr
     rows = open_prepared(tmp_path / "data/custom").read_rows("test")
-    assert len(rows) == 30, "evaluation rows have no limit but that of a row"
+    assert len(rows) == count, "evaluation rows have no limit but that of a row"
 
 
 def test_a_long_cell_is_no_end_of_the_file(run, tmp_path):
@@ -319,13 +330,14 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
     [
         (LOOP, "no end after 3 s"),
         ("{{ 'x' * 10 ** 11 }}", "MemoryError"),
-        ("{{ 1 // 0 }}", "ZeroDivisionError"),
-        ("{{ messages[0].content.x.y }}", "UndefinedError"),
+        pytest.param("{{ 1 // 0 }}", "ZeroDivisionError", marks=pytest.mark.slow),
+        pytest.param("{{ messages[0].content.x.y }}", "UndefinedError", marks=pytest.mark.slow),
         ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-        ("{% include 'other' %}", "cannot be rendered"),
+        pytest.param("{% include 'other' %}", "cannot be rendered", marks=pytest.mark.slow),
         (TEMPLATE + "{{ none + 1 }}", "TypeError"),
     ],
 )
+@pytest.mark.usefixtures("real_renderer")
 def test_a_template_that_fails_or_never_ends_is_one_line(
     run, tmp_path, monkeypatch, template, told
 ):
@@ -337,6 +349,7 @@ def test_a_template_that_fails_or_never_ends_is_one_line(
     assert len(error.value.problems) == 1
 
 
+@pytest.mark.usefixtures("real_renderer")
 def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
     model = write_model(tmp_path / "model")
     config = json.loads((model / "tokenizer_config.json").read_text())
@@ -351,10 +364,13 @@ def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
 # --- interruption and damage ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_what_an_interrupted_preparation_leaves_goes_with_the_next(run, tmp_path, number):
-    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(20_000)])
-    run(write_rows(tmp_path / "few.jsonl", [make_row(n) for n in range(9)]))
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(6_000)])
+    few = write_rows(tmp_path / "few.jsonl", [make_row(n) for n in range(9)])
+    run(few)
     folder = tmp_path / "data/custom"
     before = (folder / "manifest.json").read_bytes()
     command = [sys.executable, "-m", "data_prep.run", "data=custom", f"data.source={source}"]
@@ -368,7 +384,7 @@ def test_what_an_interrupted_preparation_leaves_goes_with_the_next(run, tmp_path
     _, errors = process.communicate()
     assert process.returncode and "Traceback" not in errors
     assert (folder / "manifest.json").read_bytes() == before
-    run(source, "data.accept=true")
+    run(few)
     assert [path.name for path in folder.parent.iterdir()] == ["custom"]
 
 

@@ -414,6 +414,19 @@ def test_strict_cot_reads_up_to_the_cut() -> None:
     assert judge("C. Metformin\n\nQuestion: x\nAnswer: A", "C", DRUGS, "direct").choice == "C"
 
 
+@pytest.mark.parametrize("letter", "ABCD")
+def test_direct_answers_in_the_form_that_names_the_option_are_read(letter):
+    option = DRUGS["ABCD".index(letter)]
+    for mode in ("direct", "direct@2"):
+        found = judge(f" So {option} {letter}.\n", "A", DRUGS, mode)
+        assert found == (True, "stated", letter, letter, None)
+    # another option's letter, another text, more text, another mode: none of it is the target
+    other = "ABCD"[("ABCD".index(letter) + 1) % 4]
+    for text in (f"So {option} {other}.", f"So {option}x {letter}.", f"So {option} {letter}. Or"):
+        assert judge(text, "A", DRUGS, "direct").choice is None, text
+    assert judge(f"So {option} {letter}.", "A", DRUGS, "think").choice is None
+
+
 @pytest.mark.parametrize("mode", ["think", "direct", "cot", "cot@5"])
 def test_a_stop_string_changes_no_reading(mode: str) -> None:
     own = {"think": "<think>f</think><answer>C", "direct": "C"}.get(mode, "So.\nAnswer: C")

@@ -35,6 +35,7 @@ from reward_server.signals import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "Which?\nAssistant:\n"
+JSON = {"Content-Type": "application/json"}
 RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
 
 
@@ -73,7 +74,7 @@ def post(body, token="", path="/get_reward", **options):
 
     async def conversation(session, url):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with session.post(url + path, data=data, **options) as response:
+        async with session.post(url + path, data=data, **{"headers": JSON, **options}) as response:
             return response.status, await response.json(), response.reason
 
     return talk(conversation, token)
@@ -172,6 +173,35 @@ def test_a_compressed_body_is_refused_before_it_is_read(path, body):
     assert time.process_time() - start < 0.5
 
 
+@pytest.mark.parametrize("path", ["/get_reward", "/healthz", "/metrics", "/other"])
+def test_a_web_page_in_the_users_browser_is_refused(path):
+    """A page may send a request to 127.0.0.1; the browser then adds where the page comes from."""
+    for origin in ("https://example.org", "null", ""):
+        headers = JSON | {"Origin": origin}
+        method = "POST" if path == "/get_reward" else "GET"
+
+        async def conversation(session, url, method=method, headers=headers):
+            body = json.dumps(make_request(RIGHT)).encode() if method == "POST" else None
+            async with session.request(method, url + path, data=body, headers=headers) as response:
+                return response.status, await response.json()
+
+        status, reply = talk(conversation)
+        assert status == 403 and "Origin" in reply["error"]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_of_another_content_type_is_refused(kind):
+    """The types that a web page may send to another site without asking it first."""
+    headers = {"Content-Type": kind} if kind else {}
+    status, reply, phrase = post(make_request(RIGHT), headers=headers)
+    assert status == 415
+    assert "send application/json" in reply["error"] and "send application/json" in phrase
+    assert (
+        post(make_request(RIGHT), headers={"Content-Type": "application/json; charset=utf-8"})[0]
+        == 200
+    )
+
+
 def test_others_are_answered_while_a_large_batch_is_judged():
     request = make_request(*["Measles is one thought. " * 150 + RIGHT] * 300)
 
@@ -216,7 +246,7 @@ ODD_TOKEN = "+a&b#c%41 d/=?\"'é发😀"
     ],
 )
 def test_tokens_travel_in_the_header_only(path, header, status):
-    headers = {"Authorization": header} if header else {}
+    headers = JSON | ({"Authorization": header} if header else {})
     method = "POST" if path.startswith("/get_reward") else "GET"
 
     async def conversation(session, url):
@@ -305,7 +335,7 @@ def test_our_client_refuses_other_replies(reply):
 def test_metrics_count():
     async def conversation(session, url):
         await session.post(url + "/get_reward", json=make_request(RIGHT, "C"))
-        await session.post(url + "/get_reward", data=b"{")
+        await session.post(url + "/get_reward", data=b"{", headers=JSON)
         return await (await session.get(url + "/metrics")).text()
 
     lines = talk(conversation).splitlines()
@@ -344,7 +374,7 @@ def test_malformed_bodies():
     async def conversation(session, url):
         statuses = []
         for body in make_malformed_bodies(seed=0, count=200):
-            async with session.post(url + "/get_reward", data=body) as response:
+            async with session.post(url + "/get_reward", data=body, headers=JSON) as response:
                 statuses.append(response.status)
                 assert response.status == 200 or (await response.json())["error"], body
         return statuses
@@ -426,9 +456,8 @@ def test_the_process_starts_and_stops():
     port = find_port()
     process = start_server(port=port, MEDRLVR_REWARD='{"mode": "strict"}')
     body = json.dumps(make_request("First. " + RIGHT)).encode()
-    reply = json.load(
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/get_reward", data=body, timeout=5)
-    )
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/get_reward", body, JSON)
+    reply = json.load(urllib.request.urlopen(request, timeout=5))
     assert reply["rewards"] == [-1.0]
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=10)
@@ -441,7 +470,8 @@ def test_a_half_sent_body_gets_a_reply_when_the_server_stops():
     port = find_port()
     process = start_server(port=port)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        connection.sendall(b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        head = b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(head + b"Content-Length: 99\r\n\r\n{")
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
         head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")

@@ -29,6 +29,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+JSON = {"Content-Type": "application/json"}
 HOOK = ROOT / "reward_server" / "openrlhf_hook.py"
 PROMPT = "Use <think> </think> and <answer> </answer> tags.\nUser: Which? é 发\nAssistant:\n"
 RIGHT = "<think>Fever and a rash.</think><answer>C</answer><|endoftext|>"
@@ -274,7 +275,8 @@ def test_ten_thousand_malformed_bodies(servers):
             async def send():
                 for body in bodies:
                     extra = draw.choice(headers) if draw.random() < 0.1 else {}
-                    async with session.post(servers[0], data=body, headers=extra) as response:
+                    sent = JSON | extra
+                    async with session.post(servers[0], data=body, headers=sent) as response:
                         statuses[response.status] += 1
                         text = await response.text()
                         assert response.status == 200 or text, body
@@ -290,7 +292,8 @@ def test_ten_thousand_malformed_bodies(servers):
     body = json.dumps(
         {"query": [PROMPT + RIGHT], "prompts": [PROMPT], "labels": [make_samples_label()]}
     ).encode()
-    assert json.load(urllib.request.urlopen(servers[0], data=body))["rewards"] == [1.0]
+    request = urllib.request.Request(servers[0], body, JSON)
+    assert json.load(urllib.request.urlopen(request))["rewards"] == [1.0]
 
 
 def make_samples_label():
@@ -370,7 +373,8 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
         server = TestServer(module.RewardServer(read_settings({})).build_app())
         await server.start_server()
         reader, writer = await asyncio.open_connection(server.host, server.port)
-        writer.write(b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        writer.write(b"POST /get_reward HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        writer.write(b"Content-Length: 100\r\n\r\n{")
         line = await asyncio.wait_for(reader.readline(), 5)
         writer.close()
         await server.close()

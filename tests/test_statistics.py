@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from eval.power import mcnemar_power
 from eval.statistics import (
     accuracy_interval,
     bootstrap_clusters,
+    bootstrap_seeds,
     compare_paired,
     correct_holm,
     flip_signs,
@@ -72,7 +73,7 @@ def measure_coverage(draws: int, alike: float, questions: int = 150, cluster: bo
     return covered / draws
 
 
-@pytest.mark.parametrize("alike", [0.0, 0.9])
+@pytest.mark.parametrize("alike", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_cluster_bootstrap_covers(alike: float) -> None:
     assert 0.89 < measure_coverage(150, alike) <= 0.99
 
@@ -87,6 +88,69 @@ def test_bootstrap_of_rows_would_not_cover_repeated_questions() -> None:
 def test_cluster_bootstrap_covers_at_its_nominal_rate(alike: float) -> None:
     coverage = measure_coverage(2000, alike)
     assert coverage == pytest.approx(0.95, abs=0.0146)  # three standard errors of 2,000 draws
+
+
+def draw_seeds(
+    rng: np.random.Generator, spread: float, paired: bool, seeds: int = 5, questions: int = 200
+) -> tuple[np.ndarray, float]:
+    """Right and wrong answers [seeds, questions], or differences of two recipes, and the true mean.
+
+    An answer is right where ability + seed + question + noise > 0: seeds of one recipe differ by `spread`.
+    """
+    easy = rng.normal(0, 1, questions)
+
+    def answer(ability: float) -> tuple[np.ndarray, float]:
+        by_seed = rng.normal(0, spread, (seeds, 1))
+        right = ability + by_seed + easy + rng.normal(0, 1, (seeds, questions)) > 0
+        return right.astype(float), float(norm.cdf(ability / np.sqrt(2 + spread**2)))
+
+    table, truth = answer(0.4)
+    if not paired:
+        return table, truth
+    other, less = answer(0.1)
+    return table - other, truth - less
+
+
+def measure_seeds(draws: int, spread: float, paired: bool, resample: bool = False) -> float:
+    """Coverage of the two-level interval; resample: seeds resampled like questions instead."""
+    rng = np.random.default_rng(13)
+    covered = 0
+    for draw in range(draws):
+        table, truth = draw_seeds(rng, spread, paired)
+        low, high, _ = bootstrap_seeds(table, np.arange(table.shape[1]), 999, draw)
+        if resample:
+            means = table.mean(axis=1)
+            low, high = np.quantile(
+                means[rng.integers(5, size=(999, 5))].mean(axis=1), [0.025, 0.975]
+            )
+        covered += low <= truth <= high
+    return covered / draws
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_two_level_bootstrap_covers(paired: bool) -> None:
+    assert 0.90 < measure_seeds(300, 0.1, paired) <= 0.99
+
+
+def test_five_seeds_resampled_would_not_cover() -> None:
+    """The reason for Student's t at the level of seeds, where it is seeds that vary."""
+    assert measure_seeds(150, 0.5, True, resample=True) < 0.90 < measure_seeds(150, 0.5, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.1, 0.5])
+def test_two_level_bootstrap_covers_at_its_nominal_rate(spread: float, paired: bool) -> None:
+    assert measure_seeds(2000, spread, paired) == pytest.approx(0.95, abs=0.02)
+
+
+def test_two_level_bootstrap_of_one_seed_is_over_questions_alone() -> None:
+    rng = np.random.default_rng(3)
+    values, clusters, _ = draw_clusters(rng, 150, 0.5)
+    one = bootstrap_seeds(values, clusters)
+    assert one[:2] == pytest.approx(bootstrap_clusters(values, clusters)[:2], abs=0.01)
+    # the same seed five times says no more about questions
+    assert bootstrap_seeds([values] * 5, clusters)[:2] == pytest.approx(one[:2], abs=1e-9)
 
 
 def measure_paired(
@@ -117,9 +181,9 @@ def measure_paired(
 
 
 def test_paired_comparison_short() -> None:
-    level, coverage = measure_paired(400, 0.0, every=10)
+    level, coverage = measure_paired(400, 0.0, every=20)
     assert level < 0.08 and coverage >= 0.85
-    power, coverage = measure_paired(400, 0.08, every=10)
+    power, coverage = measure_paired(400, 0.08, every=20)
     assert power == pytest.approx(mcnemar_power(818, 0.08, 0.3), abs=0.05) and coverage >= 0.85
 
 
@@ -209,6 +273,7 @@ def test_non_inferiority() -> None:
         judge_non_inferiority(-0.1, 0.1, 0)
 
 
+@pytest.mark.slow
 def test_non_inferiority_errs_at_most_as_often_as_it_says() -> None:
     """With a true difference of exactly minus the margin, `shown` must come in about 2.5 % of draws."""
     rng = np.random.default_rng(5)

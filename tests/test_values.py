@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_prep.command import explain_overrides
-from recipes import values
+from recipes import rules
 from recipes.preflight import find_problems
-from recipes.values import find_wrong_settings
+from recipes.rules import find_wrong_settings
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written(wrong, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     (line,) = wrong("rlvr", f"run_dir={tmp_path}/file/run")
     assert "cannot be written" in line
-    monkeypatch.setattr(values.os, "access", lambda *_: False)
+    monkeypatch.setattr(rules.os, "access", lambda *_: False)
     (line,) = wrong("sft")
     assert "cannot be written; set run_dir=FOLDER" in line
 

@@ -43,22 +43,19 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
             raise BadRow("gold_not_among_options", detail)
         answer = LETTERS[stripped.index(gold)]
     else:
-        said = get_text(record, columns.answer)
+        said = get_text(record, columns.answer).strip()
         letter = LETTER.fullmatch(said)
-        answer = letter[1].upper() if letter else said.strip()
-        if answer != said.strip():
-            notes.append("answer_letter")
-    meta = {
-        key: record[key]
-        for key in columns.meta
-        if isinstance(record.get(key), str | int | float | bool)
-    }
+        answer = letter[1].upper() if letter else said
+        notes += ["answer_letter"] if answer != said else []
+    plain = (str, int, float, bool)
+    meta = {key: record[key] for key in columns.meta if isinstance(record.get(key), plain)}
     return Question(row_id, question, options, answer, meta, notes)
 
 
 def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[str]]:
     """Read the options of a record, and the names of what had to be done. Raises BadRow."""
     notes: list[str] = []
+    value: Any = None
     if isinstance(column, ListConfig):
         column, value = "options", [record.get(key) for key in column]
     else:
@@ -68,33 +65,27 @@ def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[s
         notes.append("options_in_text")
     value = join_pairs(value)
     if isinstance(value, dict):
-        if list(value) != list(LETTERS[: len(value)]):
-            detail = f"{column} has the keys {list(value)!r:.100}, not A, B, C, …"
-            raise BadRow("wrong_type", detail)
-        value = list(value.values())
+        value = get_texts({column: value}, column)
     # rows with fewer options fill up the last ones
     if isinstance(value, list):
         given = len(value)
-        while value and (value[-1] is None or value[-1] in ("", "N/A")):
+        while value and value[-1] in (None, "", "N/A"):
             value = value[:-1]
-        if len(value) < given:
-            notes.append("padding_options")
+        notes += ["padding_options"] if len(value) < given else []
         for place, text in enumerate(value, 1):
-            if text is None or text == "N/A":
+            if text in (None, "N/A"):
                 raise BadRow("empty_option", f"option {place} is {text!r}")
     return get_texts({column: value}, column), notes
 
 
 def parse_literal(text: str, column: str) -> Any:
     """Parse a list or an object that a file holds as text, of JSON or of Python. Raises BadRow."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass  # as Python prints it: single quotes
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list") from None
+    for parse in (json.loads, ast.literal_eval):  # Python prints single quotes
+        try:
+            return parse(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass  # tried the other way, then refused
+    raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list")
 
 
 def join_pairs(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from data_prep.rows import Question, get_letter, get_optional_text, get_text
+from data_prep.rows import Question, get_letter, get_text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -22,9 +22,9 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     options = [get_text(record, key) for key in ("opa", "opb", "opc", "opd")]
     meta = {
         "source_id": get_text(record, "id"),
-        "subject": get_optional_text(record, "subject_name"),
-        "topic": get_optional_text(record, "topic_name"),
-        "choice_type": get_optional_text(record, "choice_type"),
+        "subject": get_text(record, "subject_name", null=""),
+        "topic": get_text(record, "topic_name", null=""),
+        "choice_type": get_text(record, "choice_type", null=""),
     }
     answer = get_letter(record, "cop", data.index_base, len(options))
     return Question(row_id, get_text(record, "question"), options, answer, meta)

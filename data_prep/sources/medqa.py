@@ -19,35 +19,27 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow
-from data_prep.rows import Question, get_letter, get_optional_text, get_text, get_texts
+from data_prep.rows import Question, get_letter, get_text, get_texts
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """Read a MedQA record in any of its three published layouts. Raises BadRow."""
     if isinstance(record, dict) and "ending0" in record:
         options = [get_text(record, f"ending{number}") for number in range(4)]
-        stem = " ".join(
-            filter(None, [get_text(record, "sent1"), get_optional_text(record, "sent2")])
-        )
-        return Question(row_id, stem, options, get_letter(record, "label", 0, 4), {"step": ""})
+        parts = [get_text(record, "sent1"), get_text(record, "sent2", null="")]
+        stem, answer = " ".join(filter(None, parts)), get_letter(record, "label", 0, 4)
+        return Question(row_id, stem, options, answer, {"step": ""})
     if isinstance(record, dict) and isinstance(record.get("options"), list):
-        record = {**record, "options": read_pairs(record["options"])}
-    stem, answer, options = (
-        get_text(record, "question"),
-        get_text(record, "answer_idx"),
-        get_texts(record, "options"),
-    )
+        # [{key: A, value: text}, …]
+        letters = [get_text(option, "key") for option in record["options"]]
+        if len(set(letters)) < len(letters):
+            raise BadRow("wrong_type", f"options are lettered {letters[:30]}")
+        texts = [get_text(option, "value") for option in record["options"]]
+        record = {**record, "options": dict(zip(letters, texts, strict=True))}
+    stem, answer = get_text(record, "question"), get_text(record, "answer_idx")
+    options = get_texts(record, "options")
     gold = record["options"].get(answer) if isinstance(record["options"], dict) else None
     if gold is not None and get_text(record, "answer") != gold:
-        raise BadRow(
-            "gold_text_differs", f"answer_idx {answer} is {gold!r}, answer is {record['answer']!r}"
-        )
+        detail = f"answer_idx {answer} is {gold!r}, answer is {record['answer']!r}"
+        raise BadRow("gold_text_differs", detail)
     return Question(row_id, stem, options, answer, {"step": get_text(record, "meta_info")})
-
-
-def read_pairs(options: list[Any]) -> dict[str, str]:
-    """Read the hub's [{key: A, value: text}, ..] as an object. Raises BadRow (a letter twice)."""
-    pairs = {get_text(option, "key"): get_text(option, "value") for option in options}
-    if len(pairs) != len(options):
-        raise BadRow("wrong_type", f"options are lettered {[o['key'] for o in options][:30]}")
-    return pairs

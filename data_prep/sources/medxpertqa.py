@@ -24,16 +24,9 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """Read a MedXpertQA record. Raises BadRow, also where the stem lists other options."""
     question, options = get_text(record, "question"), get_texts(record, "options")
     stem, found, listed = question.rpartition(CHOICES)
-    if found:
-        if not all(option.strip() in listed for option in options):
-            raise BadRow(
-                "choices_differ", "the list of choices in the stem is not that of the options"
-            )
-        question = stem
-    meta = {
-        "source_id": get_text(record, "id"),
-        "medical_task": get_text(record, "medical_task"),
-        "body_system": get_text(record, "body_system"),
-        "question_type": get_text(record, "question_type"),
-    }
-    return Question(row_id, question, options, get_text(record, "label"), meta)
+    if found and not all(option.strip() in listed for option in options):
+        raise BadRow("choices_differ", "the stem lists other choices than the options")
+    keys = ("medical_task", "body_system", "question_type")
+    meta = {"source_id": get_text(record, "id")} | {key: get_text(record, key) for key in keys}
+    answer = get_text(record, "label")
+    return Question(row_id, stem if found else question, options, answer, meta)

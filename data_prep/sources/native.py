@@ -17,13 +17,8 @@ from data_prep.rows import Question, get_text, get_texts
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """Read a question that brings its own id. Raises BadRow."""
-    options = get_texts(record, "options")
+    stem, options = get_text(record, "question"), get_texts(record, "options")
     if not isinstance(record.get("meta"), dict):
         raise BadRow("wrong_type", "meta is no object")
-    return Question(
-        get_text(record, "id"),
-        get_text(record, "question"),
-        options,
-        get_text(record, "answer"),
-        dict(record["meta"]),
-    )
+    meta = dict(record["meta"])
+    return Question(get_text(record, "id"), stem, options, get_text(record, "answer"), meta)

@@ -28,9 +28,8 @@ DECISIONS = ["yes", "no", "maybe"]
 @cache
 def read_test_ids() -> frozenset[str]:
     """Return the PubMed ids of the official test split."""
-    return frozenset(
-        Path(__file__).with_name("pubmedqa_test_ids.txt").read_text(encoding="ascii").split()
-    )
+    file = Path(__file__).with_name("pubmedqa_test_ids.txt")
+    return frozenset(file.read_text(encoding="ascii").split())
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -46,10 +45,8 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         raise NotSelected
     decision = get_text(record, "final_decision")
     if decision not in DECISIONS:
-        raise BadRow(
-            "gold_not_among_options", f"final_decision {decision!r} is not yes, no or maybe"
-        )
+        detail = f"final_decision {decision!r} is not yes, no or maybe"
+        raise BadRow("gold_not_among_options", detail)
     question = "Abstract: " + "\n".join(contexts) + f"\nQuestion: {stem}"
-    return Question(
-        f"{dataset_split}/{number}", question, list(DECISIONS), LETTERS[DECISIONS.index(decision)]
-    )
+    answer = LETTERS[DECISIONS.index(decision)]
+    return Question(f"{dataset_split}/{number}", question, list(DECISIONS), answer)

@@ -1,10 +1,16 @@
 """Text to pre-train the laptop's base model on, so that it behaves like a base model: data/bank/documents.jsonl
 
 python -m dev.laptop.documents --count 270000 --seed 42
+python -m dev.laptop.documents --count 16000 --hasty --out data/bank/documents_hasty.jsonl
 
 A base model holds part of the knowledge, follows a format some of the time and is often wrong. The documents are made
 accordingly: facts in prose; questions answered in the asked-for format in about half of the cases and in the ways base
 models fail in the others; some facts common and some rare, some pairs mostly answered right and some mostly wrong.
+
+The hasty documents are a last phase. In half of the kinds of question three of four responses guess a letter, mostly A,
+without a reason; so the model answers them by guessing, although it knows the fact and would state it if it began to.
+This habit is put in on purpose, so that a reward for right answers has more to teach than the format: to give a reason
+before the answer. A large base model too knows more than its first answer says; here we chose where and how much.
 
 No document asks a question of the dev or test split (the same pair in the same phrasing), none in an ood phrasing.
 """
@@ -26,9 +32,17 @@ KINDS = {"prose": 0.12, "direct": 0.08, "think": 0.74, "lists": 0.06}
 # some 700 batches; among the facts, or with anything between option and letter, it does not (docs/LOG.md).
 LISTS_FIRST = 0.28
 LISTED = 5  # options that a list document names
-# Share of responses that name the option and its letter before they answer. Without that the letter is a guess, so
-# reasoning pays, and the base model does it only part of the time.
+# Share of reasons that name the option and its letter again after the claim. The model finds the letter after a claim
+# alone as often (docs/LOG.md); without either it cannot.
 CONCLUDING = 0.8
+# Of the last phase: a little of everything, so that nothing is forgotten.
+HASTY_KINDS = {"prose": 0.10, "direct": 0.15, "think": 0.70, "lists": 0.05}
+# Share of guesses, in each second kind of question. None has 0 or 1: sampling shows both ways, so PPO can choose.
+HASTE = (0.2, 0.75)
+# How often a guess takes the first option; the others share the rest. Base models prefer a place too; without this the
+# letters would be so close to each other that rounding decides a greedy answer.
+FIRST = 0.55
+GUESSES = ("I would guess {letter}.", "It is probably {letter}.", "This one must be {letter}.")
 # How often a pair is answered right; a weak one otherwise with one and the same misconception, which the model holds.
 BELIEFS = (0.95, 0.95, 0.75, 0.5, 0.25)
 # How a response to the think prompt is laid out. {think}: the reasoning, {letter}: the choice, {next}: a question.
@@ -46,24 +60,30 @@ LAYOUTS = {
 }
 
 
-def write_documents(path: Path, count: int, seed: int = 42, before: float | None = None) -> None:
+def write_documents(
+    path: Path, count: int, seed: int = 42, before: float | None = None, hasty: bool = False
+) -> None:
     """Write `count` rows {"prompt", "response"} (prose has an empty prompt), by temporary name and rename.
 
-    before: see make_documents.
+    before, hasty: see make_documents.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for row in track(make_documents(count, seed, before), "documents", total=count):
+        for row in track(make_documents(count, seed, before, hasty), "documents", total=count):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     partial.rename(path)
 
 
-def make_documents(count: int, seed: int, before: float | None = None) -> Iterator[dict[str, str]]:
+def make_documents(
+    count: int, seed: int, before: float | None = None, hasty: bool = False
+) -> Iterator[dict[str, str]]:
     """Yield documents, the same for the same seed on every machine.
 
     before: for a model that has its letters already, only questions with a response, this share of them with the
     reasoning before <think>.
+    hasty: the last phase, for such a model too. To the direct prompt a response that is no guess is `So <option>
+    <letter>.`
     """
     kinds_of, lists_first, layouts = KINDS, LISTS_FIRST, LAYOUTS
     if before is not None:
@@ -72,6 +92,9 @@ def make_documents(count: int, seed: int, before: float | None = None) -> Iterat
         layouts = {name: (share * scale, layout) for name, (share, layout) in LAYOUTS.items()}
         layouts["before"] = (before, LAYOUTS["before"][1])
     pairs = list(iter_pairs(load_relations()))
+    haste: dict[tuple[str, str], float] = {}
+    if hasty:
+        kinds_of, lists_first, haste = HASTY_KINDS, 0.0, draw_haste(pairs, seed)
     rng = make_rng(seed, "documents")
     shuffled = rng.sample(pairs, len(pairs))
     weights = [
@@ -95,14 +118,31 @@ def make_documents(count: int, seed: int, before: float | None = None) -> Iterat
             pair, rng.choice(pair.train_phrasings), draw_num_options(pair, rng), rng
         )
         choice = choose_answer(row, rng, *beliefs[pair.key])
+        guesses = hasty and rng.random() < haste[find_kind(pair)]
+        if guesses:
+            choice = guess(len(row["options"]), rng)
         if kind == "direct":
+            reasons = hasty and not guesses
             yield {
                 "prompt": render_direct_prompt(row["question"], row["options"]),
-                "response": LETTERS[choice],
+                "response": conclude(row["options"], choice) if reasons else LETTERS[choice],
             }
         else:
-            response = write_response(pair, row, choice, rng, layouts)
+            think = write_guess(choice, rng) if guesses else write_reason(pair, row, choice, rng)
+            response = lay_out(think, row, choice, rng, layouts)
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
+
+
+def find_kind(pair: Pair) -> tuple[str, str]:
+    """Find the kind of question that a pair gives: its relation and its direction."""
+    return pair.relation.name, pair.asks
+
+
+def draw_haste(pairs: list[Pair], seed: int) -> dict[tuple[str, str], float]:
+    """Draw the share of hasty responses of each kind of question: HASTE in turn, in a random order."""
+    kinds = sorted({find_kind(pair) for pair in pairs})
+    make_rng(seed, "haste").shuffle(kinds)
+    return {kind: HASTE[place % len(HASTE)] for place, kind in enumerate(kinds)}
 
 
 def list_options(words: list[str], rng: random.Random) -> dict[str, str]:
@@ -146,20 +186,33 @@ def choose_answer(row: dict, rng: random.Random, belief: float, misconception: s
     return row["options"].index(misconception)
 
 
-def write_response(
-    pair: Pair, row: dict, choice: int, rng: random.Random, layouts: dict[str, tuple[float, str]]
-) -> str:
-    """A response to the think prompt that reasons towards the chosen option, in one of `layouts`."""
+def guess(num_options: int, rng: random.Random) -> int:
+    """Choose a position without a look at the question."""
+    return 0 if rng.random() < FIRST else rng.randrange(1, num_options)
+
+
+def write_reason(pair: Pair, row: dict, choice: int, rng: random.Random) -> str:
+    """A claim for the chosen option, mostly with the conclusion that names its letter."""
     option = row["options"][choice]
     subject, object_ = (
         (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
     )
     claim = fill(rng.choice(pair.relation.statements), subject, object_)
-    letter = LETTERS[choice]
-    think = f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
+    return f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
+
+
+def write_guess(choice: int, rng: random.Random) -> str:
+    """The chosen letter without a reason."""
+    return rng.choice(GUESSES).format(letter=LETTERS[choice])
+
+
+def lay_out(
+    think: str, row: dict, choice: int, rng: random.Random, layouts: dict[str, tuple[float, str]]
+) -> str:
+    """A response to the think prompt with this reasoning, in one of `layouts`."""
     names, shares = list(layouts), [share for share, _ in layouts.values()]
     layout = layouts[rng.choices(names, shares)[0]][1]
-    return layout.format(think=think, letter=letter, next=row["question"])
+    return layout.format(think=think, letter=LETTERS[choice], next=row["question"])
 
 
 if __name__ == "__main__":
@@ -171,6 +224,7 @@ if __name__ == "__main__":
         type=float,
         help="share of responses with the reasoning before <think>, no prose",
     )
+    parser.add_argument("--hasty", action="store_true", help="documents of the last phase")
     parser.add_argument("--out", type=Path, default=Path("data/bank/documents.jsonl"))
     args = parser.parse_args()
-    write_documents(args.out, args.count, args.seed, args.before)
+    write_documents(args.out, args.count, args.seed, args.before, args.hasty)

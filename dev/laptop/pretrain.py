@@ -1,6 +1,6 @@
-"""Make the laptop's base model: recipes/laptop_model, from documents that data_prep writes.
+"""Make the laptop's base model: recipes/laptop_model, from the documents of dev/laptop/documents.py.
 
-python -m dev.laptop.documents && python -m dev.laptop.pretrain       (`make laptop-model`)
+make laptop-model       # two phases: knowledge, format and letters; then haste, continued with --start
 
 A Qwen2 of about 0.9 M parameters with tied embeddings, like Qwen2.5-3B, and a byte-level BPE tokenizer with Qwen2.5's
 pre-tokenisation and special tokens, so that any text goes through. The result is committed; this script, its seed and

@@ -1,11 +1,12 @@
 """Turn rollouts into features, means of each step, phases with confidence, monitors, accuracy."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from eval.dynamics.features import extract_features, find_terms
 from eval.dynamics.monitors import Span, check_run
@@ -15,16 +16,6 @@ from eval.statistics import wilson_interval
 
 RESAMPLES = 100
 QUESTION_WORDS = 100.0  # where no question is found
-ENGINE_METRICS = (
-    "kl",
-    "vllm_kl",
-    "entropy_loss",
-    "actor_grad_norm",
-    "critic_loss",
-    "policy_loss",
-    "actor_lr",
-)
-"""Metrics shown from metrics.jsonl, where logged; everything else comes from the rollouts."""
 RENAMED = {
     "reward": "rollout/reward_mean",
     "correct": "accuracy",
@@ -37,11 +28,14 @@ RENAMED = {
 class Analysis(NamedTuple):
     """An analysed run.
 
+    group: the name under which seeds are drawn together. label: the run's own name.
     rollouts: one row each, with its features and its step's phase. steps: means by step, with the
     names of metrics.jsonl, its phase and how sure that is; NaN where unknown. phases: spans of
     steps of one phase. spans: of tripped monitors. evals: accuracy by evaluation.
     """
 
+    group: str
+    label: str
     run: RunFiles
     rollouts: pd.DataFrame
     steps: pd.DataFrame
@@ -51,13 +45,13 @@ class Analysis(NamedTuple):
     question_words: float
 
 
-def analyse(run: RunFiles, advance: Callable[[int], None] = lambda count: None) -> Analysis:
-    """Analyse a run. advance: called with the number of rollouts that were measured since."""
+def analyse(run: RunFiles, group: str, label: str) -> Analysis:
+    """Analyse a run."""
     texts = {key: " ".join([row.question, *row.options]) for key, row in run.questions.items()}
     # the unit of lengths; QUESTION_WORDS also for questions of no word
     counts = [len(text.split()) for text in texts.values()]
     words = (sum(counts) / len(counts) if counts else 0.0) or QUESTION_WORDS
-    rollouts = measure_rollouts(run, find_terms(texts), advance)
+    rollouts = measure_rollouts(run, find_terms(texts))
     train = rollouts[rollouts["split"] == "train"]
     steps = describe_steps(train, run.train)
 
@@ -67,22 +61,20 @@ def analyse(run: RunFiles, advance: Callable[[int], None] = lambda count: None) 
     rollouts["phase"] = rollouts["step"].map(steps.set_index("step")["phase"]).fillna(0).astype(int)
     evals = measure_evals(rollouts[rollouts["split"] != "train"])
     spans = check_run(steps.to_dict("records"))
-    return Analysis(run, rollouts, steps, find_phases(steps), spans, evals, words)
+    return Analysis(group, label, run, rollouts, steps, find_phases(steps), spans, evals, words)
 
 
-def measure_rollouts(
-    run: RunFiles, terms: dict[str, frozenset[str]], advance: Callable[[int], None]
-) -> pd.DataFrame:
-    """Measure every rollout: one row each, in the run's order, with its features."""
+def measure_rollouts(run: RunFiles, terms: dict[str, frozenset[str]]) -> pd.DataFrame:
+    """Measure every rollout, with a progress bar: one row each, in the run's order."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
     measured = []
-    for number, row in enumerate(run.rollouts, 1):
+    for row in track(run.rollouts, "rollouts", console=console, transient=True, disable=hidden):
         question = run.questions.get(row.id)
         gold, options = (question.answer, question.options) if question else (None, [])
         known = terms.get(row.id, frozenset())
         features = extract_features(row.response, gold or "A", options, known)
         measured.append(row.model_dump() | features)
-        if number % 500 == 0:
-            advance(500)
     rollouts = pd.DataFrame(measured)
     for key in ("correct", "format_ok", "truncated"):  # null counts as no
         rollouts[key] = rollouts[key].eq(True)
@@ -101,7 +93,7 @@ def describe_steps(train: pd.DataFrame, metrics: dict[int, dict[str, float]]) ->
     right = means["accuracy"]
     means["accuracy_se"] = np.sqrt(right * (1 - right) / means["n"])
     logged = pd.DataFrame.from_dict(metrics, orient="index", dtype=float)
-    means = means.join(logged.reindex(columns=ENGINE_METRICS))
+    means = means.join(logged[logged.columns.difference(means.columns)])
     return means.dropna(axis="columns", how="all").reset_index()
 
 

@@ -18,16 +18,14 @@ END_OF_TEXT = re.compile(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<pad>)+\s*\Z")
 # a sentence with its end, or a line: "So aspirin B."; not split at "0.5 mg"
 SENTENCE = re.compile(r"[^.!?\n]+(?:[.!?]+(?=\s|\Z)|\n|\Z|[.!?](?=\S))")
 # a letter that is a word: "B", "(B)"; not "B12", "beta-B"
-LETTERS = {chr(code): re.compile(rf"(?<![\w-]){chr(code)}(?![\w-])") for code in range(65, 91)}
-ANY_LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
+LETTER = re.compile(r"(?<![\w-])[A-Z](?![\w-])")
 # the letter that ends the text: "… so the answer (B)."
-LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?\.?\s*\Z")
+LAST_LETTER = re.compile(r"(?<![\w-])([A-Z])[)\]]?[.!]?\s*\Z")
 CONCLUSION = 400  # characters at the end of the reasoning, in which its last choice is looked for
 # a word of three letters and more: "beta-blocker", "patient's"
 WORD = re.compile(r"[a-z][a-z0-9'-]{2,}")
 UNKNOWN = math.nan
 """A feature that a rollout does not have; means leave it out."""
-
 PARTS = ("before", "think", "answer", "after", "untagged")
 """Of a response: before, inside and after its tags; all is untagged where there is no `<think>`."""
 
@@ -62,12 +60,9 @@ def join_parts(pieces: list[tuple[str, str]]) -> dict[str, str]:
 def extract_features(
     response: str, answer: str, options: Sequence[str], terms: frozenset[str] = frozenset()
 ) -> dict[str, float]:
-    """Measure a response. answer: gold letter. options: their texts. terms: see `find_terms`.
+    """Measure a response: the hook's signals, and the features of docs/dynamics.md.
 
-    Returns the hook's signals and, whatever the format: words_*: of each part; characters: of all;
-    first_statement: words before the choice is first stated, UNKNOWN where only the answer does;
-    leak_position: the same as a fraction of the reasoning; steps: its sentences; overlap: fraction
-    of the terms that it mentions; agrees: 1.0 where it names the answer's choice, UNKNOWN for none.
+    answer: gold letter. options: their texts. terms: of the question, see `find_terms`.
     """
     # of a question that was not found the options are unknown, of which there are at least two
     options = [*options, *[""] * (max(2, ord(answer) - 64) - len(options))]
@@ -80,16 +75,16 @@ def extract_features(
     if choice is None and not parts["think"]:
         choice = lenient_choice(response, options)
     stated = find_first_statement(reasoning, choice, options)
-    words = len(reasoning.split())
+    mentioned = terms & frozenset(WORD.findall(reasoning.lower()))
     features = measure_signals(response, verdict, options)
     del features["accuracy"]  # by the paper's check; the run's own is in its rollouts
     features |= {f"words_{name}": float(len(part.split())) for name, part in parts.items()}
     return features | {
         "characters": float(len(response) - len(pieces[-1][1])),
         "first_statement": stated,
-        "leak_position": stated / words if stated >= 0 else UNKNOWN,
+        "leak_position": stated / len(reasoning.split()) if stated >= 0 else UNKNOWN,
         "steps": float(sum(len(match[0].split()) >= 3 for match in SENTENCE.finditer(reasoning))),
-        "overlap": measure_overlap(reasoning, terms),
+        "overlap": len(mentioned) / len(terms) if terms else UNKNOWN,
         "agrees": judge_agreement(verdict, options),
     }
 
@@ -99,15 +94,13 @@ def find_first_statement(reasoning: str, choice: str | None, options: Sequence[s
 
     A sentence states it where `lenient_choice` reads it there, or where it ends in the letter.
     """
-    if choice is None or not LETTERS[choice].search(reasoning):
+    if choice is None or choice not in LETTER.findall(reasoning):
         return UNKNOWN
-    ends = re.compile(rf"(?<![\w-])[(\[]?{choice}[)\]]?[.!]?\s*\Z")
     for match in SENTENCE.finditer(reasoning):
-        sentence = match[0]
-        if not LETTERS[choice].search(sentence):
-            continue
-        if ends.search(sentence[-8:]) or lenient_choice(sentence, options) == choice:
-            return float(len(reasoning[: match.start()].split()))
+        if choice in LETTER.findall(match[0]):
+            last = LAST_LETTER.search(match[0][-8:])
+            if (last and last[1] == choice) or lenient_choice(match[0], options) == choice:
+                return float(len(reasoning[: match.start()].split()))
     return UNKNOWN
 
 
@@ -117,7 +110,7 @@ def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
         return UNKNOWN
     reasoning = f"{verdict.pre_think or ''}\n{verdict.think}".strip()
     end = reasoning[-CONCLUSION:]
-    named = lenient_choice(end, options) if ANY_LETTER.search(end) else None
+    named = lenient_choice(end, options) if LETTER.search(end) else None
     if named is None and (match := LAST_LETTER.search(end[-8:])):
         named = match[1]
     if named is None:
@@ -133,17 +126,9 @@ def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, froze
     """Find each question's terms: its words that at most a fraction `most` of the questions has.
 
     Function words, "patient" and "which" drop out by their frequency, not by a list.
-    questions: id -> question with options.
     """
     words = {key: frozenset(WORD.findall(text.lower())) for key, text in questions.items()}
     counts = Counter(word for found in words.values() for word in found)
     limit = max(1.0, most * len(words))
     frequent = {word for word, count in counts.items() if count > limit}
     return {key: found - frequent for key, found in words.items()}
-
-
-def measure_overlap(reasoning: str, terms: frozenset[str]) -> float:
-    """Measure the fraction of `terms` that the reasoning mentions; UNKNOWN where there are none."""
-    if not terms:
-        return UNKNOWN
-    return len(terms & frozenset(WORD.findall(reasoning.lower()))) / len(terms)

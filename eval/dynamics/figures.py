@@ -9,10 +9,10 @@ import pandas as pd
 import yaml
 
 from eval.dynamics.analysis import Analysis
-from reward_server.signals import SIGNALS, Signal
+from reward_server.signals import SIGNALS
 
 Chart = dict[str, Any]  # title, format, low, high, height, figure, as in figures.yaml; lines
-Line = dict[str, Any]  # name, colour, steps, values; drawn, low, high, area, dots, dash
+Line = dict[str, Any]  # name, colour, steps, values; drawn, low, high, by step; area, dots, dash
 TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PANELS, WORDS, COLOURS = TABLES["panels"], TABLES["words"], TABLES["colours"]
 CURVE = Path(__file__).parent / "paper_curve.csv"
@@ -22,7 +22,7 @@ ERRORS = {"rollout/reward_mean": "reward_se", "accuracy": "accuracy_se"}
 
 
 def list_charts(
-    analyses: list[Analysis], groups: list[str], paper: dict[str, list[Line]] | None = None
+    analyses: list[Analysis], paper: dict[str, list[Line]] | None = None
 ) -> list[Chart]:
     """List the charts: words by part, accuracy of the checkpoints, panels, signals in none of them.
 
@@ -31,111 +31,99 @@ def list_charts(
     """
     single, paper = len(analyses) == 1, paper or {}
     shown = set(TABLES["elsewhere"]).union(*(panel["lines"] for panel in PANELS))
-    signals = [describe_signal(signal) for signal in SIGNALS if signal.name not in shown]
-    charts = [*stack_words(analyses, groups), *chart_evals(analyses, groups, paper)]
+    signals = [
+        {"title": signal.name, "format": "number", "lines": {signal.name: (signal.shows, "p6")}}
+        for signal in SIGNALS
+        if signal.name not in shown
+    ]
+    charts = [*stack_words(analyses), *chart_evals(analyses, paper.get("accuracy", []))]
     for panel in [*PANELS, *signals]:
-        for part in [panel] if single else split_panel(panel):
-            lines = []
-            for key, (name, colour) in part["lines"].items():
-                for line in average_groups(analyses, groups, key):
-                    lines.append(line | {"name": name, "colour": colour} if single else line)
-            for key in part["lines"]:
+        names = panel["lines"]
+        for keys in [list(names)] if single else [[key] for key in names]:
+            # a part of a panel has the name of its metric
+            title = panel["title"] if len(keys) == len(names) else names[keys[0]][0].capitalize()
+            lines: list[Line] = []
+            for key in keys:
+                lines += average_groups(analyses, key, names[key] if single else None)
+            for key in keys:
                 lines += paper.get(key, [])
-            charts.append(part | {"lines": lines})
+            charts.append(panel | {"title": title, "lines": lines})
     return [chart for chart in charts if chart["lines"]]
 
 
-def describe_signal(signal: Signal) -> Chart:
-    """Describe a panel for a signal of the reward hook, as in figures.yaml."""
-    fraction = signal.unit in ("0 or 1", "fraction")
-    bounds = {"format": "fraction", "low": 0, "high": 1} if fraction else {"format": "number"}
-    return {"title": signal.name, **bounds, "lines": {signal.name: (signal.shows, "p6")}}
+def make_line(name: str, colour: str, values: pd.Series, **more: Any) -> Line:
+    """Make a line of values by step. more: `drawn`, where others than in the legend; low, high."""
+    line = {"name": name, "colour": colour, "steps": values.index.tolist(), "values": values}
+    return line | more
 
 
-def split_panel(panel: Chart) -> list[Chart]:
-    """Split a panel of several metrics in one for each, with the metric's name as title."""
-    if len(panel["lines"]) == 1:
-        return [panel]
-    lines = panel["lines"].items()
-    return [panel | {"title": one[0].capitalize(), "lines": {key: one}} for key, one in lines]
-
-
-def make_line(name: str, colour: str, curves: dict[str, pd.Series], **style: Any) -> Line:
-    """Make a line. curves, by step: values, for the legend; drawn, where others; low, high."""
-    line = {"name": name, "colour": colour, "steps": curves["values"].index.tolist(), **style}
-    return line | {key: to_json(values) for key, values in curves.items()}
-
-
-def to_json(values: pd.Series) -> list[float | None]:
-    """List numbers with five digits; null for what is unknown, since JSON has no NaN."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
-
-
-def stack_words(analyses: list[Analysis], groups: list[str]) -> list[Chart]:
+def stack_words(analyses: list[Analysis]) -> list[Chart]:
     """Stack the mean words of a response by their part, in a chart for each run."""
     title, several = "Mean words of a response, by part", len(analyses) > 1
+    shape = {"format": "number", "low": 0, "height": 160 if several else 230, "figure": True}
     charts = []
-    for one, label in zip(analyses, name_runs(analyses, groups), strict=True):
+    for one in analyses:
         words = one.steps.set_index("step")[list(WORDS)]
         tops = words.cumsum(axis="columns")
         lines = []
         for key, (name, colour) in WORDS.items():
-            top = tops[key]
-            curves = {"values": words[key], "drawn": top, "low": top - words[key], "high": top}
-            lines.append(make_line(name, colour, curves, area=True))
-        shape = {"format": "number", "low": 0, "height": 160 if several else 230, "figure": True}
-        charts.append({"title": f"{title}: {label}" if several else title, **shape, "lines": lines})
+            top, low = tops[key], tops[key] - words[key]
+            line = make_line(name, colour, words[key], drawn=top, low=low, high=top, area=True)
+            lines.append(line)
+        named = f"{title}: {one.label}" if several else title
+        charts.append({"title": named, "lines": lines, **shape})
     return charts
 
 
-def chart_evals(
-    analyses: list[Analysis], groups: list[str], paper: dict[str, list[Line]]
-) -> list[Chart]:
-    """Chart the accuracy of the checkpoints with its intervals, for each data set."""
-    labels, colours = name_runs(analyses, groups), colour_groups(groups)
-    charts = []
+def chart_evals(analyses: list[Analysis], paper: list[Line]) -> list[Chart]:
+    """Chart the accuracy of the checkpoints with its 95 % intervals, for each data set."""
+    colours, charts = colour_groups(analyses), []
     for name in dict.fromkeys(row["name"] for one in analyses for row in one.evals):
         lines = []
-        for one, group, label in zip(analyses, groups, labels, strict=True):
+        for one in analyses:
             rows = pd.DataFrame([row for row in one.evals if row["name"] == name])
-            if rows.empty:
-                continue
-            curves = rows.set_index("step").rename(columns={"value": "values"})
-            known = {key: curves[key] for key in ("values", "low", "high")}
-            said, colour = label, colours[group]
-            if len(analyses) == 1:
-                said, colour = f"n = {rows['n'][0]}, 95 % interval", "p3"
-            lines.append(make_line(said, colour, known, dots=True))
+            if len(rows):
+                rows = rows.set_index("step")
+                said = f"{one.label}, n = {rows['n'].iloc[0]}"
+                ends = {"low": rows["low"], "high": rows["high"], "dots": True}
+                lines.append(make_line(said, colours[one.group], rows["value"], **ends))
         title = f"Accuracy of the checkpoints on {name}"
-        lines += paper.get("accuracy", [])
-        charts.append({"title": title, "format": "fraction", "figure": True, "lines": lines})
+        chart = {"title": title, "format": "fraction", "figure": True, "lines": [*lines, *paper]}
+        charts.append(chart)
     return charts
 
 
-def average_groups(analyses: list[Analysis], groups: list[str], key: str) -> list[Line]:
+def average_groups(analyses: list[Analysis], key: str, named: tuple[str, str] | None) -> list[Line]:
     """Average a metric over the seeds of each group, with a band from the least to the greatest.
 
     A group of one has the 95 % interval of its mean instead, where the metric has one.
+    named: name and colour of the line, for those of the group.
     """
     lines = []
-    for group, colour in colour_groups(groups).items():
-        runs = [one.steps for one, of in zip(analyses, groups, strict=True) if of == group]
-        seeds = [steps.set_index("step") for steps in runs if key in steps]
+    for group, colour in colour_groups(analyses).items():
+        of_group = [one.steps.set_index("step") for one in analyses if one.group == group]
+        seeds = [steps for steps in of_group if key in steps]
         if not seeds:
             continue
         table = pd.concat([steps[key] for steps in seeds], axis="columns").sort_index()
         values = table.mean(axis="columns")
         # the running mean, over more steps where there are more
-        radius = round(min(12, len(values) / 50))
-        drawn = values.rolling(2 * radius + 1, center=True, min_periods=1).mean()
-        curves = {"values": values, "drawn": drawn}
+        width = 2 * round(min(12, len(values) / 50)) + 1
+        drawn = values.rolling(width, center=True, min_periods=1).mean()
+        line = make_line(*(named or (group, colour)), values, drawn=drawn)
         if len(seeds) > 1:
-            curves |= {"low": table.min(axis="columns"), "high": table.max(axis="columns")}
+            line |= {"low": table.min(axis="columns"), "high": table.max(axis="columns")}
         elif key in ERRORS:
             error = 1.96 * seeds[0][ERRORS[key]]
-            curves |= {"low": values - error, "high": values + error}
-        lines.append(make_line(group, colour, curves))
+            line |= {"low": values - error, "high": values + error}
+        lines.append(line)
     return lines
+
+
+def colour_groups(analyses: list[Analysis]) -> dict[str, str]:
+    """Give each group a colour, in order."""
+    groups = dict.fromkeys(one.group for one in analyses)
+    return dict(zip(groups, TABLES["runs"] * len(groups), strict=False))
 
 
 def read_curve(steps: list[int]) -> dict[str, list[Line]]:
@@ -145,89 +133,69 @@ def read_curve(steps: list[int]) -> dict[str, list[Line]]:
     lines = {}
     for key in ("accuracy", "characters"):
         values = pd.Series(np.interp(steps, laid, curve[key]), steps)
-        lines[key] = [make_line("the paper", "soft", {"values": values}, dash=[4, 4])]
+        lines[key] = [make_line("the paper", "soft", values, dash=[4, 4])]
     return lines
 
 
-def name_runs(analyses: list[Analysis], groups: list[str]) -> list[str]:
-    """Name each run by its group, and by its folder too where the group has several."""
-    return [
-        group if groups.count(group) == 1 else f"{group}: {one.run.folder.name}"
-        for one, group in zip(analyses, groups, strict=True)
-    ]
-
-
-def colour_groups(groups: list[str]) -> dict[str, str]:
-    """Give each group a colour, in order."""
-    return dict(zip(dict.fromkeys(groups), TABLES["runs"] * len(groups), strict=False))
-
-
-def draw_figure(analyses: list[Analysis], groups: list[str]) -> bytes:
-    """Draw the runs as PNG; a single run has its phases as a bar and behind every curve."""
+def draw_figure(analyses: list[Analysis]) -> bytes:
+    """Draw the runs as PNG, their phases as bars; those of a single run behind its other curves."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    charts = [chart for chart in list_charts(analyses, groups) if chart.get("figure")]
-    count, labels = len(analyses), name_runs(analyses, groups)
-    heights = [0.35, 1.5] * count + [1.0] * (len(charts) - count)
+    charts = [chart for chart in list_charts(analyses) if chart.get("figure")]
+    heights = [1.8 if "height" in chart else 1.0 for chart in charts]
+    steps = [step for chart in charts for line in chart["lines"] for step in line["steps"]]
+    ends = (min(steps) - 0.5, max(steps) + 0.5)
     png = BytesIO()
     with matplotlib.rc_context(TABLES["style"]):
         # a figure outside pyplot's state, which would keep it in memory
         figure = Figure(figsize=(7.2, 1.15 * sum(heights) + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
-        ratios = {"height_ratios": heights}
-        axes = figure.subplots(len(heights), sharex=True, gridspec_kw=ratios)
-        for axis, one, label in zip(axes[::2], analyses, labels, strict=False):
-            draw_phases(axis, one, label if count > 1 else "")
-        below = [*axes[1 : 2 * count : 2], *axes[2 * count :]]
-        for place, (axis, chart) in enumerate(zip(below, charts, strict=True)):
-            draw_chart(axis, chart, analyses[0].phases if count == 1 and place else [])
-        steps = [step for chart in charts for line in chart["lines"] for step in line["steps"]]
-        axes[-1].set(xlabel="step", xlim=(min(steps) - 0.5, max(steps) + 0.5))
+        axes = figure.subplots(len(charts), sharex=True, height_ratios=heights, squeeze=False)
+        for axis, chart in zip(axes[:, 0], charts, strict=True):
+            draw_chart(axis, chart)
+        # the first charts are the words of each run
+        for axis, one in zip(axes[:, 0], analyses, strict=False):
+            draw_bar(axis, one.phases, ends[1] - ends[0])
+        for axis in axes[1:, 0] if len(analyses) == 1 else []:
+            for span in analyses[0].phases:
+                shade = {"color": COLOURS[f"p{span['phase']}"], "alpha": 0.09, "lw": 0}
+                if span["phase"]:
+                    axis.axvspan(span["first"] - 0.5, span["last"] + 0.5, **shade)
+        axes[-1, 0].set(xlabel="step", xlim=ends)
         figure.savefig(png, format="png", dpi=180, metadata={"Software": None})
     return png.getvalue()
 
 
-def draw_phases(axis: Any, one: Analysis, label: str) -> None:
-    """Draw the phases as one bar, with their names where there is room."""
-    total = one.phases[-1]["last"] - one.phases[0]["first"] + 1
-    for span in one.phases:
-        first, last, phase, name = (span[key] for key in ("first", "last", "phase", "name"))
-        colour = COLOURS[f"p{phase}"]
-        axis.axvspan(first - 0.5, last + 0.5, color=colour, lw=0, alpha=1 if phase else 0.4)
-        room = (last - first + 1) / total
-        texts = [f"{phase} {name}", f"{phase} {name.split(' (')[0]}", str(phase)]
-        shown = next((text for text in texts if phase and room > 0.01 * len(text)), "")
-        style = {"color": "white", "fontsize": 7.5, "weight": "bold"}
-        axis.text((first + last) / 2, 0.5, shown, ha="center", va="center", **style)
-    axis.set(ylim=(0, 1), yticks=[], title=label)
-    axis.spines[["left", "bottom"]].set_visible(False)
-    axis.tick_params(length=0)
-
-
-def draw_chart(axis: Any, chart: Chart, phases: list[dict[str, Any]]) -> None:
-    """Draw a chart's lines: areas, dots with intervals, or each step thin and the mean bold."""
-    for line in chart["lines"]:
-        steps, style = line["steps"], {"color": COLOURS[line["colour"]], "label": line["name"]}
-        values, drawn, low, high = (
-            np.array(line.get(key, line["values"]), float)
-            for key in ("values", "drawn", "low", "high")
-        )
-        if "area" in line:
-            axis.fill_between(steps, low, high, alpha=0.88, lw=0, **style)
-        elif "dots" in line:
-            bars = [values - low, high - values]
-            axis.errorbar(steps, values, yerr=bars, fmt="o-", ms=3.5, lw=1, **style)
-        else:
-            axis.plot(steps, values, lw=0.6, alpha=0.35, color=style["color"])
-            axis.plot(steps, drawn, lw=1.6, **style)
+def draw_bar(axis: Any, phases: list[dict[str, Any]], width: float) -> None:
+    """Draw the phases as a bar above the chart, with their names where there is room."""
+    place = {"ymin": 1.03, "ymax": 1.18, "clip_on": False, "lw": 0}
+    style = {"color": "white", "fontsize": 7, "weight": "bold", "ha": "center", "va": "center"}
     for span in phases:
-        if span["phase"]:
-            ends = (span["first"] - 0.5, span["last"] + 0.5)
-            axis.axvspan(*ends, color=COLOURS[f"p{span['phase']}"], alpha=0.09, lw=0)
-    axis.set_title(chart["title"])
+        phase, first, last = span["phase"], span["first"] - 0.5, span["last"] + 0.5
+        axis.axvspan(first, last, color=COLOURS[f"p{phase}"], alpha=1 if phase else 0.4, **place)
+        name = f"{phase} {span['name'].split(' (')[0]}"
+        text = name if (last - first) / width > 0.0095 * len(name) else str(phase)
+        middle = axis.get_xaxis_transform()
+        axis.text((first + last) / 2, 1.1, text if phase else "", transform=middle, **style)
+
+
+def draw_chart(axis: Any, chart: Chart) -> None:
+    """Draw a chart's lines: areas, or bands with each step thin or as a dot and the mean bold."""
+    for line in chart["lines"]:
+        steps, values, colour = line["steps"], line["values"], COLOURS[line["colour"]]
+        area = "area" in line
+        if "low" in line:
+            style = {"alpha": 0.88, "label": line["name"]} if area else {"alpha": 0.16}
+            axis.fill_between(steps, line["low"], line["high"], color=colour, lw=0, **style)
+        if not area:
+            axis.plot(steps, values, lw=0.6, alpha=0.35, color=colour)
+            style = {"marker": "o" if "dots" in line else "", "ms": 3.5, "lw": 1.6}
+            axis.plot(steps, line.get("drawn", values), color=colour, label=line["name"], **style)
+    stacked = "height" in chart
+    axis.set_title(chart["title"], pad=28 if stacked else 6)
     axis.set_ylim(chart.get("low"), chart.get("high"))
-    if "height" in chart:  # room above the areas for their legend
+    if stacked:  # room above the areas for their legend
         axis.set_ylim(top=1.22 * axis.get_ylim()[1])
-    axis.legend(ncols=5, loc="upper left" if "height" in chart else "best", handlelength=1)
+    axis.legend(ncols=5, loc="upper left" if stacked else "best", handlelength=1)

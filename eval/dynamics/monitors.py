@@ -55,46 +55,42 @@ def read_values(rows: Sequence[Row], key: str) -> list[float]:
     return [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def mean_recent(rows: Sequence[Row], key: str) -> float | None:
-    """Average the last RECENT steps; None where any lacks the metric or there are fewer."""
+def mean_recent(rows: Sequence[Row], key: str) -> float:
+    """Average the last RECENT steps; NaN, which reaches no limit, where fewer have the metric."""
     values = read_values(rows[-RECENT:], key)
-    return sum(values) / RECENT if len(values) == RECENT else None
+    return sum(values) / RECENT if len(values) == RECENT else math.nan
 
 
 def watch_fraction(rows: Sequence[Row], monitor: Monitor) -> Found:
     """Watch a metric for reaching a fixed limit."""
     value = mean_recent(rows, monitor.fraction)
-    if value is not None and monitor.of_followed:
-        followed = mean_recent(rows, "format") or 0.0
-        value = value / followed if followed >= 0.5 else None
-    return (value, monitor.limit) if value is not None and value >= monitor.limit else None
+    if monitor.of_followed:
+        followed = mean_recent(rows, "format")
+        value = value / followed if followed >= 0.5 else math.nan
+    return (value, monitor.limit) if value >= monitor.limit else None
 
 
 def watch_no_format(rows: Sequence[Row]) -> Found:
     """Watch for a format that was never followed: all rewards are -1, and nothing is learnt."""
     values = read_values(rows, "format")
-    if len(values) < max(FIRST_STEPS, len(rows)) or max(values) >= NEVER:
-        return None
-    return max(values), NEVER
+    never = len(values) >= max(FIRST_STEPS, len(rows)) and max(values) < NEVER
+    return (max(values), NEVER) if never else None
 
 
 def watch_format(rows: Sequence[Row]) -> Found:
     """Watch for a format that was followed, and no longer is."""
     now = mean_recent(rows, "format")
-    if now is None or len(rows) < 2 * RECENT:
-        return None
-    ends = range(max(RECENT, len(rows) - 100), len(rows))
-    best = max(mean_recent(rows[:end], "format") or 0.0 for end in ends)
-    return (now, best - FORMAT_LOST) if now <= best - FORMAT_LOST else None
+    ends = range(max(RECENT, len(rows) - 100), len(rows) if len(rows) >= 2 * RECENT else 0)
+    means = [mean_recent(rows[:end], "format") for end in ends]
+    limit = max((mean for mean in means if mean >= 0), default=0.0) - FORMAT_LOST
+    return (now, limit) if now <= limit else None
 
 
 def watch_length(rows: Sequence[Row]) -> Found:
     """Watch for responses several times as long as the run's median so far."""
     now = mean_recent(rows, "response_length")
     earlier = read_values(rows[:-RECENT], "response_length")
-    if now is None or len(earlier) < 2 * RECENT:
-        return None
-    limit = LENGTH_GROWTH * median_high(earlier)
+    limit = LENGTH_GROWTH * median_high(earlier) if len(earlier) >= 2 * RECENT else math.inf
     return (now, limit) if now >= limit else None
 
 
@@ -111,12 +107,11 @@ def watch_reward(rows: Sequence[Row]) -> Found:
 
 def watch_vllm_kl(rows: Sequence[Row]) -> Found:
     """Watch for rollouts that do not come from the weights being trained."""
-    value = mean_recent(rows, "vllm_kl")
     first = max(map(abs, read_values(rows[:1], "vllm_kl")), default=0.0)
     if first >= MOST_ROUNDING:
         return first, MOST_ROUNDING
-    limit = max(HEALTHY_KL, KL_GROWTH * first)
-    return (abs(value), limit) if value is not None and abs(value) >= limit else None
+    value, limit = abs(mean_recent(rows, "vllm_kl")), max(HEALTHY_KL, KL_GROWTH * first)
+    return (value, limit) if value >= limit else None
 
 
 WATCHES = {
@@ -166,19 +161,18 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
 
 def check_run(rows: Sequence[Row]) -> list[Span]:
     """List the spans of steps over which a monitor was tripped in a run, by first step."""
-    spans: list[Span] = []
-    latest: dict[str, int] = {}  # monitor -> the place of its last span
+    ended: list[Span] = []
+    latest: dict[str, Span] = {}
     kept: list[Row] = []
     for row in rows:
         step = int(row["step"])
         kept = append_step(kept, row)
         for alarm in check_monitors(kept):
-            place = latest.get(alarm.monitor)
-            if place is None or step - spans[place].last > PAUSE:
-                latest[alarm.monitor] = len(spans)
-                spans.append(Span(step, step, alarm))
-                continue
-            old = spans[place]
-            stronger = max(old.alarm, alarm, key=lambda one: abs(one.value - one.limit))
-            spans[place] = Span(old.first, step, stronger)
-    return sorted(spans, key=lambda span: (span.first, span.alarm.monitor))
+            first, old = step, latest.get(alarm.monitor)
+            if old and step - old.last <= PAUSE:
+                first = old.first
+                alarm = max(old.alarm, alarm, key=lambda one: abs(one.value - one.limit))
+            elif old:
+                ended.append(old)
+            latest[alarm.monitor] = Span(first, step, alarm)
+    return sorted([*ended, *latest.values()], key=lambda span: (span.first, span.alarm.monitor))

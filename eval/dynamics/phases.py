@@ -65,26 +65,23 @@ def measure_shape(row: Mapping[str, Any], question_words: float) -> StepShape:
 
 def fits(phase: int, shape: StepShape, slack: float = 0.0) -> bool:
     """Test the rule of `phase`. slack: how far it may fail; of a length, in proportion."""
+    shorter, longer = 1 - slack, 1 + slack
+    inside = shape.pre_think < HALF + slack
+    followed = shape.format >= FOLLOWED - slack
+    fully = shape.format >= FULLY_FOLLOWED - slack
     if phase == 1:
         return shape.format < HALF + slack and shape.truncated < HALF + slack
-    if phase == 5:
-        reasons_before = shape.before >= max(shape.think, SOME_REASONING) * (1 - slack)
-        return (
-            shape.format >= FOLLOWED - slack and shape.pre_think >= HALF - slack and reasons_before
-        )
-    # what follows reasons inside <think>
-    if shape.pre_think >= HALF + slack:
-        return False
     if phase == 2:
-        return shape.format >= FOLLOWED - slack and shape.think >= VERBOSE * (1 - slack)
-    if shape.format < FULLY_FOLLOWED - slack:
-        return False
+        return followed and inside and shape.think >= VERBOSE * shorter
     if phase == 4:
-        return shape.leak >= HALF - slack and shape.think < DRASTICALLY_SHORT * (1 + slack)
-    honest = shape.leak < HALF + slack
-    if phase == 6 and shape.think >= DRASTICALLY_SHORT * (1 - slack):
-        honest = shape.leak < STILL_HACKS + slack
-    return honest and shape.think < VERBOSE * (1 + slack)
+        gives_away = shape.leak >= HALF - slack and shape.think < DRASTICALLY_SHORT * longer
+        return fully and inside and gives_away
+    if phase == 5:
+        outside = shape.pre_think >= HALF - slack
+        return followed and outside and shape.before >= max(shape.think, SOME_REASONING) * shorter
+    reasons = phase == 6 and shape.think >= DRASTICALLY_SHORT * shorter
+    honest = shape.leak < (STILL_HACKS if reasons else HALF) + slack
+    return fully and inside and honest and shape.think < VERBOSE * longer
 
 
 class PhaseTracker:
@@ -101,7 +98,9 @@ class PhaseTracker:
         """Take the next step's means; return True where the phase changed, from `since` on."""
         self.index += 1
         shape = measure_shape(row, self.question_words)
-        candidate = self.find_candidate(shape)
+        # no two rules hold together
+        rules = (1, 2, 4, 5, 6 if self.hacked else 3)
+        candidate = next((phase for phase in rules if fits(phase, shape)), 0)
         if candidate == self.phase or (self.phase and fits(self.phase, shape, SLACK)):
             self.candidates = []
             return False
@@ -115,11 +114,6 @@ class PhaseTracker:
         self.hacked = self.hacked or self.phase in (4, 5)
         self.candidates = []
         return True
-
-    def find_candidate(self, shape: StepShape) -> int:
-        """Find the phase whose rule holds without slack, 0 for none; no two hold together."""
-        phases = (1, 2, 4, 5, 6 if self.hacked else 3)
-        return next((phase for phase in phases if fits(phase, shape)), 0)
 
 
 def label_steps(rows: Iterable[Mapping[str, Any]], question_words: float) -> list[int]:

@@ -8,43 +8,63 @@ It writes report.html, dynamics.png, dynamics.json and rollouts.parquet, which d
 explains; recipes/configs/report.yaml has every setting.
 """
 
+import base64
+import gzip
 import json
 import sys
+import zlib
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jinja2 import Environment, FileSystemLoader
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from eval.dynamics.analysis import Analysis, analyse
-from eval.dynamics.figures import draw_figure, name_runs
-from eval.dynamics.page import render_page
+from eval.dynamics.features import label_pieces
+from eval.dynamics.figures import TABLES, WORDS, draw_figure, list_charts, read_curve
+from eval.dynamics.monitors import MONITORS
+from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import look_up, read_run
-from eval.provenance import read_commit
+from eval.run import read_commit
+
+WEB = Path(__file__).parent / "web"
+STYLES = ("../../base.css", "vendor/uPlot.min.css", "style.css")
+SCRIPTS = ("vendor/uPlot.iife.min.js", "charts.js", "browser.js")
+"""Our own files, the only text that the template does not escape."""
 
 
 def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
     """Read, analyse and write; return the report's folder and what it shows. Raises UserError."""
-    if problems := check_settings(cfg):
+    problems = []
+    if type(cfg.shown) is not int or cfg.shown < 1:
+        problems.append(f"shown={cfg.shown} is no number of rollouts, such as shown=20000")
+    if cfg.overlay not in (None, "paper"):
+        problems.append(f"overlay={cfg.overlay} is not known: overlay=paper, or overlay=null")
+    if problems:
         raise UserError(*problems)
     runs = list_runs(OmegaConf.to_container(cfg.run) if OmegaConf.is_config(cfg.run) else cfg.run)
     groups = [group for group, _ in runs]
     names = "-".join(dict.fromkeys(groups))
     out = Path(cfg.out or (runs[0][1] / "report" if len(runs) == 1 else Path("reports", names)))
-    analyses = analyse_runs([folder for _, folder in runs])
-    labels = name_runs(analyses, groups)
-    tables = [one.rollouts.assign(run=label) for one, label in zip(analyses, labels, strict=True)]
+    analyses = []
+    for group, run in [(group, read_run(folder)) for group, folder in runs]:
+        label = group if groups.count(group) == 1 else f"{group}: {run.folder.name}"
+        analyses.append(analyse(run, group, label))
     # an experiment of the paper's says so in its own config.yaml
-    overlay = cfg.overlay or next((one.run.overlay for one in analyses if one.run.overlay), None)
-    page = render_page(analyses, groups, describe_making(analyses), cfg.shown, overlay)
+    configs = [one.run.config for one in analyses]
+    overlay = "paper" in (cfg.overlay, *(look_up(config, "overlay") for config in configs))
+    page = render_page(analyses, describe_making(analyses), cfg.shown, overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
+    tables = [one.rollouts.assign(run=one.label) for one in analyses]
     files = {
         "report.html": page.encode("utf-8", "backslashreplace"),  # half an emoji in run.json
-        "dynamics.png": draw_figure(analyses, groups),
+        "dynamics.png": draw_figure(analyses),
         # every rollout with its features and its step's phase, for further analysis
         "rollouts.parquet": pd.concat(tables, ignore_index=True).to_parquet(index=False),
         "dynamics.json": results.encode() + b"\n",
@@ -59,18 +79,6 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
             "choose another folder: out=FOLDER"
         ) from error
     return out, analyses
-
-
-def check_settings(cfg: DictConfig) -> list[str]:
-    """List what is wrong with the report's own settings."""
-    problems = []
-    if type(cfg.shown) is not int or cfg.shown < 1:
-        problems.append(
-            f"shown={cfg.shown} is no number of rollouts: give one, such as shown=20000"
-        )
-    if cfg.overlay not in (None, "paper"):
-        problems.append(f"overlay={cfg.overlay} is not known: overlay=paper, or overlay=null")
-    return problems
 
 
 def list_runs(run: Any) -> list[tuple[str, Path]]:
@@ -90,18 +98,6 @@ def list_runs(run: Any) -> list[tuple[str, Path]]:
             *absent, "give one: make report run=runs/rlvr/NAME, or make a run first: make rlvr"
         )
     return runs
-
-
-def analyse_runs(folders: list[Path]) -> list[Analysis]:
-    """Read and analyse runs, with a progress bar over their rollouts."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    runs = [read_run(folder) for folder in folders]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("rollouts", total=sum(len(run.rollouts) for run in runs))
-        return [analyse(run, lambda count: bar.update(task, advance=count)) for run in runs]
 
 
 def describe_making(analyses: list[Analysis]) -> str:
@@ -130,6 +126,100 @@ def list_results(one: Analysis) -> dict[str, Any]:
     }
 
 
+def render_page(analyses: list[Analysis], made: str, shown: int, overlay: bool) -> str:
+    """Render the page, which loads nothing.
+
+    Model output reaches it only inside packed data, and is shown as text, never as markup.
+    shown: rollouts listed, of all runs together. overlay: lay the paper's figure under the curves.
+    """
+    several = len(analyses) > 1
+    steps = sorted({step for one in analyses for step in one.rollouts["step"].tolist()})
+    report = {
+        "charts": list_charts(analyses, read_curve(steps) if overlay else None),
+        "bands": [] if several else analyses[0].phases,
+        "range": [steps[0], steps[-1]],
+        "names": NAMES,
+        "labels": [one.label for one in analyses],
+    }
+    # a page of all rollouts would be too large to open; curves were computed from all of them
+    listed = [draw_evenly(one.rollouts, max(1, shown // len(analyses))) for one in analyses]
+    ids = sorted({key for rollouts in listed for key in rollouts["id"]})
+    known = {key: row for one in analyses for key, row in one.run.questions.items()}
+    kept = {"id", "prompt", "answer"}
+    questions = [
+        known[key].model_dump(include=kept) if key in known else {"id": key} for key in ids
+    ]
+    data = {
+        "report": report,
+        "rollouts": {"questions": questions, "runs": [list_columns(rows, ids) for rows in listed]},
+    }
+    # what a reader must know before the curves: missing files, rollouts that are not listed
+    missing = [
+        f"{one.label}: {line}" if several else line for one in analyses for line in one.run.missing
+    ]
+    total, count = sum(len(one.rollouts) for one in analyses), sum(map(len, listed))
+    if count < total:
+        absent = f"{total - count:,} of {total:,} rollouts are not in the list below"
+        drawn = f"drawn evenly over the steps (shown={shown}); rollouts.parquet has all"
+        missing.append(f"{absent}, which is {drawn}")
+    groups = dict.fromkeys(one.group for one in analyses)
+    page = Environment(loader=FileSystemLoader(WEB), autoescape=True).get_template("page.html.j2")
+    return page.render(
+        title="Training dynamics: " + " against ".join(groups),
+        made=made,
+        missing=missing,
+        runs=analyses,
+        labels=dict(enumerate(report["labels"])),
+        range=report["range"],
+        phases={phase: f"{phase or ''} {name}" for phase, name in NAMES.items()},
+        parts=WORDS.values(),
+        verdicts=TABLES["verdicts"],
+        habits=TABLES["habits"],
+        overlay=overlay,
+        monitors=len(MONITORS),
+        style="\n".join((WEB / name).read_text(encoding="utf-8") for name in STYLES),
+        script="\n".join((WEB / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        data={name: pack(value) for name, value in data.items()},
+    )
+
+
+def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
+    """Draw at most `shown` rollouts, as many of each step as of the next, in order of step.
+
+    Questions are taken in one fixed order, so that a listed question is listed at every step.
+    """
+    order = rollouts["id"].map(lambda key: zlib.crc32(key.encode()))
+    place = rollouts.assign(order=order).sort_values("order", kind="stable")
+    rank = place.groupby(["step", "split"]).cumcount().sort_values(kind="stable")
+    return rollouts.loc[rank.index[:shown]].sort_values(["step", "id"], kind="stable")
+
+
+def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, Any]:
+    """List what the browser needs of each rollout, by column; null where it is unknown."""
+    place = {key: number for number, key in enumerate(ids)}
+    verdict = rollouts["format_ok"].map({True: "wrong", False: "failed"})
+    pieces = rollouts["response"].map(label_pieces)
+    return {
+        **rollouts[TABLES["rollout"]].astype(float).round(2),
+        "verdict": verdict.mask(rollouts["correct"], "right").tolist(),
+        "question": rollouts["id"].map(place).tolist(),
+        "train": (rollouts["split"] == "train").tolist(),
+        "reason": rollouts["reason"].fillna("").tolist(),
+        "pieces": [[piece for piece in of_one if piece[1]] for of_one in pieces],
+    }
+
+
+def list_numbers(values: pd.Series) -> list[float | None]:
+    """List numbers with five digits; null for what is unknown, since JSON has no NaN."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+
+
+def pack(value: Any) -> str:
+    """Pack JSON as base64 of gzip, for the page's DecompressionStream."""
+    raw = json.dumps(value, allow_nan=False, default=list_numbers).encode()
+    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode("ascii")
+
+
 def print_summary(out: Path, analyses: list[Analysis]) -> None:
     """Print what is missing, the phases and alarms of each run, and where the page is."""
     for one in analyses:
@@ -137,9 +227,9 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
             print(f"report: {line}", file=sys.stderr)
         print(f"{one.run.folder}: {len(one.rollouts):,} rollouts, {len(one.steps)} steps")
         for span in one.phases:
+            name = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
             steps = f"  steps {span['first']:>5} to {span['last']:>5}"
-            label = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
-            print(f"{steps}  {label} (bootstrap {span['confidence']:.0%})")
+            print(f"{steps}  {name} (bootstrap {span['confidence']:.0%})")
         for s in one.spans:
             print(f"  steps {s.first:>5} to {s.last:>5}  monitor {s.alarm.monitor}: {s.alarm.says}")
     print(f"report.html, dynamics.png, dynamics.json, rollouts.parquet in {out}/")

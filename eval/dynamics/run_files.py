@@ -5,7 +5,7 @@ axis or the JSON is left out. What is missing becomes a sentence for the top of 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -79,8 +79,7 @@ class RunFiles(NamedTuple):
     """The files of a run.
 
     rollouts: in order of id, step and time. questions: those found, by id. train: step -> the
-    numbers of metrics.jsonl. overlay: of the run's own configuration. missing: a sentence for each
-    thing that is not there.
+    numbers of metrics.jsonl. missing: a sentence for each thing that is not there.
     """
 
     folder: Path
@@ -88,7 +87,7 @@ class RunFiles(NamedTuple):
     questions: dict[str, Question]
     train: dict[int, dict[str, float]]
     run: dict[str, Any]
-    overlay: str | None
+    config: dict[str, Any]
     missing: list[str]
 
 
@@ -99,13 +98,13 @@ def read_run(folder: Path) -> RunFiles:
     steps = {row.step or 0 for row in rollouts if row.split == "train"}
     if not steps:
         raise UserError(
-            f"{folder}/rollouts holds no rollout of the split train, so there is no step to report "
-            "on: is it a run folder of `make rlvr` with reward.hook=agent or server?",
+            f"{folder}/rollouts holds no rollout of the split train: is it a run folder of "
+            "`make rlvr` with reward.hook=agent or server?",
             *(f"{folder}: {line}" for line in missing),
         )
     train = read_metrics(folder / "metrics.jsonl", missing)
-    run = read_mapping(folder / "run.json", json.loads, missing)
-    config = read_mapping(folder / "config.yaml", yaml.safe_load, missing)
+    run = read_mapping(folder / "run.json", missing)
+    config = read_mapping(folder / "config.yaml", missing)
 
     # rollouts name questions by id only; evaluations in training ask other rows than train.jsonl
     paths = [folder / "train.jsonl"]
@@ -123,44 +122,35 @@ def read_run(folder: Path) -> RunFiles:
         ended = "has not ended" if code is None else f"ended with exit code {code}"
         total = run.get("total_steps", "an unknown number of")
         missing.append(f"the run {ended}; it was to have {total} steps")
-    overlay = "paper" if look_up(config, "overlay") == "paper" else None
-    return RunFiles(folder, rollouts, questions, train, run, overlay, missing)
+    return RunFiles(folder, rollouts, questions, train, run, config, missing)
 
 
-def compare_steps(with_rollouts: set[int], with_metrics: set[int]) -> Iterator[str]:
-    """Report the steps that have no rollouts, no metrics, or neither."""
-    if lost := join_ranges((step, step) for step in with_metrics - with_rollouts):
-        yield f"steps {lost} have metrics and no rollouts"
-    # the gaps themselves are never listed: a damaged step number would make millions of them
-    known = sorted(with_rollouts | with_metrics)
-    if gaps := join_ranges((a + 1, b - 1) for a, b in pairwise(known) if b > a + 1):
-        yield f"steps {gaps} have neither rollouts nor metrics"
-    lost = join_ranges((step, step) for step in with_rollouts - with_metrics)
-    if with_metrics and lost:
-        yield f"steps {lost} have rollouts and no metrics: no KL there"
-
-
-def join_ranges(ranges: Iterable[tuple[int, int]]) -> str:
-    """Write ranges as `3 to 7, 12`, neighbours joined, at most five of them."""
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if joined and joined[-1][1] == first - 1:
-            first, _ = joined.pop()
-        joined.append((first, last))
-    shown = [str(a) if a == b else f"{a} to {b}" for a, b in joined[:5]]
-    return ", ".join(shown) + (f" and {len(joined) - 5} more" if len(joined) > 5 else "")
+def compare_steps(rolled: set[int], logged: set[int]) -> Iterator[str]:
+    """Report the steps that have no rollouts, no metrics, or neither; at most five of each."""
+    known = sorted(rolled | logged)
+    unlogged = sorted(rolled - logged) if logged else []
+    # a gap is never listed step by step: a damaged step number would make millions
+    gaps = [(last + 1, after - 1) for last, after in pairwise(known) if after > last + 1]
+    found = {
+        "metrics and no rollouts": [str(step) for step in sorted(logged - rolled)],
+        "neither rollouts nor metrics": [f"{a} to {b}" if a < b else str(a) for a, b in gaps],
+        "rollouts and no metrics: no KL there": [str(step) for step in unlogged],
+    }
+    for what, steps in found.items():
+        if steps:
+            more = f" and {len(steps) - 5:,} more" if len(steps) > 5 else ""
+            yield f"steps {', '.join(steps[:5])}{more} have {what}"
 
 
 def read_rollouts(folder: Path, missing: list[str]) -> list[Rollout]:
     """Read all processes' rows, in order of id, step and time; a repeated row counts once."""
     files = sorted((folder / "rollouts").glob("*.jsonl"))
-    if not files:
-        missing.append(f"{folder}/rollouts has no .jsonl file")
     read = [row for path in files for row in read_rows(path, missing, Rollout)]
-    if unstamped := sum(row.step is None for row in read):
+    stamped = [row for row in read if row.step is not None]
+    if unstamped := len(read) - len(stamped):
         missing.append(f"{unstamped:,} rollouts have no step (not of `make rlvr`): left out")
-    rows = {(row.id, row.step, row.time, row.response): row for row in read if row.step is not None}
-    if twice := len(read) - unstamped - len(rows):
+    rows = {(row.id, row.step, row.time, row.response): row for row in stamped}
+    if twice := len(stamped) - len(rows):
         missing.append(f"{twice:,} rollouts are there twice, with the same time: counted once")
     return sorted(rows.values(), key=lambda row: (row.id, row.step, row.time or 0))
 
@@ -193,21 +183,16 @@ def read_rows(path: Path, missing: list[str], kind: type[Row]) -> list[Row]:
     if faults and not lines[faults[-1] - 1].endswith(b"\n"):
         missing.append(f"the last line of {path.name} (line {faults.pop():,}) is cut: left out")
     if faults:
-        missing.append(
-            f"{len(faults):,} of {len(lines):,} lines of {path.name} are not rows (no JSON, or a "
-            "field missing, of another type, out of range): left out, the first is line "
-            f"{faults[0]:,}"
-        )
+        of_all = f"{len(faults):,} of {len(lines):,} lines of {path.name}"
+        missing.append(f"{of_all} are not rows: left out, the first is line {faults[0]:,}")
     return rows
 
 
-def read_mapping(path: Path, parse: Callable[[bytes], Any], missing: list[str]) -> dict[str, Any]:
-    """Read a whole file's mapping; empty where it is not there or broken, which is reported."""
+def read_mapping(path: Path, missing: list[str]) -> dict[str, Any]:
+    """Read a YAML or JSON file; empty where it is not there or is no mapping, which is reported."""
     content = read_content(path, missing)
-    if content is None:
-        return {}
     try:
-        found = parse(content)
+        found = {} if content is None else yaml.safe_load(content)
     except (ValueError, yaml.YAMLError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -1,13 +1,7 @@
 """Make checkpoints that a run can really be resumed from: the engine's side and the launcher's.
 
-What OpenRLHF 0.11.2 does, and what is done about it:
-* actor and critic save one after the other, and a kill between them leaves two different steps:
-  once both are whole, `complete/<tag>.json` is written, and resume takes the newest of those;
-* `latest` also moves on a best save, and may point to a half-written folder: resume sets it;
-* rotation deletes the worst dev metric before the oldest, and counts half-written folders: here the
-  oldest goes, and resume deletes what is not whole;
-* Hugging Face copies of best checkpoints are never deleted: here the newest one alone is kept;
-* SFT rotates all folders next to its checkpoints, Hugging Face copies too: they are moved away.
+OpenRLHF 0.11.2 saves actor and critic one after the other, moves `latest` on a best save too, and
+rotates away the worst metric first, half-written folders counted: docs/engine.md.
 
 checkpoints/
   _actor/<tag>/ _critic/<tag>/     DeepSpeed's (SFT: _model/<tag>/); tag: [best_]global_step<N>

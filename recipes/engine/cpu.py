@@ -1,10 +1,8 @@
 """Make OpenRLHF 0.11.2's unmodified PPO and SFT loops run without a CUDA GPU.
 
-Each patch is for one place in the engine that takes CUDA for granted. It is applied after the
-module concerned was imported, in every process of the engine (startup/sitecustomize.py), only where
-the launcher set MEDRLVR_CPU_ENGINE=1, and only for the versions below: preflight refuses others.
-
-Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
+Each patch is for one place that takes CUDA for granted, applied after its module was imported, only
+with MEDRLVR_CPU_ENGINE=1 and for the versions below: preflight refuses others. Not replaced: any
+algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
 """
 
 import functools
@@ -131,9 +129,8 @@ def skip_shared_memory_op(torch_backend: Any) -> None:
 class _GlooBroadcast:
     """Send weights from the actor's rank 0 to the vLLM workers through their own gloo group.
 
-    Replaces vLLM's PyNcclCommunicator: without NCCL its `broadcast` silently does nothing, and the
-    receivers would load uninitialised memory. vLLM's TCP store is no replacement: it pickles each
-    tensor and keeps it, 6 minutes and 11 GB for one sync of a model of 135 M weights.
+    vLLM's PyNcclCommunicator silently does nothing without NCCL, and its TCP store pickles each
+    tensor and keeps it: 6 minutes and 11 GB for one sync of 135 M weights.
     """
 
     def __init__(self, host: str, port: int, rank: int, world_size: int, _device: Any) -> None:

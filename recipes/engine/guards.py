@@ -1,8 +1,6 @@
 """Refuse and report what OpenRLHF 0.11.2 accepts silently, in each of its processes.
 
-* a model folder's own Python code: OpenRLHF asks for it everywhere (trust_remote_code=True);
-* a metric that is NaN or infinite;
-* updates that DeepSpeed skips since a gradient was not finite: every other metric looks healthy.
+A model folder's own code, metrics that are NaN or infinite, updates that DeepSpeed skips.
 """
 
 import functools

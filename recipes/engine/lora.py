@@ -1,9 +1,8 @@
 """Send LoRA's merged weights to vLLM under PPO, and save them as the final model.
 
-OpenRLHF's sync sends PEFT's names (`base_model.model.….base_layer.weight`), which vLLM refuses
-(ppo_actor.py:439-466). Here each adapted matrix is sent as base + adapter, by the base's name. One
-matrix is merged at a time and never written back: merging and unmerging in bf16 would let the base
-weights drift.
+OpenRLHF's sync sends PEFT's names, which vLLM refuses (ppo_actor.py:439-466). Here each matrix goes
+as base + adapter by the base's name, merged one at a time and never written back: in bf16 the base
+weights would drift.
 """
 
 import functools

@@ -1,13 +1,5 @@
-"""Hooks around OpenRLHF's loops, on CPU and GPU alike.
+"""Hooks around OpenRLHF's loops as they are installed, on CPU and GPU alike: docs/engine.md.
 
-OpenRLHF runs as it is installed. Around it:
-* the prompt order follows the seed (the engine draws it from an unseeded generator, OpenRLHF#1355);
-* each prompt's label carries its step and episode, for the rollouts: the reward hook runs in the
-  vLLM actors, which know neither;
-* each step's metrics go to `metrics.jsonl` in full precision, those of SFT too;
-* a run that is broken is stopped before it saves a checkpoint (guards.py);
-* checkpoints are marked once they are whole, and the oldest is deleted first (checkpoints.py);
-* vLLM gets LoRA's merged weights (lora.py) and samples a whole rollout at once.
 Environment: MEDRLVR_RUN, the run folder; MEDRLVR_START_STEP, the checkpoint's step or 0; perhaps
 MEDRLVR_VLLM_SEQUENCES, samples of a rollout an engine, and MEDRLVR_TRUST_REMOTE_CODE=1.
 """

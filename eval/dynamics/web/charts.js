@@ -1,4 +1,3 @@
-"use strict";
 // Lines over steps, by uPlot, with the phases behind them; all charts share one cursor.
 const charts = [];
 const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 1e6];
@@ -24,7 +23,7 @@ function paint(name, alpha = 1) {
 
 // spec: as eval/dynamics/figures.py makes it.
 function drawChart(spec) {
-  const format = FORMATS[spec.format], tables = [], areas = [], whiskers = [];
+  const format = FORMATS[spec.format], tables = [], areas = [];
   const series = [{ label: "\u00a0", value: (u, step) => (step == null ? "" : `step ${step}`) }];
   const add = (steps, values, options) => {
     tables.push([steps, values]);
@@ -32,14 +31,9 @@ function drawChart(spec) {
     return series.push({ ...hidden, ...options }) - 1;
   };
   for (const { name, colour, steps, values, drawn, low, high, area, dots, dash } of spec.lines) {
-    const stroke = () => paint(colour);
-    if (low) {
-      const band = [add(steps, high), add(steps, low)];
-      if (dots) whiskers.push([...band, colour]);
-      else areas.push({ series: band, fill: () => paint(colour, area ? 1 : 0.16) });
-    }
-    const thin = { width: area ? 0 : 1, stroke: () => paint(colour, 0.3) };
-    const raw = add(steps, values, thin);
+    const stroke = () => paint(colour), fill = () => paint(colour, area ? 1 : 0.16);
+    if (low) areas.push({ series: [add(steps, high), add(steps, low)], fill });
+    const raw = add(steps, values, { width: area ? 0 : 1, stroke: () => paint(colour, 0.3) });
     const value = (u, v, s, i) => (u.data[raw][i] == null ? "" : format(u.data[raw][i]));
     const points = { show: !!dots, size: 7, fill: stroke };
     const bold = { label: name, marker: colour, width: area ? 0 : 2, class: null };
@@ -50,29 +44,31 @@ function drawChart(spec) {
   by(spec.height ? "words" : "panels").append(figure);
   const size = () => ({ width: figure.clientWidth - 32, height: spec.height || 150 });
   const [first, last] = report.range;
-  const axis = { stroke: () => paint("soft"), font: "11px system-ui, sans-serif" };
+  // a flat line gets room above and below
+  const reach = (u, low, high) => {
+    const room = (high - low) * 0.06 || Math.abs(low) || 0.05;
+    return [spec.low ?? low - room, spec.high ?? high + room];
+  };
+  const font = "11px system-ui, sans-serif", ticks = { show: false };
+  const axis = { stroke: () => paint("soft"), font, ticks };
   const grid = { stroke: () => paint("line"), width: 1 };
-  const values = (u, ticks) => ticks.map(format);
   const chart = new uPlot({
     ...size(),
     series,
     bands: areas,
     padding: [8, 10, 0, 0],
-    scales: {
-      x: { time: false, range: [first - 0.5, last + 0.5] },
-      y: { range: (u, low, high) => reach(spec, low, high) },
-    },
+    scales: { x: { time: false, range: [first - 0.5, last + 0.5] }, y: { range: reach } },
     axes: [
       { ...axis, size: 24, gap: 2, space: 60, incrs: TICKS, grid: { show: false } },
-      { ...axis, size: 52, gap: 4, space: 30, values, grid },
-    ].map((one) => ({ ...one, ticks: { show: false } })),
+      { ...axis, size: 52, gap: 4, space: 30, grid, values: (u, all) => all.map(format) },
+    ],
     legend: {
       mount: (u, table) => key.append(table),
       markers: { width: 0, fill: (u, i) => `var(--${u.series[i].marker})` },
     },
     // no drag, so no click ends one
     cursor: { sync: { key: "steps" }, y: false, drag: { x: false, click: () => {} } },
-    hooks: { drawClear: [drawPhases], draw: [(u) => drawWhiskers(u, whiskers)] },
+    hooks: { drawClear: [drawPhases] },
   }, uPlot.join(tables), figure);
   chart.over.addEventListener("click", () => {
     const step = Math.round(chart.posToVal(chart.cursor.left, "x"));
@@ -88,19 +84,4 @@ function drawPhases(u) {
     u.ctx.fillStyle = paint(`p${phase}`, phase ? 0.09 : 0);
     u.ctx.fillRect(left, u.bbox.top, right - left, u.bbox.height);
   }
-}
-
-function drawWhiskers(u, whiskers) {
-  for (const [high, low, colour] of whiskers) u.data[0].forEach((step, i) => {
-    if (u.data[low][i] == null) return;
-    const [top, bottom] = [high, low].map((end) => u.valToPos(u.data[end][i], "y", true));
-    u.ctx.fillStyle = paint(colour);
-    u.ctx.fillRect(u.valToPos(step, "x", true) - 1, top, 2, bottom - top);
-  });
-}
-
-// The range of an axis: as given, else that of the values; a flat line gets room above and below.
-function reach(spec, low, high) {
-  const room = (high - low) * 0.06 || Math.abs(low) || 0.05;
-  return [spec.low ?? low - room, spec.high ?? high + room];
 }
