@@ -69,10 +69,12 @@ def add_result(name: str, what: str) -> None:
         for key, one in list_numbers(record).items()
     }
     made = record["made"]
+    # jobs: how many at once, with which the result does not change
+    words = [word for word in made["command"][3:] if not word.startswith("jobs=")]
     entry = {
         "what": what or read_ledger().get(name, {}).get("what", ""),
-        "command": shlex.join(made["command"]),
-        "words": [word for word in made["command"][3:] if not word.startswith("jobs=")],
+        "command": shlex.join([*made["command"][:3], *words]),
+        "words": words,
         "commit": made["commit"],
         "date": made["date"],
         "machine": made["machine"],
@@ -110,7 +112,7 @@ def render(ledger: dict[str, Any]) -> str:
             entry["what"],
             "",
             f"`{entry['command']}`, {entry['date']}, commit {entry['commit']}, {entry['machine']}, "
-            f"{' or '.join(map(str, counts))} seeds, {entry['hours']} hours of units.",
+            f"seeds: {' or '.join(map(str, counts))}, {entry['hours']} hours of units.",
             "",
             *(f"* {sentence}" for sentence in entry["verdicts"]),
             "",
