@@ -1,17 +1,16 @@
 """Open rows from source to reward: the filter of stems, sources, labels, preparation, readings of an evaluation."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from data_prep.errors import BadRow
+from data_prep.errors import BadRow, UserError
 from data_prep.files import read_jsonl, write_jsonl
 from data_prep.open_view import open_question
 from data_prep.options import LETTERS
+from data_prep.prepare import prepare
 from data_prep.prepared import check_row
 from data_prep.prompt import OPEN, PLAIN, TEMPLATES, render_prompt
 from data_prep.rows import Question, build_row
@@ -296,25 +295,17 @@ def test_choice_and_open_side_by_side():
     }
 
 
-def prepare(tmp_path, *words):
-    command = [sys.executable, "-m", "data_prep.run", f"data_dir={tmp_path}", *words]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_custom_open_rows(tmp_path):
+def test_custom_open_rows(tmp_path, compose_config):
     rows = [{"question": f"What is it, case {n}?", "answer": "gout|podagra"} for n in range(3)]
     write_jsonl(tmp_path / "mine.jsonl", [*rows, {"question": "And?", "answer": " | "}])
     words = ["data=custom", "data.name=mine", f"data.source={tmp_path}/mine.jsonl"]
-    words += ["data.split=test", "data.answer_is=references"]
-    refused = prepare(tmp_path, *words)
-    assert refused.returncode == 2
-    assert "data.prompt.name=open" in refused.stderr
-    done = prepare(tmp_path, *words, "data.prompt.name=open")
-    assert done.returncode == 0, done.stderr
+    words += ["data.split=test", "data.answer_is=references", f"data_dir={tmp_path}"]
+    with pytest.raises(UserError, match=r"data\.prompt\.name=open"):
+        prepare(compose_config("prep", *words))
+    manifest = prepare(compose_config("prep", *words, "data.prompt.name=open"))
+    assert manifest["splits"]["test"]["dropped"] == {"empty_reference": ["mine/test/3"]}
     written = read_jsonl(tmp_path / "mine" / "test.jsonl")
     assert [json.loads(row["label"])["references"] for row in written] == [["gout", "podagra"]] * 3
-    manifest = json.loads((tmp_path / "mine" / "manifest.json").read_text())
-    assert manifest["splits"]["test"]["dropped"] == {"empty_reference": ["mine/test/3"]}
 
 
 def test_a_number_within_a_tolerance():
