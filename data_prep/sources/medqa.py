@@ -37,7 +37,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         texts = [get_text(option, "value") for option in record["options"]]
         record = {**record, "options": dict(zip(letters, texts, strict=True))}
     # copies with question_open bring a stem that was reworded by others
-    reworded = isinstance(record, dict) and data.openly and "question_open" in record
+    reworded = isinstance(record, dict) and "question_open" in record and data.openly
     stem = get_text(record, "question_open" if reworded else "question")
     answer = get_text(record, "answer_idx")
     options = get_texts(record, "options")
