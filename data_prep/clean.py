@@ -12,6 +12,7 @@ Warnings  absent_figure         the stem speaks of an image that is not there (1
 import re
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 
 from data_prep.errors import BadRow
 from data_prep.options import strip_labels
@@ -103,7 +104,7 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
         key: CONTROL.sub("", LINE_BREAK.sub("\n", value)) if isinstance(value, str) else value
         for key, value in question.meta.items()
     }
-    cleaned = Question(question.id, texts[0], texts[1:], question.answer, meta)
+    cleaned = replace(question, question=texts[0], options=texts[1:], meta=meta, notes=[])
     check_question(cleaned)
     return cleaned, fixed, find_warnings(cleaned)
 
@@ -139,6 +140,10 @@ def check_question(question: Question) -> None:
         raise BadRow("invalid_unicode", detail) from None
     if not question.question:
         raise BadRow("empty_question", "the stem has no text")
+    if question.target:
+        if not all(text.strip() for text in question.target.get("references", ["a number"])):
+            raise BadRow("empty_reference", "an accepted form has no text")
+        return
     if not 2 <= len(options) <= MAX_OPTIONS:
         detail = f"{len(options)} options, 2 to {MAX_OPTIONS} are possible"
         raise BadRow("number_of_options", detail)

@@ -115,7 +115,8 @@ def make_key(row: Row) -> tuple[str, str]:
     The stem alone would not do: "Which of the following statements is correct?" is many questions.
     Nor would stem and option set: MMLU-Pro repeats questions with other distractors.
     """
-    stem, gold = row["question"], row["options"][LETTERS.index(row["answer"])]
+    stem, gold = row["question"], row["answer"]
+    gold = row["options"][LETTERS.index(gold)] if row["options"] else gold
     bare_stem, bare_gold = (" ".join(WORD.findall(text.casefold())) for text in (stem, gold))
     return bare_stem or stem, bare_gold or gold
 

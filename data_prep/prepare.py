@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from data_prep.card import draw_lengths, render_card
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_jsonl, write_text
+from data_prep.open_view import open_questions
 from data_prep.options import (
     apply_views,
     find_index_base,
@@ -46,8 +47,9 @@ BATCH = 1000  # rows that are built and measured together
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "chat": (False, True),
+    "openly": (False, True),
     "direct_response": tuple(DIRECT_RESPONSES),
-    "answer_is": ("letter", "text", "index"),
+    "answer_is": ("letter", "text", "index", "references", "number"),
     "index_base": (None, 0, 1, "auto"),
     "duplicates": ("keep", "first"),
     "stem": ("keep", "none"),
@@ -85,8 +87,13 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"ids occur twice, such as {double[0]}: the source numbers rows twice")
 
     # view
+    for split in splits.values() if data.openly else []:
+        open_questions(split)
+    if any(bool(q.target) == template.has_options for s in splits.values() for q in s.questions):
+        fix = "open answers need data.prompt.name=open, choices any other"
+        raise UserError(f"data.prompt.name={template.name} is not for these answers: {fix}")
     shuffled, left = {}, {}
-    for name, split in splits.items():
+    for name, split in splits.items() if template.has_options else []:
         if data.shuffle_options:
             fixed = replace_questions(split.questions, lambda q: shuffle_options(q, cfg.seed))
             shuffled[name] = {"rows": len(split.questions) - len(fixed), "left_in_order": fixed}
@@ -215,7 +222,8 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
         for row, tokens in zip(rows, counts, strict=True):
             # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
             # Only the question is looked at: the frame of a chat is made of such tokens.
-            if tokenizer.special_tokens.search(render_question(row["question"], row["options"])):
+            asked = render_question(row["question"], row["options"], template.layout)
+            if tokenizer.special_tokens.search(asked):
                 reasons[row["id"]] = "special_token_in_text"
             elif tokens > data.max_prompt_tokens and split.name == TRAIN:
                 reasons[row["id"]] = "prompt_too_long"

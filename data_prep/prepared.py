@@ -138,14 +138,20 @@ def check_row(row: dict[str, Any], split: str) -> None:
     row_id, options, answer = row["id"], row["options"], row["answer"]
     if not isinstance(row_id, str) or not row_id:
         raise ValueError(f"id {row_id!r} is no text")
-    texts = options if isinstance(options, list) else []
-    if not 2 <= len(texts) <= MAX_OPTIONS or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{row_id}: options {options!r:.100} are not 2 to {MAX_OPTIONS} texts")
-    letters = LETTERS[: len(options)]
-    if answer not in list(letters):
-        raise ValueError(f"{row_id}: answer {answer!r} is not one of {letters}")
     label = json.loads(row["label"])
-    expected = {"id": row_id, "answer": answer, "options": options, "split": split}
+    expected = {"id": row_id, "split": split}
+    if "kind" in label:  # an open answer
+        gold = label["references"][0] if "references" in label else f"{label['value']:g}"
+        if options or answer != gold:
+            raise ValueError(f"{row_id}: answer {answer!r} and options are not those of its label")
+    else:
+        texts = options if isinstance(options, list) else []
+        if not 2 <= len(texts) <= MAX_OPTIONS or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{row_id}: options {options!r:.100} are not 2 to {MAX_OPTIONS} texts")
+        letters = LETTERS[: len(options)]
+        if answer not in list(letters):
+            raise ValueError(f"{row_id}: answer {answer!r} is not one of {letters}")
+        expected |= {"answer": answer, "options": options}
     for key, value in expected.items():
         if label.get(key) != value:
             raise ValueError(f"{row_id}: label has {key} {label.get(key)!r}, not {value!r}")

@@ -35,14 +35,28 @@ class Instruction(NamedTuple):
     chat: str
 
 
+DIRECT = Instruction(
+    "A conversation between User and Assistant. The User asks a multiple-choice medical question. "
+    "The Assistant gives the letter of the one best option.",
+    "Answer the multiple-choice medical question below. "
+    "Give the letter of the one best option and nothing else.",
+)
+
+
 class Template(NamedTuple):
     """A named way to ask. file, text: a user's own prompt, which replaces it in mode think."""
 
     name: str
     layout: str
     think: Instruction
+    direct: Instruction = DIRECT
     file: str | None = None
     text: str | None = None
+
+    @property
+    def has_options(self) -> bool:
+        """Find out if the layout lists options; without them the answer is open."""
+        return "{options}" in self.layout
 
     def describe(self) -> dict[str, Any]:
         """Return name, file and SHA-256 of the think template, for manifests and results."""
@@ -78,14 +92,24 @@ PAPER = Template(
         f"{SKELETON}",
     ),
 )
-TEMPLATES = {"plain": PLAIN, "paper": PAPER}
-
-DIRECT = Instruction(
-    "A conversation between User and Assistant. The User asks a multiple-choice medical question. "
-    "The Assistant gives the letter of the one best option.",
-    "Answer the multiple-choice medical question below. "
-    "Give the letter of the one best option and nothing else.",
+SHORT = "one name, or one number with its unit"
+OPEN = Template(
+    "open",
+    "{question}",
+    Instruction(
+        "A conversation between User and Assistant. The User asks a medical question. The "
+        "Assistant first thinks about it inside <think> </think> tags, then answers inside "
+        f"<answer> </answer> tags with {SHORT}.",
+        "Answer the medical question below. First think about it inside <think> </think> tags, "
+        f"then answer inside <answer> </answer> tags with {SHORT}.",
+    ),
+    Instruction(
+        "A conversation between User and Assistant. The User asks a medical question. The "
+        f"Assistant answers with {SHORT}.",
+        f"Answer the medical question below with {SHORT}, and nothing else.",
+    ),
 )
+TEMPLATES = {"plain": PLAIN, "paper": PAPER, "open": OPEN}
 
 
 def find_template(name: str, file: str | None = None) -> Template:
@@ -98,7 +122,8 @@ def find_template(name: str, file: str | None = None) -> Template:
         text = Path(file).read_bytes().decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.prompt.file={file} cannot be read as UTF-8 text: {error}") from error
-    problems = [f"has no {key}" for key in ("{question}", "{options}") if key not in text]
+    wanted = [key for key in ("{question}", "{options}") if key in TEMPLATES[name].layout]
+    problems = [f"has no {key}" for key in wanted if key not in text]
     if re.search("[{}]", text.replace("{question}", "").replace("{options}", "")):
         problems.append("has braces other than those of {question} and {options}: take them out")
     if text.endswith((" ", "\t")):
@@ -112,7 +137,7 @@ def find_template(name: str, file: str | None = None) -> Template:
 
 def render_question(question: str, options: list[str], layout: str = PLAIN.layout) -> str:
     """Render the question and its 2 to 26 options, one a line: `A. text`. Raises ValueError."""
-    if not 2 <= len(options) <= MAX_OPTIONS:
+    if "{options}" in layout and not 2 <= len(options) <= MAX_OPTIONS:
         raise ValueError(f"a question needs 2 to {MAX_OPTIONS} options, got {len(options)}")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
     # format() does not look into the values: braces in a question stay as they are
@@ -147,4 +172,4 @@ def render_direct_prompt(
     question: str, options: list[str], frame: ChatFrame | None = None, template: Template = PLAIN
 ) -> str:
     """Render the *direct* prompt of the SFT baseline: the response is the letter alone."""
-    return render_instruction(DIRECT, question, options, frame, template)
+    return render_instruction(template.direct, question, options, frame, template)

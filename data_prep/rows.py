@@ -24,7 +24,9 @@ from data_prep.prompt import (
 
 @dataclass(slots=True)
 class Question:
-    """One multiple-choice question. answer: gold letter; id: <dataset>/<split>/<number>.
+    """One question. answer: gold letter, or ""; id: <dataset>/<split>/<number>.
+
+    target: the open answer's part of the label, `kind` and what it needs; {} of a choice.
 
     notes: names of what the source did to read it; the manifest lists them under `fixed`.
     """
@@ -35,11 +37,15 @@ class Question:
     answer: str
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    target: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gold(self) -> str:
-        """Text of the gold option (of a question that was checked)."""
-        return self.options[LETTERS.index(self.answer)]
+        """Text of the gold option (of a question that was checked), or the open answer."""
+        if "value" in self.target:
+            return f"{self.target['value']:g}"
+        names = self.target.get("references")
+        return names[0] if names else self.options[LETTERS.index(self.answer)]
 
 
 def get_value(record: Any, key: str) -> Any:
@@ -134,13 +140,14 @@ def build_row(
         question.options,
         question.answer,
     )
-    label = {"id": row_id, "split": split, "answer": answer, "options": options}
-    target = DIRECT_RESPONSES[direct_response]
+    label = {"id": row_id, "split": split}
+    label |= question.target or {"answer": answer, "options": options}
+    target = "{gold}" if question.target else DIRECT_RESPONSES[direct_response]
     return {
         "id": row_id,
         "question": stem,
         "options": options,
-        "answer": answer,
+        "answer": answer or question.gold,
         "prompt": render_prompt(stem, options, frame, template),
         "direct_prompt": render_direct_prompt(stem, options, frame, template),
         "response": target.format(answer=answer, gold=question.gold) + eos_token,

@@ -142,6 +142,7 @@ def hash_rows(rows: Iterable[Question | BadRow]) -> str:
             content = [row.reason]
         else:
             content = [row.question, *row.options, row.answer]
+            content += map(str, row.target.values())
         canonical = [" ".join(unicodedata.normalize("NFC", text).split()) for text in content]
         # surrogatepass: a lone surrogate in a hostile row must be hashed too
         line = json.dumps(canonical, ensure_ascii=False) + "\n"

@@ -72,6 +72,27 @@ def score_questions(samples: Samples) -> pd.DataFrame:
     return frame.drop_duplicates("id").set_index("id").assign(score=score)
 
 
+def compare_open(systems: Systems) -> list[Result]:
+    """Compare each system's answers to the same questions, asked as a choice and openly.
+
+    Benchmark `X_open/test` asks what `X/test` asks, row by row. Only questions in both count.
+    """
+    found = []
+    for benchmark in systems:
+        as_choice = systems.get(benchmark.replace("_open/", "/"), {})
+        shared = [name for name in systems[benchmark] if name in as_choice]
+        for system in shared if "_open/" in benchmark else ():
+            choice, opened = (
+                score_questions(samples)["score"].rename(lambda key: key.partition("/")[2])
+                for samples in (as_choice[system], systems[benchmark][system])
+            )
+            choice, opened = choice.align(opened, join="inner")
+            scores = {"choice": choice, "open": opened, "both": np.minimum(choice, opened)}
+            rates = {name: rounded(score.mean()) for name, score in scores.items()}
+            found.append({"benchmark": benchmark, "system": system, "n": len(choice)} | rates)
+    return found
+
+
 def judge_claims(comparisons: list[Result], claims: Any, results: list[Result]) -> list[Result]:
     """Judge each claim whose systems and benchmark were compared; say the verdict in a sentence.
 

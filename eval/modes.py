@@ -12,6 +12,9 @@ loglikelihood  nothing is generated: the letter that is most probable after the 
 choice that is clearly stated anywhere (eval/reading.py). What is behind the model's own answer, a
 next question or turn that it made up, is never read; in think it also breaks the format, as in
 training.
+
+Open answers are asked in think and direct, a choice is then the answer's text. Lenient reads the
+last line inside the last `<answer>`, or of a whole response without one.
 """
 
 import hashlib
@@ -30,9 +33,11 @@ from data_prep.prompt import (
     render_instruction,
 )
 from eval.reading import cut_runaway, lenient_choice, mmlu_pro_choice
-from reward_server.verifier import read_choice, verify
+from reward_server.verifier import find_reader, read_choice, verify, verify_open
 
 MODES = ("think", "direct", "cot", "loglikelihood")
+NEED_OPTIONS = ("cot", "loglikelihood")
+"""Modes that ask for a letter."""
 PUBLISHED = ("mmlu_pro_health",)
 """Benchmarks whose own rules of reading an answer are a third column in mode cot."""
 
@@ -135,8 +140,9 @@ def render(
 
 def write_answer(row: dict[str, Any], name: str) -> str:
     """Write the answer of an example in the format of its mode."""
-    letter = str(row["answer"])
-    reasoning = f"The option that fits the question best is: {row['options'][ord(letter) - 65]}."
+    letter, options = str(row["answer"]), row["options"]
+    gold = options[ord(letter) - 65] if options else letter
+    reasoning = f"The {'option' if options else 'answer'} that fits the question best is: {gold}."
     if name == "think":
         return f"<think>{reasoning}</think>\n<answer>{letter}</answer>"
     return f"{reasoning}\nAnswer: {letter}" if name == "cot" else letter
@@ -181,3 +187,15 @@ def judge(
         return Judgement(True, "stated", named, named)
     choice = read_choice(own, options)
     return Judgement(choice.letter is not None, choice.reason, choice.letter, lenient, published)
+
+
+def judge_open(response: str, label: dict[str, Any], mode: str) -> Judgement:
+    """Read an open answer strictly and leniently. label: the row's, which says what is right."""
+    read, own = find_reader(label), cut_runaway(response)
+    inside = own.rpartition("<answer>")[2].partition("</answer>")[0].strip()
+    lenient, _ = read(inside.rpartition("\n")[2])
+    if split_mode(mode)[0] == "think":
+        verdict = verify_open(response, read)
+        return Judgement(verdict.format_ok, verdict.reason, verdict.choice, lenient)
+    answer, reason = read(own)
+    return Judgement(answer is not None, reason, answer, lenient)

@@ -32,7 +32,7 @@ from data_prep.files import lock_file, write_json
 from eval.accepted import write_accepted
 from eval.ask import Progress as Report
 from eval.ask import answer_tasks
-from eval.compare import Systems, compare_systems, judge_claims
+from eval.compare import Systems, compare_open, compare_systems, judge_claims
 from eval.page import write_report
 from eval.samples import Samples
 from eval.summary import summarise_samples
@@ -94,7 +94,13 @@ def build_summary(
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     comparisons = compare_systems(systems, settings["compare"], cfg.seed)
     claims = judge_claims(comparisons, settings["claims"], results)
-    return {"name": cfg.name, "results": results, "comparisons": comparisons, "claims": claims}
+    return {
+        "name": cfg.name,
+        "results": results,
+        "comparisons": comparisons,
+        "open": compare_open(systems),
+        "claims": claims,
+    }
 
 
 def describe_call(started: datetime, asked: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import read_jsonl, write_jsonl
-from eval.modes import Judgement, has_published, judge, render
+from eval.modes import Judgement, has_published, judge, judge_open, render
 from eval.questions import Benchmark
 
 Samples = list[dict[str, Any]]
@@ -75,7 +75,10 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
     datasource = row.get("datasource", "")
     read = Judgement(False, "error", None, None)  # an error has no reading, and is wrong
     if answer.error is None:
-        read = judge(answer.response, gold, row["options"], mode, datasource)
+        if row["options"]:
+            read = judge(answer.response, gold, row["options"], mode, datasource)
+        else:
+            read = judge_open(answer.response, json.loads(row["label"]), mode)
     groups = [str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")]
     prompt = request.prompt.encode("utf-8", "surrogatepass")
     sample = {

@@ -27,7 +27,8 @@ def summarise_samples(samples: Samples, seed: int = 0) -> Numbers:
     # as objects: pandas' own strings cannot hold half an emoji, which a model may write
     frame = pd.DataFrame(samples, dtype=object)
     frame = frame.astype(dict.fromkeys(INTEGERS, int) | dict.fromkeys(FLAGS, bool))
-    frame["chance"] = 1 / frame["num_options"]
+    # nobody guesses an open answer
+    frame["chance"] = (1 / frame["num_options"]).where(frame["num_options"] > 0, 0.0)
     published = "correct_published" in frame
     accuracy = measure(frame, seed) or {}
     tokens, errors = frame["tokens"], frame["error"].dropna()
@@ -55,7 +56,7 @@ def summarise_samples(samples: Samples, seed: int = 0) -> Numbers:
         "by_group": measure_parts(frame, frame["group"], seed),
         "by_length": measure_parts(frame, cut_lengths(frame["tokens"]), seed),
         "by_num_options": measure_parts(frame, frame["num_options"], seed),
-        "letters": count_values(frame["choice"].dropna()),
+        "letters": count_values(frame.loc[frame["num_options"] > 0, "choice"].dropna()),
         "flips": measure_flips(frame, seed) if "rotation_of" in frame else None,
         "sampled": summarise_sampled(frame, seed),
     }
@@ -86,7 +87,8 @@ def measure_flips(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
 
     An unread answer is a choice of its own. None where no question was asked in two rotations.
     """
-    frame = frame[frame["sample"] == 0]  # of several answers the first one counts
+    # of several answers the first one counts; an open question has no rotations
+    frame = frame[(frame["sample"] == 0) & (frame["num_options"] > 0)]
     # counted from the gold letter, an option has the same place in every rotation
     chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
     places = (chosen - gold) % frame["num_options"]

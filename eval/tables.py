@@ -110,6 +110,7 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "max": lambda r: f"{r['tokens']['max']:,}",
 }
 """Heading -> cell of a result."""
+OPEN_COLUMNS = {"as a choice": "choice", "openly": "open", "right both ways": "both"}
 HEAD = ["model", "benchmark", "mode"]
 SCORES = ["n", "strict", "95 % CI", "lenient", "format", "given format"]
 
@@ -239,6 +240,19 @@ def build_comparisons(comparisons: list[Result]) -> Table:
         "benchmarks."
     )
     return Table("Differences in points, on the same questions", build_frame(rows), 4, note)
+
+
+def build_open(pairs: list[Result]) -> Table:
+    """Build the table of the same questions asked as a choice and openly."""
+    rows = []
+    for pair in pairs:
+        rates = {name: format_percent(pair[key]) for name, key in OPEN_COLUMNS.items()}
+        row = {"system": pair["system"], "benchmark": pair["benchmark"], "n": f"{pair['n']:,}"}
+        rows.append(row | rates | {"open − choice": format_points(pair["open"] - pair["choice"])})
+    note = "Only questions that are in both. Right both ways: as a choice and openly."
+    return Table(
+        "Strict accuracy (%), the same questions asked both ways", build_frame(rows), 2, note
+    )
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:

@@ -18,7 +18,7 @@ from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prompt import PROMPT_VERSION
 from eval.endpoint import find_fingerprints
-from eval.modes import get_stop, split_mode
+from eval.modes import NEED_OPTIONS, get_stop, split_mode
 from eval.questions import Benchmark, collect_problems, read_benchmarks, read_examples
 from eval.samples import Request, list_requests
 from eval.settings import NAME, check_settings
@@ -86,6 +86,9 @@ def make_plan(cfg: DictConfig) -> Plan:
     tasks = []
     for model, benchmark in product(models, benchmarks):
         for mode in modes[model]:
+            if split_mode(mode)[0] in NEED_OPTIONS and not benchmark.prepared.template.has_options:
+                unread.append(f"{model} on {benchmark.name}: mode {mode} needs options, left out")
+                continue
             shown = examples[benchmark.name, mode]
             settings = describe_task(cfg, benchmark, mode, shown) | {"model": identities[model]}
             samples = settings["sampling"].get("samples", 1)

@@ -109,7 +109,7 @@ def open_rollouts(folder: str) -> TextIO | None:
 
 def write_rollout(
     rollouts: TextIO,
-    label: scoring.Label,
+    label: scoring.Label | scoring.OpenLabel,
     verdict: Verdict,
     output: dict[str, Any],
     response: str,
@@ -117,8 +117,8 @@ def write_rollout(
 ) -> None:
     """Append one sample as one JSON line and flush it. output: the engine's, with its reward."""
     ((start, end),) = output["action_ranges"]
-    # answer and options are in train.jsonl, by the row's id
-    row = label.model_dump(exclude={"answer", "options"})
+    # what a right answer is, is in train.jsonl by the row's id
+    row = label.model_dump(include={"id", "split", "step", "episode"})
     row |= {
         "prompt_tokens": start,
         "response_tokens": end - start,

@@ -21,7 +21,7 @@ from pydantic import (
 from data_prep.errors import UserError
 from reward_server.choice import LETTERS
 from reward_server.signals import measure_signals
-from reward_server.verifier import Verdict, check_arguments, verify
+from reward_server.verifier import Verdict, check_arguments, find_reader, verify, verify_open
 
 VARIABLE = "MEDRLVR_REWARD"
 WRONG_PENALTY = -0.5  # of the control of this name
@@ -70,17 +70,41 @@ class Settings(BaseModel):
     seed: int = 0
 
 
-class Label(BaseModel):
-    """A row's label. step, episode: from 1, added by the trainer when it sends the prompt."""
+class RowLabel(BaseModel):
+    """Parts of every label. step, episode: from 1, added by the trainer as it sends the prompt."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     id: Text
     split: Text
-    answer: str
-    options: list[str]
     step: NonNegativeInt | None = None
     episode: NonNegativeInt | None = None
+
+
+class Label(RowLabel):
+    """The label of a choice."""
+
+    answer: str
+    options: list[str]
+
+
+class OpenLabel(RowLabel):
+    """A label without options: accepted forms, or a value and the two limits of its tolerance."""
+
+    kind: Literal["text", "number"]
+    options: tuple[()] = ()
+    references: list[Text] = []
+    value: FiniteFloat = 0.0
+    tolerance: list[FiniteFloat] = []
+    unit: str = ""
+    substance: str | None = None
+
+    @model_validator(mode="after")
+    def check_kind(self) -> "OpenLabel":
+        """Refuse a label without what its kind needs."""
+        if not self.references if self.kind == "text" else len(self.tolerance) != 2:
+            raise ValueError("must have references, or a value and the two limits of its tolerance")
+        return self
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -94,13 +118,15 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         raise UserError(f"{VARIABLE}={text!r:.200} is not JSON: {error}") from None
 
 
-def parse_label(text: str, prompt: str) -> Label:
+def parse_label(text: str, prompt: str) -> Label | OpenLabel:
     """Read a row's label. prompt: named in errors where there is no id. Raises ValueError."""
     row = f"the prompt {prompt[-200:]!r}"
     try:
         fields = json.loads(text, object_pairs_hook=_build_object)
         if isinstance(fields, dict) and fields.get("id"):
             row = f"row {fields['id']!r}"
+        if isinstance(fields, dict) and "kind" in fields:
+            return OpenLabel.model_validate(fields)
         label = Label.model_validate(fields)
         fault = check_arguments(label.answer, label.options)
     except ValidationError as error:
@@ -143,14 +169,17 @@ def strip_prompt(query: str, prompt: str) -> str:
 
 
 def score_response(
-    response: str, label: Label, settings: Settings
+    response: str, label: Label | OpenLabel, settings: Settings
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge `response` and build the engine's reply, all plain floats.
 
     rewards: the shaped reward; for rows of another split than `train` accuracy, since the engine
     reports their mean as `pass1`. scores: accuracy, for dynamic filtering. extra_logs: the signals.
     """
-    verdict = verify(response, label.answer, label.options, settings.mode)
+    if isinstance(label, Label):
+        verdict = verify(response, label.answer, label.options, settings.mode)
+    else:
+        verdict = verify_open(response, find_reader(label.model_dump()), mode=settings.mode)
     signals = measure_signals(response, verdict, label.options)
     reward = accuracy = signals["accuracy"]
     if label.split == "train":  # a control touches the reward alone
@@ -178,7 +207,9 @@ def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOpt
     return max(reward, options.format_failed)
 
 
-def find_truth(verdict: Verdict, response: str, label: Label, settings: Settings) -> bool:
+def find_truth(
+    verdict: Verdict, response: str, label: Label | OpenLabel, settings: Settings
+) -> bool:
     """Find out if a response counts as right in training.
 
     A control (`reward.control`) replaces the truth by something that teaches no medicine, to find
@@ -192,6 +223,8 @@ def find_truth(verdict: Verdict, response: str, label: Label, settings: Settings
     if settings.control == "format_only":
         return True
     if settings.control == "shuffled_labels":
+        if not isinstance(label, Label):
+            raise ValueError(f"row {label.id!r}: reward.control=shuffled_labels needs options")
         # 1 to count - 1 places on, so that it is never the gold letter itself
         count = len(label.options)
         place = LETTERS.index(label.answer) + 1 + _draw(count - 1, settings.seed, label.id)

@@ -74,8 +74,9 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
     """
     if verdict.choice is None or verdict.think is None or verdict.pre_think is None:
         return 0.0
-    wanted = [_list_words(option) for option in options]
-    wanted.insert(0, wanted.pop(LETTERS.index(verdict.choice)))  # the chosen option first
+    # an open answer has no letter, and no other options
+    wanted = [_list_words(option) for option in options or [verdict.choice]]
+    wanted.insert(0, wanted.pop(LETTERS.index(verdict.choice) if options else 0))  # the chosen one
     opening: list[str] = []
     for sentence in _split_sentences(verdict.think[:OPENING_CHARACTERS]):
         if len(" ".join(opening).split()) < 5:
@@ -84,8 +85,10 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
     if opening and _states_text(opening[0], wanted, alone=True):
         return 1.0
     sentences = opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
-    letter = verdict.choice
-    return float(any(_states_letter(s, letter) or _states_text(s, wanted) for s in sentences))
+    letter = verdict.choice if options else None
+    return float(
+        any((letter and _states_letter(s, letter)) or _states_text(s, wanted) for s in sentences)
+    )
 
 
 def _split_sentences(text: str) -> list[str]:

@@ -3,18 +3,22 @@
 Format, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in this
 order, only white space between `</think>` and `<answer>`, nothing after `</answer>` but white space
 and special tokens, both bodies non-blank. Text before `<think>` is allowed, since the paper's fifth
-phase reasons there and is rewarded; mode `strict` forbids it. Choice: reward_server/choice.py.
+phase reasons there and is rewarded; mode `strict` forbids it. Answers: choice, text, number.py.
 
-Pure, stdlib only, total on any text, linear time. docs/reward.md shows every case.
+Pure, total on any text, linear time. docs/reward.md and docs/open_reward.md show every case.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from reward_server.choice import LETTERS, Choice, read_choice
+from reward_server.number import Target, read_number
 from reward_server.tags import FORMAT, TAG, drop_special_tokens, is_blank
+from reward_server.text import read_text
 
-__all__ = ["MODES", "REASONS", "TAG", "Choice", "Verdict", "read_choice", "verify"]
+__all__ = ["MODES", "REASONS", "TAG", "Choice", "Verdict", "find_reader", "read_choice", "verify"]
+
+Reader = Callable[[str], tuple[str | None, str]]  # body of an answer -> what it states, reason
 
 MODES = ("paper", "strict")
 
@@ -32,8 +36,16 @@ REASONS = {
     "no_choice": "none of the three forms that state a choice",
     "ambiguous": "a letter with the text of another option",
     "out_of_range": "the letter of an option that does not exist",
-    "wrong": "one choice, not the right one",
-    "correct": "one choice, the right one",
+    "no_answer": "of an open answer: nothing but punctuation",
+    "too_long": "longer than any answer: a list or an explanation",
+    "several": "more than one answer, or more than one number",
+    "no_number": "no number, or one beyond all measure",
+    "range": "a range or an inequality",
+    "date": "a date or a time of day",
+    "unknown_unit": "behind the number is no unit of the table",
+    "wrong_unit": "the unit of another quantity",
+    "wrong": "one choice or answer, not the right one",
+    "correct": "one choice or answer, the right one",
 }
 """Every `Verdict.reason`. The first ten: the format is not followed; the first one counts."""
 
@@ -61,6 +73,23 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
     """
     if fault := check_arguments(answer, options, mode):
         raise ValueError(fault)
+    return verify_open(response, lambda body: read_choice(body, options), answer, mode)
+
+
+def find_reader(label: Mapping[str, Any]) -> Reader:
+    """Find what reads an open answer, by the row's label: its accepted forms, or its number."""
+    if label["kind"] == "text":
+        return lambda body: read_text(body, label["references"])
+    lower, upper = label["tolerance"]
+    target = Target(label["value"], lower, upper, label["unit"], label.get("substance"))
+    return lambda body: read_number(body, target)
+
+
+def verify_open(response: str, read: Reader, answer: str = "", mode: str = "paper") -> Verdict:
+    """Judge `response` by what `read` finds in its answer.
+
+    answer: what is right where `read` only says what is stated.
+    """
     parts = TAG.split(response)  # text and tags in turn, beginning and ending with text
     texts, tags = parts[0::2], parts[1::2]
     if tags != FORMAT:
@@ -78,12 +107,11 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
         if found:
             return Verdict(-1.0, False, False, None, reason, think, pre_think)
 
-    choice = read_choice(body, options)
-    if choice.letter is None:
-        return Verdict(0.0, True, False, None, choice.reason, think, pre_think)
-    correct = choice.letter == answer
-    reason = "correct" if correct else "wrong"
-    return Verdict(float(correct), True, correct, choice.letter, reason, think, pre_think)
+    choice, reason = read(body)
+    if reason == "stated":
+        reason = "correct" if choice == answer else "wrong"
+    correct = reason == "correct"
+    return Verdict(float(correct), True, correct, choice, reason, think, pre_think)
 
 
 def check_arguments(answer: str, options: Sequence[str], mode: str = "paper") -> str | None:

@@ -33,7 +33,7 @@ EXPERIMENTS = list_group("experiment")
 HARDWARE = list_group("hardware")
 PAIRS = [(name, place) for name in EXPERIMENTS for place in HARDWARE]
 # Pairs that make no sense, each for its reason; every other pair must do.
-SMALL = ("laptop", "hacked", "paper_laptop", "sft/laptop", "sft/paper_laptop")
+SMALL = ("laptop", "hacked", "open", "paper_laptop", "sft/laptop", "sft/open", "sft/paper_laptop")
 LARGE = [name for name in EXPERIMENTS if name not in SMALL]
 SENSELESS = {
     **{

@@ -68,12 +68,12 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2806,
-    "reward_server": 1088,
+    "data_prep": 2966,
+    "reward_server": 1409,
     "recipes": 3657,
-    "eval": 4783,
+    "eval": 4859,
 }
-MOST_FILES = 87  # with seven empty __init__.py
+MOST_FILES = 90  # with seven empty __init__.py
 WEB_BUDGET = 654  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 

@@ -8,29 +8,40 @@ Mapping    recipes/configs/data/custom.yaml: the columns of question, options an
 Options    one column with a list, an object A, B, C, …, pairs of key and value, or text of one of
            these; or one column an option: [opa, opb, opc, opd]
 Answer     data.answer_is: a letter (also `(c)`, `C.`), the text of the gold option, or an index
-           (data.index_base: 0, 1 or auto)
+           (data.index_base: 0, 1 or auto); or open (data.prompt.name=open): references, a list of
+           accepted forms or text that parts them by |; or number, with its limits or a tolerance
 """
 
 import ast
 import json
+import math
 import re
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from data_prep.errors import BadRow
+from data_prep.open_view import MOST_WORDS
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question, get_letter, get_text, get_texts, get_value
 
 # `C`, ` c `, `(C)`, `C.`, `[c]`
 LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
+BRACKETED = re.compile(r"(.+?)\s*\(([^()]+)\)")  # hemolytic uremic syndrome (HUS)
 PAIRS = (("key", "value"), ("label", "text"))  # names of an option's letter and of its text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     """Read a record by the configured columns. Raises BadRow."""
     columns = data.columns
-    question = get_text(record, columns.question)
+    stem = columns.question
+    parts = [stem] if isinstance(stem, str) else stem
+    question = "\n\n".join(get_text(record, part).strip() for part in parts)
+    plain = (str, int, float, bool)
+    meta = {key: record[key] for key in columns.meta if isinstance(record.get(key), plain)}
+    if data.answer_is in ("references", "number"):
+        target = read_target(record, question, data)
+        return Question(row_id, question, [], "", meta, target=target)
     options, notes = read_options(record, columns.options)
     if data.answer_is == "index":
         answer = get_letter(record, columns.answer, data.index_base, len(options))
@@ -47,9 +58,39 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         letter = LETTER.fullmatch(said)
         answer = letter[1].upper() if letter else said
         notes += ["answer_letter"] if answer != said else []
-    plain = (str, int, float, bool)
-    meta = {key: record[key] for key in columns.meta if isinstance(record.get(key), plain)}
     return Question(row_id, question, options, answer, meta, notes)
+
+
+def read_target(record: dict[str, Any], stem: str, data: DictConfig) -> dict[str, Any]:
+    """Read an open answer: accepted forms, or a number within its limits. Raises BadRow.
+
+    Forms of more than 6 words are left out: nobody would say just these. `XIa (factor)` is three.
+    """
+    columns, value = data.columns, get_value(record, data.columns.answer)
+    if data.answer_is == "number":
+        units = "|".join(map(re.escape, data.units_in_question))
+        # What is the clearance in terms of mL/min?    the pressure in mm Hg
+        unit = re.search(rf"\b(?:in|of) ({units or '$^'})(?![\w/])", stem)
+        given = [get_value(record, key) for key in columns.limits] if columns.limits else []
+        try:
+            number, margin = float(value), abs(float(value)) * data.tolerance
+            limits = sorted(map(float, given or (number - margin, number + margin)))
+        except (TypeError, ValueError):
+            raise BadRow("no_number", f"{value!r:.50}, limits {given!r:.60}") from None
+        if not limits[0] <= number <= limits[-1] < math.inf:
+            raise BadRow("no_number", f"{number} is not within {limits}")
+        said = unit[1] if unit else data.unit
+        return {"value": number, "tolerance": limits, "unit": said, "kind": "number"}
+    forms = value.split("|") if isinstance(value, str) else value
+    while isinstance(forms, list) and len(forms) == 1 and isinstance(forms[0], list):
+        forms = forms[0]
+    texts = [text.strip() for text in get_texts({"answer": forms}, "answer")]
+    for bracketed in filter(None, map(BRACKETED.fullmatch, texts)):
+        texts += bracketed.groups()
+    references = [text for text in texts if 1 <= len(text.split()) <= MOST_WORDS]
+    if not references:
+        raise BadRow("long_answer" if any(texts) else "empty_reference", f"{texts!r:.100}")
+    return {"references": references, "kind": "text"}
 
 
 def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[str]]:

@@ -36,7 +36,10 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
             raise BadRow("wrong_type", f"options are lettered {letters[:30]}")
         texts = [get_text(option, "value") for option in record["options"]]
         record = {**record, "options": dict(zip(letters, texts, strict=True))}
-    stem, answer = get_text(record, "question"), get_text(record, "answer_idx")
+    # copies with question_open bring a stem that was reworded by others
+    reworded = isinstance(record, dict) and "question_open" in record and data.openly
+    stem = get_text(record, "question_open" if reworded else "question")
+    answer = get_text(record, "answer_idx")
     options = get_texts(record, "options")
     gold = record["options"].get(answer) if isinstance(record["options"], dict) else None
     if gold is not None and get_text(record, "answer") != gold:

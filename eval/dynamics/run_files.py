@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, model_validator
 
 from data_prep.errors import UserError
 
@@ -70,6 +70,13 @@ class Question(FileRow):
     options: list[Text] = []
     answer: Annotated[str, Field(pattern="^[A-Z]$")] | None = None
     prompt: Text = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_open_answer(cls, row: Any) -> Any:
+        """Leave out the answer of an open question, which is no letter."""
+        is_open = isinstance(row, dict) and row.get("options") == []
+        return row | {"answer": None} if is_open else row
 
 
 Row = TypeVar("Row", bound=FileRow)
