@@ -12,9 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from reward_server.choice import LETTERS, Choice, read_choice
-from reward_server.number import Target, read_number
 from reward_server.tags import FORMAT, TAG, drop_special_tokens, is_blank
-from reward_server.text import read_text
 
 __all__ = ["MODES", "REASONS", "TAG", "Choice", "Verdict", "find_reader", "read_choice", "verify"]
 
@@ -78,6 +76,10 @@ def verify(response: str, answer: str, options: Sequence[str], mode: str = "pape
 
 def find_reader(label: Mapping[str, Any]) -> Reader:
     """Find what reads an open answer, by the row's label: its accepted forms, or its number."""
+    # their tables are YAML, and the verdict on a choice needs nothing but the standard library
+    from reward_server.number import Target, read_number
+    from reward_server.text import read_text
+
     if label["kind"] == "text":
         return lambda body: read_text(body, label["references"])
     lower, upper = label["tolerance"]

@@ -69,7 +69,7 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 2966,
-    "reward_server": 1409,
+    "reward_server": 1411,
     "recipes": 3657,
     "eval": 4859,
 }

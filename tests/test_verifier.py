@@ -8,6 +8,8 @@ import json
 import random
 import re
 import string
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -539,3 +541,16 @@ def test_time_per_character_is_flat(frame, unit):
         costs.append(min(rounds) / max(1, 100_000 // size) / size)
     assert max(costs[1:]) <= 8 * costs[0], [f"{cost * 1e9:.1f} ns" for cost in costs]
     assert max(costs) < 3e-6
+
+
+def test_a_choice_is_judged_with_the_standard_library_alone():
+    code = (
+        "import sys; from reward_server.verifier import verify; verify('', 'A', ['a', 'b']);"
+        "names = {name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names;"
+        "print(*(name for name in names if not name.startswith('_')))"
+    )
+    here = PAGE.parents[1]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=here, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["reward_server"]
