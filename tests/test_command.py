@@ -19,7 +19,7 @@ from data_prep.errors import UserError
         ("reward.options.leak_penalti=1", ["the nearest is reward.options.leak_penalty"]),
         ("rewad.mode=strict", ["the nearest is reward.mode"]),
         ("hardware=9x80gb", ["hardware=9x80gb is none of", "4x80gb", "do you mean 8x80gb?"]),
-        ("data=foo", ["data=foo is none of bank, bank_5, base"]),
+        ("data=foo", ["data=foo is none of bank, bank_5, bank_open, base"]),
         ("experiment=papr", ["do you mean paper?"]),
         ("name=a,b", ["name=a,b: Hydra cannot read this value", "'name=\"a,b\"'"]),
         ("data.source=/data/médecine/q (1).csv", ["'data.source=\"/data/médecine/q (1).csv\"'"]),

@@ -105,9 +105,11 @@ def test_matrix(row, mode):
 
 def test_matrix_is_complete():
     assert len(ROWS) >= 150
-    assert {row["is"] for row in ROWS} | {row["strict"] for row in ROWS if "strict" in row} == set(
-        REASONS
-    )
+    found = {row["is"] for row in ROWS} | {row["strict"] for row in ROWS if "strict" in row}
+    # of open answers alone: tests/open_verdicts.yaml has their rows
+    open_only = {"no_answer", "too_long", "several", "no_number", "range", "date"}
+    open_only |= {"unknown_unit", "wrong_unit"}
+    assert found == set(REASONS) - open_only and open_only < set(REASONS)
     keys = [
         (read_response(row), row.get("gold"), row.get("options"), row.get("text")) for row in ROWS
     ]
