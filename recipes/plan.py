@@ -390,15 +390,16 @@ def print_plan(cfg: DictConfig) -> None:
         time = DataFrame({"seconds": estimate_run(cfg, shape, machine)})
         time["range from"], time["to"] = (time["seconds"] * factor for factor in RANGE)
         print(time[time["seconds"] > 0].drop("run").to_string(float_format="%.3g"))
-        steps, gpus = (
-            count_steps(cfg.openrlhf, rows["train"]),
-            hardware.nodes * hardware.gpus_per_node,
-        )
+        steps = count_steps(cfg.openrlhf, rows["train"])
+        gpus = hardware.nodes * hardware.gpus_per_node
         low, high = time.loc["run", ["range from", "to"]] / 3600
         each = f"{low * gpus:.3g} to {high * gpus:.3g} GPU-hours"
         print(f"{steps} steps: {low:.3g} to {high:.3g} hours, {each}")
         constants = ", ".join(f"{name} {value:.3g}" for name, value in vars(machine).items())
-        print(f"rests on {cfg.plan}, the longest response as long as allowed; {constants}\n")
+        given = ", ".join(f"{key} {value}" for key, value in cfg.plan.items() if key != "rows")
+        counted = f"{rows['train']:,} rows to train on, {rows['eval']:,} to evaluate"
+        longest = "the longest response as long as allowed"
+        print(f"rests on {counted}; {given}; {longest}; {constants}\n")
     else:
         print("hardware=cpu: a GPU's memory and time do not apply; see docs/engine.md")
     disk = plan_disk(cfg, shape, rows)
