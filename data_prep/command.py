@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data_prep.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "recipes" / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "recipes" / "configs"
 # What a disk, a quota or a permission says; any other OSError is our fault.
 USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
 
@@ -154,3 +156,13 @@ def show_quoting(word: str) -> str:
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     quoted = shlex.quote(f'{key}="{escaped}"')
     return f"{word}: Hydra cannot read this value; quote it for Hydra too: {quoted}"
+
+
+def read_commit() -> str | None:
+    """Read the working tree's commit, `+` where it has changes; None outside a git checkout."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

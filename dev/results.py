@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 from scipy.stats import t as student
 
+from data_prep.command import read_commit
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from dev.study import ROOT, read_settings, run_study
 from dev.study_report import MEASURES, NAMES
-from eval.run import read_commit
 
 LEDGER, PAGE = ROOT / "docs" / "results.yaml", ROOT / "docs" / "RESULTS.md"
 LEAST = 0.01

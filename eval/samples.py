@@ -115,7 +115,10 @@ def load_samples(path: Path) -> Samples:
     """Load a file's samples, none where there is no file; drop a last line that a kill cut off."""
     if not path.exists():
         return []
-    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):  # a whole file is not touched
+        os.truncate(path, whole)
     return read_jsonl(path)
 
 

@@ -89,13 +89,16 @@ def measure_flips(frame: pd.DataFrame, seed: int) -> dict[str, Any] | None:
     """
     # of several answers the first one counts; an open question has no rotations
     frame = frame[(frame["sample"] == 0) & (frame["num_options"] > 0)]
-    # counted from the gold letter, an option has the same place in every rotation
-    chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
-    places = (chosen - gold) % frame["num_options"]
-    questions = frame.assign(place=places.fillna(-1)).groupby("rotation_of", sort=False)
+    questions = frame.assign(place=find_places(frame)).groupby("rotation_of", sort=False)
     table = questions.agg(orders=("id", "nunique"), cluster=("cluster", "first"))
     table["flips"] = questions["place"].nunique() > 1
     return measure(table[table["orders"] > 1], seed, "flips")
+
+
+def find_places(frame: pd.DataFrame) -> pd.Series:
+    """Find each choice's place from the gold letter on, the same in every rotation; unread: -1."""
+    chosen, gold = frame["choice"].map(ord, na_action="ignore"), frame["answer"].map(ord)
+    return ((chosen - gold) % frame["num_options"]).fillna(-1)
 
 
 def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from eval.modes import split_mode
 
@@ -198,8 +197,7 @@ def build_letters(results: list[Result]) -> Table:
     for result in results:
         if not result["flips"]:
             continue
-        flips = f"{format_value(result['flips'])} ({format_interval(result['flips'])})"
-        row = describe_head(result) | {"flips": flips}
+        row = describe_head(result) | {"flips": format_measured(result["flips"])}
         for letter, count in sorted(result["letters"].items()):
             row[letter] = format_percent(count / result["n"])
         rows.append(row)
@@ -311,6 +309,8 @@ def build_published(results: list[Result]) -> Table:
 
 def describe_support(paper: Result) -> str:
     """Say in a sentence what the paper's own n supports on a benchmark."""
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
     n = paper["n"]
     a, b = (paper[system]["right"] for system in CLAIM)
     low, high = confint_proportions_2indep(a, n, b, n, compare="diff", method="wald")

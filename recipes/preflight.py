@@ -156,7 +156,7 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     held = {"prompt": manifest.get("prompt", {}).get("name", "plain")} | manifest.get("views", {})
     asked = {"prompt": cfg.data.prompt.name, **cfg.data.options, "stem": cfg.data.stem}
     if facts.method == "sft":  # which alone reads the rows' responses
-        held["direct_response"] = manifest["direct_response"]
+        held["direct_response"] = manifest.get("direct_response", "letter")
         asked["direct_response"] = cfg.data.direct_response
     other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
     if other:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,19 @@ def test_sft_refuses_rows_with_another_target(compose_config, bank: Path) -> Non
     cfg = compose_config("sft", *words, "data.direct_response=letter")
     [problem] = [p for p in find_problems(cfg, "sft") if "was prepared with" in p]
     assert "direct_response named, not " in problem and "make prep" in problem
+
+
+def test_rows_from_before_targets_had_names_are_taken_for_letters(
+    compose_config, bank: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bank / "bank", tmp_path / "bank")
+    path = tmp_path / "bank" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["direct_response"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    cfg = compose_config("sft", "experiment=sft/laptop", f"data_dir={tmp_path}")
+    [problem] = [p for p in find_problems(cfg, "sft") if "was prepared with" in p]
+    assert "direct_response letter, not " in problem
 
 
 def test_every_value_has_its_source_beside_it() -> None:

@@ -22,7 +22,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.command import run_command
+from data_prep.command import read_commit, run_command
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from eval.dynamics.analysis import Analysis, analyse
@@ -31,7 +31,6 @@ from eval.dynamics.figures import TABLES, WORDS, draw_figure, list_charts, read_
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import look_up, read_run
-from eval.run import read_commit
 
 WEB = Path(__file__).parent / "web"
 STYLES = ("../../base.css", "vendor/uPlot.min.css", "style.css")
