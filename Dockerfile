@@ -7,7 +7,11 @@
 #
 # runs/, data/ and the cache must be writable for user 1000. Secrets are given to `docker run`, never built in. Not built
 # yet: no Docker was at hand.
-FROM nvidia/cuda:13.0.1-devel-ubuntu22.04
+#
+# A tag may be moved to other content. To pin what you have looked at (`docker buildx imagetools inspect TAG` shows its digest):
+#   docker build --build-arg BASE=nvidia/cuda:13.0.1-devel-ubuntu22.04@sha256:DIGEST -t med-rlvr .
+ARG BASE=nvidia/cuda:13.0.1-devel-ubuntu22.04
+FROM ${BASE}
 
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     git make python3 python3-dev python3-venv build-essential && rm -rf /var/lib/apt/lists/* && \

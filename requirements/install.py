@@ -193,10 +193,14 @@ def find_build_settings():
 
 def install_cpu_torch():
     """Install torch's CPU build: from where pip is set up to look, else from the index that uv knows by name."""
+    wanted = ["--require-hashes", "-r", os.path.join("requirements", "torch-cpu.lock")]
+    if sys.version_info < (3, 11):  # of Python 3.10's file no hash is known
+        wanted = [TORCH + "+cpu"]
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-deps"]
-    if run(*pip, TORCH + "+cpu", stderr=subprocess.DEVNULL):
+    if run(*pip, *wanted, stderr=subprocess.DEVNULL):
         return True
-    return run(PYTHON, "-m", "uv", "pip", "install", "--no-deps", "--torch-backend", "cpu", TORCH)
+    uv = [PYTHON, "-m", "uv", "pip", "install", "--no-deps", "--torch-backend", "cpu"]
+    return run(*uv, *wanted)
 
 
 def install(lock):
@@ -210,7 +214,10 @@ def install(lock):
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     stop_unless(run(*pip, UV), f"pip could not install {UV}: is there a network?")
     if lock == "cpu":
-        stop_unless(install_cpu_torch(), f"no CPU build of {TORCH} was found for this Python")
+        stop_unless(
+            install_cpu_torch(),
+            f"no CPU build of {TORCH} with the hash of torch-cpu.lock was found",
+        )
     # Bytecode now, in parallel, rather than in each of the engine's processes at the first run
     uv = [PYTHON, "-m", "uv", "pip", "install", "--compile-bytecode", "--no-deps"]
     file = os.path.join("requirements", lock + ".lock")

@@ -165,3 +165,34 @@ def test_every_pin_of_a_lock_has_its_hashes(root, lock):
     pins = [line for line in text.splitlines() if line[:1].isalnum()]
     assert len(pins) > 200
     assert [pin.split()[0] for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "hashed"), [((3, 10), False), ((3, 11), True), ((3, 12), True)]
+)
+def test_torchs_cpu_build_is_installed_by_its_hash(install, monkeypatch, root, version, hashed):
+    """From both places, and the lock is of the version that the other lock has."""
+    commands = []
+    monkeypatch.setattr(install, "run", lambda *command, **_: commands.append(command))
+    monkeypatch.setattr(install.sys, "version_info", version)
+    install.install_cpu_torch()
+    assert len(commands) == 2 and all(
+        ("--require-hashes" in command) == hashed for command in commands
+    )
+    (pin,) = [
+        line
+        for line in (root / "requirements/torch-cpu.lock")
+        .read_text()
+        .replace("\\\n", "")
+        .splitlines()
+        if not line.startswith("#")
+    ]
+    assert pin.split()[0] == install.TORCH + "+cpu" and pin.count("--hash=sha256:") == 2
+    assert f"\n{install.TORCH} \\\n" in (root / "requirements/cpu.lock").read_text()
+
+
+def test_the_image_runs_as_a_user_and_its_base_can_be_pinned(root):
+    lines = (root / "Dockerfile").read_text().splitlines()
+    assert "USER med" in lines and lines.index("ARG BASE=nvidia/cuda:13.0.1-devel-ubuntu22.04") < (
+        lines.index("FROM ${BASE}")
+    )
