@@ -19,6 +19,7 @@ from data_prep.options import strip_labels
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question
 
+WARNINGS = ("absent_figure", "absent_text", "duplicate_distractor", "cyrillic", "reward_tag")
 LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw")
 """Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
 CYRILLIC = re.compile(r"[\u0400-\u052f]")

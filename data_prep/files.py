@@ -58,6 +58,13 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_bytes().decode("utf-8").split("\n") if line]
 
 
+def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of JSON (`object_pairs_hook`). Raises ValueError for a key given twice."""
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a key is given twice")
+    return fields
+
+
 def hash_file(path: Path) -> str:
     """Compute the SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.card import draw_lengths, render_card
+from data_prep.clean import WARNINGS
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_jsonl, write_text
 from data_prep.open_view import open_questions
@@ -30,7 +31,7 @@ from data_prep.prompt import (
     find_template,
     render_question,
 )
-from data_prep.records import Records, read_records
+from data_prep.records import SPLITS, Records, read_records
 from data_prep.rows import build_row, unify_meta
 from data_prep.splits import (
     TRAIN,
@@ -44,7 +45,7 @@ from data_prep.splits import (
 from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 BATCH = 1000  # rows that are built and measured together
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # becomes a folder's name
 CHOICES: dict[str, tuple[Any, ...]] = {
     "chat": (False, True),
     "openly": (False, True),
@@ -161,6 +162,8 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
         raise UserError(*(f"{key} is not set: give {key}=…" for key in sorted(missing)))
     data, model = cfg.data, cfg.model
     problems = check_settings(data)
+    if type(cfg.seed) is not int or cfg.seed < 0:
+        problems.append(f"seed={cfg.seed} must be a whole number, 0 or more")
     # all three are tried, so that one message has the problems of all
     found: list[Any] = []
     for read in (
@@ -180,15 +183,22 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
 def check_settings(data: DictConfig) -> list[str]:
     """Check the settings of a preparation; returns one problem a line."""
     problems = []
-    for key in ("name", "split"):  # become names of files
-        if not NAME.fullmatch(str(data.get(key, TRAIN))):
-            fix = "becomes a file's name: use letters, digits, _ . -"
-            problems.append(f"data.{key}={data.get(key)!r} {fix}")
+    if not NAME.fullmatch(str(data.name)):
+        fix = "becomes a folder's name: use letters, digits, _ . -, 100 at most"
+        problems.append(f"data.name={data.name!r:.60} {fix}")
+    # become names of files
+    for key in ("split", "files", "hub.splits", "holdout"):
+        given = OmegaConf.select(data, key, default=TRAIN)
+        for split in [given] if key == "split" else given or ():
+            if split not in SPLITS:
+                problems.append(f"data.{key}: {split!r:.60} is no split of {', '.join(SPLITS)}")
     for key, allowed in CHOICES.items():
         value = OmegaConf.select(data, key, default=allowed[0])
         if value not in allowed:
             words = [json.dumps(word).strip('"') for word in allowed]  # as YAML has them
             problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
+    if unknown := [name for name in data.drop or () if name not in WARNINGS]:
+        problems.append(f"data.drop={unknown} is no warning; there are {', '.join(WARNINGS)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
     limit, rotate = data.max_prompt_tokens, data.options.rotate

@@ -119,6 +119,8 @@ def find_template(name: str, file: str | None = None) -> Template:
     if file is None:
         return TEMPLATES[name]
     try:
+        if not Path(file).is_file():  # /dev/zero has no end
+            raise OSError("no such file")
         text = Path(file).read_bytes().decode("utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.prompt.file={file} cannot be read as UTF-8 text: {error}") from error

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 
 from data_prep.errors import BadRow, UserError
+from data_prep.files import build_object
 from data_prep.hub import load_splits, resolve_revision
 from data_prep.prepared import open_prepared
 
@@ -24,7 +25,7 @@ Files = dict[str, list[tuple[str, Path]]]
 """The files of each split as (part, path), part "" where a split is one file."""
 
 SPLITS = ("train", "dev", "test", "ood")
-ALIASES = {"validation": "dev", "valid": "dev", "val": "dev"}
+ALIASES = {"validation": "dev", "valid": "dev", "val": "dev", "development": "dev"}
 MAX_ROW = 1_000_000  # characters of a row: a longer one fits no model, and costs 200 times its size
 MAX_BATCH = 256  # rows of Parquet turned into Python objects at a time
 MAX_GROUP = 2 * 1024**3  # bytes of a Parquet row group, which is decompressed as a whole
@@ -78,10 +79,10 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
         for split, name in data.files.items():
             if name is not None:
                 parts = list(data.parts) or [""]
-                found[split] = [(part, source / name.format(part=part)) for part in parts]
+                found[split] = [(part, source / name.replace("{part}", part)) for part in parts]
     elif source.is_dir():
         for path in sorted(source.glob("[!.]*")):
-            split = ALIASES.get(path.stem, path.stem)
+            split = ALIASES.get(path.stem.lower(), path.stem.lower())
             if split in SPLITS and path.suffix in READERS:
                 found.setdefault(split, []).append(("", path))
             else:
@@ -109,7 +110,7 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
 def hold_out(splits: Splits, cfg: DictConfig) -> tuple[Splits, dict[str, int]]:
     """Set training rows aside as splits that have no file; return also how many of each."""
     train = splits.get("train", [])
-    sizes = dict(cfg.data.holdout)
+    sizes = dict(cfg.data.holdout or {})
     for split, size in sizes.items():
         if size == "auto":
             # training needs a dev split; a file of one row cannot give any
@@ -145,7 +146,7 @@ def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[tuple[st
         try:
             for number, row in enumerate(READERS[path.suffix](path, data)):
                 records.append((f"{prefix}{number}", limit_row(row)))
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, RecursionError, csv.Error) as error:
             raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
     return records
 
@@ -171,14 +172,15 @@ def parse_json(text: bytes) -> Any:
     if len(text) > MAX_ROW:
         return BadRow("row_too_long", f"{len(text):,} bytes, {MAX_ROW:,} are read")
     try:
-        return json.loads(text)
+        return json.loads(text.decode(), object_pairs_hook=build_object)
     except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"{str(error)[:120]}: {text[:80].decode(errors='replace')!r}")
 
 
 def read_json(path: Path, data: DictConfig) -> Iterator[Any]:
     """Read the items of one JSON list, or the values of an object, each with its key as `_key`."""
-    content = json.loads(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
+    content = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    content = json.loads(content, object_pairs_hook=build_object)
     if isinstance(content, list):
         yield from content
     elif isinstance(content, dict):
@@ -188,13 +190,25 @@ def read_json(path: Path, data: DictConfig) -> Iterator[Any]:
         raise ValueError("neither a list nor an object of records")
 
 
+def check_columns(names: list[str]) -> None:
+    """Refuse two columns of one name, of which a row would keep the last. Raises ValueError."""
+    if double := {name for name in names if name and names.count(name) > 1}:
+        raise ValueError(f"two columns are named {', '.join(map(repr, sorted(double)))}")
+
+
 def read_csv(path: Path, data: DictConfig) -> Iterator[Any]:
-    """Read CSV, every value as text; `data.csv_columns` names the columns of one without header."""
+    """Read CSV, every value as text; `data.csv_columns` names the columns of one without header.
+
+    A row with more or fewer cells is a BadRow: a comma without quotes has moved its values.
+    """
     csv.field_size_limit(sys.maxsize)  # a long cell is a row to drop, not the end of the file
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, fieldnames=list(data.csv_columns) or None, strict=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        yield from reader
+        reader.fieldnames = names = [name.strip() for name in reader.fieldnames or []]
+        check_columns(names)
+        for row in reader:
+            is_whole = None not in row and None not in row.values()
+            yield row if is_whole else BadRow("number_of_cells", f"not {len(names)}: {row!r:.100}")
 
 
 def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
@@ -202,8 +216,10 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
     import pyarrow
     from pyarrow import parquet
 
+    schema = parquet.read_schema(path)
+    check_columns(schema.names)
     # a repeated text is then held once, whatever the number of rows
-    texts = [field.name for field in parquet.read_schema(path) if field.type == pyarrow.string()]
+    texts = [field.name for field in schema if field.type == pyarrow.string()]
     file = parquet.ParquetFile(path, read_dictionary=texts)
     for group in range(file.metadata.num_row_groups):
         size = file.metadata.row_group(group).total_byte_size
@@ -219,11 +235,11 @@ def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
 
 
 def list_values(column: Any) -> list[Any]:
-    """Return a column's values; as text where Python has no such value (a date in year 30,000)."""
+    """Return a column's values; null where Python has no such value (a date in year 30,000)."""
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):
-        return list(column.cast("string").to_pylist())
+        return [None] * len(column)
 
 
 READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}

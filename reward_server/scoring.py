@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from data_prep.errors import UserError
+from data_prep.files import build_object
 from reward_server.choice import LETTERS
 from reward_server.signals import measure_signals
 from reward_server.verifier import Verdict, check_arguments, find_reader, verify, verify_open
@@ -122,7 +123,7 @@ def parse_label(text: str, prompt: str) -> Label | OpenLabel:
     """Read a row's label. prompt: named in errors where there is no id. Raises ValueError."""
     row = f"the prompt {prompt[-200:]!r}"
     try:
-        fields = json.loads(text, object_pairs_hook=_build_object)
+        fields = json.loads(text, object_pairs_hook=build_object)
         if isinstance(fields, dict) and fields.get("id"):
             row = f"row {fields['id']!r}"
         if isinstance(fields, dict) and "kind" in fields:
@@ -136,14 +137,6 @@ def parse_label(text: str, prompt: str) -> Label | OpenLabel:
     if fault:
         raise ValueError(f"{row}: {fault}. Prepare the data again (`make prep`).")
     return label
-
-
-def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object of JSON. Raises ValueError for a key given twice: which one is meant?"""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a key is given twice")
-    return fields
 
 
 def _explain(fault: Any, root: str) -> str:
