@@ -5,6 +5,7 @@ Views (`data.options.*`, `data.stem`) show what a score depends on; docs/paper.m
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import replace
 from typing import Any
@@ -14,15 +15,18 @@ from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question, read_index
 
 NONE, NO_STEM = "None of the above", "Which option is right?"
-# Options that name others by letter: "A and C", "both a & b", "abd", "A, B", "option B is wrong",
-# "(a) only", "options 1 and 2", "the first two". A lone letter is a whole word next to a joiner, so
-# "vitamin A and vitamin C" is none.
+# Options that name others by letter: "A and C", "both a & b", "abd", "A, B, and D", "A to C",
+# "option B is wrong", "(a) only", "all but D", "options 1 and 2", "the first two". A lone letter is
+# a whole word next to a joiner, so "vitamin A and vitamin C" is none.
 LETTER_LIST = re.compile(
     r"^(?:both |only |either |neither )?\(?[A-J]\)?"
-    r"(?:\s*(?:,|&|\+|/|and|or|nor)\s*\(?[A-J]\)?)+(?: only| both)?[. ]*$"
-    r"|^(?:both|only|either|neither|all except) \(?[A-J]\)?[. ]*$|^\(?[A-J]\)? only[. ]*$"
+    r"(?:(?:\s*(?:[,&+/–-]|\b(?:and|or|nor|to|through|but|not)\b))+\s*\(?[A-J]\)?)+"
+    r"(?: only| both| (?:is|are) \w+)?[. ]*$"
+    r"|^(?:both|only|either|neither|all except|all but|(?:the )?same as|see|as in)"
+    r" \(?[A-J]\)?[. ]*$"
+    r"|^\(?[A-J]\)? only[. ]*$"
     r"|^[a-e]{2,5}$|\b(?:options?|choices?|answers?|statements?) \(?(?:[A-J]|\d+)\)?(?![a-z])"
-    r"|^the (?:first|last|other) (?:two|three|four)\b",
+    r"|^the (?:first|last|other|former|latter)(?: (?:two|three|four)|$)\b",
     re.IGNORECASE,
 )
 # Stems that cite letters of the options ("option B", "choice (c)") or list them ("A. rest B. run").
@@ -31,15 +35,22 @@ STEM_CITES = re.compile(
     r"|(?:^|\s)\(?A[).:]\s.{1,300}\s\(?B[).:]\s",
     re.IGNORECASE | re.DOTALL,
 )
-# An option's own label: `A. text`, `(a) text`, `1. text`, `2) text`.
-LABEL = re.compile(r"\(?([A-Za-z]|\d{1,2})\s*[).:]\s+(?=\S)")
+# An option's own label: `A. text`, `(a) text`, `1. text`, `[B] text`, `**C.** text`, `Ｄ．text`,
+# `Option E: text`, `F - text`; not the first digits of `1.5 mg`.
+LABEL = re.compile(
+    r"(?:option |choice )?[(\[<（【*]*([A-Za-zＡ-Ｚａ-ｚ]|\d{1,2})"
+    r"(?:\s*[)\].:>*）】．：、]+(?!\d)\s*| - )(?=\S)",
+    re.IGNORECASE,
+)
 # "all of the above", "none of these", "both", "all of them", "none apply": stay below the others.
 COLLECTIVE = re.compile(
-    r"\b(?:all|none|both|any|either|neither|some|two|most)\b.*"
-    r"\b(?:above|these|those|following|options|answers|choices)\b"
-    r"|^(?:all|none|both|neither|either|any)"
-    r"(?: (?:of them|apply|applies)| (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
-    r"|\b(?:above|preceding)\b",
+    r"\b(?:all|none|both|any|either|neither|some|two|most|every)\b.*"
+    r"\b(?:above|these|those|following|foregoing|options|answers|choices)\b"
+    r"|^(?:all|none|both|neither|either|any|every)"
+    r"(?: one)?(?: of them| apply| applies| two| three| four| but the last)?"
+    r"(?: (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
+    r"|^(?:more than one|no (?:correct|right) (?:answer|option)|the previous)\b"
+    r"|\b(?:above|preceding|foregoing)\b",
     re.IGNORECASE,
 )
 
@@ -59,8 +70,8 @@ def count_free(question: Question) -> int:
     options = question.options
     if STEM_CITES.search(question.question) or any(map(LETTER_LIST.search, options)):
         return 0
-    # labels in another order than ours: letters in the texts may mean them
-    if len(options) > 1 and sorted(read_labels(options)) == list(range(len(options))):
+    # labels of its own: a prompt would give a letter twice, and letters in the texts may mean them
+    if any(0 <= place < len(options) for place in read_labels(options)):
         return 0
     fixed = [bool(COLLECTIVE.search(option)) for option in options]
     free = len(options) - sum(fixed)
@@ -145,7 +156,7 @@ def read_labels(options: list[str]) -> list[int]:
     places = []
     for option in options:
         label = LABEL.match(option)
-        mark = label[1].upper() if label else "0"
+        mark = unicodedata.normalize("NFKC", label[1]).upper() if label else "0"
         places.append(int(mark) - 1 if mark.isdigit() else LETTERS.index(mark))
     return places
 

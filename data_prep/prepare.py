@@ -65,7 +65,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
     """
     # read
     template, tokenizer, records = read_inputs(cfg)
-    data, folder = cfg.data, Path(cfg.data_dir) / cfg.data.name
+    data, folder = cfg.data, Path(cfg.data_dir) / str(cfg.data.name)
     origin, remarks = records.origin, records.remarks
     if data.index_base == "auto":
         contents = (content for split in records.splits.values() for _, content in split)
@@ -183,7 +183,7 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
 def check_settings(data: DictConfig) -> list[str]:
     """Check the settings of a preparation; returns one problem a line."""
     problems = []
-    if not NAME.fullmatch(str(data.name)):
+    if data.name is None or not NAME.fullmatch(str(data.name)):
         fix = "becomes a folder's name: use letters, digits, _ . -, 100 at most"
         problems.append(f"data.name={data.name!r:.60} {fix}")
     # become names of files

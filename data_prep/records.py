@@ -79,7 +79,9 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
         for split, name in data.files.items():
             if name is not None:
                 parts = list(data.parts) or [""]
-                found[split] = [(part, source / name.replace("{part}", part)) for part in parts]
+                found[split] = [
+                    (part, source / str(name).replace("{part}", part)) for part in parts
+                ]
     elif source.is_dir():
         for path in sorted(source.glob("[!.]*")):
             split = ALIASES.get(path.stem.lower(), path.stem.lower())

@@ -67,14 +67,18 @@ def get_text(record: Any, key: str, null: str | None = None) -> str:
 
 
 def get_texts(record: Any, key: str) -> list[str]:
-    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow."""
+    """Return the texts of a list field, or of an object lettered A, B, C, …; raises BadRow.
+
+    Letters may be small or in brackets, and in any order.
+    """
     value = record.get(key) if isinstance(record, dict) else None
     if isinstance(value, dict):
         # Parquet gives every row the letters that any row has
-        value = {letter: text for letter, text in value.items() if text is not None}
-        if list(value) != list(LETTERS[: len(value)]):
-            raise BadRow("wrong_type", f"{key} has the keys {list(value)!r:.100}, not A, B, C, …")
-        value = list(value.values())
+        given = {str(letter): text for letter, text in value.items() if text is not None}
+        lettered = {letter.strip("()[]. :").upper(): text for letter, text in given.items()}
+        if sorted(lettered) != list(LETTERS[: len(given)]):
+            raise BadRow("wrong_type", f"{key} has the keys {list(given)!r:.100}, not A, B, C, …")
+        value = [lettered[letter] for letter in sorted(lettered)]
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise BadRow("wrong_type", f"{key} is no list of texts: {value!r:.100}")
     return value

@@ -86,6 +86,17 @@ LETTERED = {"A": "a", "B": "b", "C": "c", "D": "d"}
         (["A. a", "B. b", "C. c", "D. d"], "own_labels"),
         (["(a) a", "(b) b", "(c) c", "(d) d"], "own_labels"),
         (["1. a", "2. b", "3. c", "4. d"], "own_labels"),
+        (["[A] a", "[B] b", "[C] c", "[D] d"], "own_labels"),
+        (["**A.** a", "**B.** b", "**C.** c", "**D.** d"], "own_labels"),
+        (["Ａ．a", "Ｂ．b", "Ｃ．c", "Ｄ．d"], "own_labels"),
+        (["A、a", "B、b", "C、c", "D、d"], "own_labels"),
+        (["A - a", "B - b", "C - c", "D - d"], "own_labels"),
+        (["Option A: a", "Option B: b", "Option C: c", "Option D: d"], "own_labels"),
+        (dict(zip("abcd", "abcd", strict=True)), None),
+        (dict(zip(["(D)", "(B)", "(C)", "(A)"], "dbca", strict=True)), None),
+        ([list(pair) for pair in LETTERED.items()], None),
+        (str(tuple("abcd")), "options_in_text"),
+        ([*"abcd", " ", "n/a"], "padding_options"),
     ],
 )
 def test_options_are_read_in_the_shapes_that_data_sets_use(run, tmp_path, options, note):
@@ -116,6 +127,9 @@ def test_an_index_may_be_a_decimal_number_and_count_from_one(run, tmp_path, valu
         (make_row(options=["a", "N/A", "c"]), r"option 2 is 'N/A'"),
         (make_row(options=[*"abc", "N/A"], answer="D"), r"answer 'D' with 3 options"),
         (make_row(options="one or two"), r"options is the text 'one or two', no list"),
+        (make_row(options='{"A": "a", "A": "b", "B": "c"}'), r"options: a key is given twice"),
+        (make_row(options="{[1]: 2}"), r"options is the text '\{\[1\]: 2\}', no list"),
+        (make_row(options={"A": "a", "a": "b"}), r"options has the keys \['A', 'a'\], not A, B, C"),
         (make_row(options={"x": "a"}), r"options has the keys \['x'\], not A, B, C"),
         (make_row(question=7), r"1 wrong_type \(custom/train/0: question is 7, not text\)"),
         (make_row(answer="see below"), r"answer 'see below' with 4 options"),
@@ -146,6 +160,37 @@ def test_pretty_json_named_jsonl_and_a_csv_with_semicolons_say_what_is_there(run
         run(tmp_path / "q.csv")
 
 
+HEADED = "question,a,b,answer\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("q.csv", HEADED + "Why, then?,x,y,B\n", r"1 number_of_cells \(custom/train/0: not 4: "),
+        ("q.csv", HEADED + "Why?,x\n", r"1 number_of_cells"),
+        ("q.csv", "question,a,a,answer\nWhy?,x,y,B\n", r"two columns are named 'a'"),
+        ("q.jsonl", '{"question": "q", "question": "r"}', r"not_json \(.* a key is given twice"),
+        ("q.json", '[{"question": "q", "question": "r"}]', r"as json: a key is given twice"),
+        ("q.json", "[" * 100_000, r"as json: maximum recursion depth"),
+        ("q.jsonl", json.dumps({"question": "q"}).encode("utf-16"), r"not_json .* can't decode"),
+    ],
+)
+def test_what_would_move_values_silently_is_refused(run, tmp_path, name, content, told):
+    """A comma without quotes, a column or a key twice, rows of another encoding: none is half read."""
+    source = tmp_path / name
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=told):
+        run(source, ALONE, "data.columns.options=[a,b]")
+
+
+def test_a_column_of_parquet_that_is_there_twice_is_refused(run, tmp_path):
+    texts = pyarrow.array(["q"])
+    table = pyarrow.Table.from_arrays([texts, texts], names=["question", "question"])
+    parquet.write_table(table, tmp_path / "q.parquet")
+    with pytest.raises(UserError, match="two columns are named 'question'"):
+        run(tmp_path / "q.parquet")
+
+
 def test_blanks_in_a_header_do_not_matter(run, tmp_path):
     (tmp_path / "q.csv").write_text("question , a,b ,answer\nWhy?,x,y,B\n")
     run(tmp_path / "q.csv", ALONE, "data.columns.options=[a,b]")
@@ -164,7 +209,9 @@ def test_the_target_of_sft_is_a_letter_or_names_the_option(run, tmp_path):
 # --- splits ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+@pytest.mark.parametrize(
+    "name", ["validation", "valid", "val", "dev", "development", "Dev", "VALID"]
+)
 def test_every_name_of_a_dev_split_is_read(run, tmp_path, name):
     write_rows(tmp_path / "mine/train.jsonl", [make_row(n) for n in range(4)])
     write_rows(tmp_path / f"mine/{name}.jsonl", [make_row(9)])
@@ -211,7 +258,29 @@ def test_names_that_leave_the_data_folder_are_refused(run, tmp_path):
         for value in ("../../evil", "..", ".", "a/b"):
             with pytest.raises(UserError, match=key):
                 run(source, f"{key}={value}")
+    for key in ("data.split", "data.holdout", "data.files", "data.hub.splits"):
+        for value in ("trian", "validation", "manifest"):
+            word = f"{key}={value}" if key == "data.split" else f"+{key}.{value}=1"
+            with pytest.raises(UserError, match=rf"{key}: '{value}' is no split of train, dev"):
+                run(source, word)
     assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("data.drop=[absent_figur]", "data.drop=.* is no warning; there are absent_figure"),
+        ("seed=null", "seed=None must be a whole number"),
+        ("seed=-1", "seed=-1 must be"),
+        ("data.prompt.file=/dev/zero", "data.prompt.file=/dev/zero cannot be read"),
+        ("data.name=" + "x" * 101, "becomes a folder's name: .* 100 at most"),
+        ("data.name=null", "data.name=None|data.name is not set"),
+    ],
+)
+def test_settings_of_a_preparation_that_say_nothing_are_refused(run, tmp_path, word, told):
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    with pytest.raises(UserError, match=told):
+        run(source, word)
 
 
 def test_data_without_a_dev_split_can_be_trained_on(tmp_path):
@@ -297,7 +366,9 @@ def test_a_long_cell_is_no_end_of_the_file(run, tmp_path):
 def test_a_date_that_python_cannot_hold_does_no_harm(run, tmp_path):
     table = pyarrow.Table.from_pylist([make_row(n) for n in range(3)])
     dates = pyarrow.array([10_000_000] * 3, pyarrow.date32())
-    parquet.write_table(table.append_column("asked", dates), tmp_path / "q.parquet")
+    inside = pyarrow.array([[10_000_000]] * 3, pyarrow.list_(pyarrow.date32()))
+    table = table.append_column("asked", dates).append_column("revised", inside)
+    parquet.write_table(table, tmp_path / "q.parquet")
     assert run(tmp_path / "q.parquet", ALONE)["files"]["train.jsonl"]["rows"] == 3
 
 

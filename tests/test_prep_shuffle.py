@@ -27,6 +27,18 @@ def make_question(
         ["x", "y", "z", "Neither A nor B"],
         ["x", "y", "z", "Only A"],
         ["x", "y", "z", "a only"],
+        ["x", "y", "z", "A, C, and D"],
+        ["x", "y", "z", "A-C"],
+        ["x", "y", "z", "A through C"],
+        ["x", "y", "z", "B or C but not A"],
+        ["x", "y", "z", "B and/or C"],
+        ["x", "y", "z", "Both A and B are true"],
+        ["x", "y", "z", "All but C"],
+        ["x", "y", "z", "The same as A"],
+        ["x", "y", "z", "The latter two"],
+        ["x", "y", "z", "The former"],
+        ["A. x", "y", "C. z", "u"],
+        ["[D] x", "[C] y", "[A] z", "[B] u"],
         ["abc", "bcd", "ab", "d"],  # MedMCQA
         ["x", "y", "z", "Option B is wrong"],
         [
@@ -65,6 +77,14 @@ def test_stems_that_cite_letters_keep_the_order(stem: str) -> None:
         ["All"],
         ["any of these", "none"],
         ["All are true"],
+        ["Either one"],
+        ["All three"],
+        ["All but the last"],
+        ["Both of them are right"],
+        ["More than one"],
+        ["No correct answer"],
+        ["Every one of these"],
+        ["All of the foregoing"],
     ],
 )
 def test_collective_options_stay_last(last: list[str]) -> None:
@@ -87,6 +107,10 @@ def test_collective_options_stay_last(last: list[str]) -> None:
         ["5 %", "10 %", "20 %", "1 and 2"],
         ["Protein C", "Protein S", "Factor V", "Antithrombin"],
         ["Influenza A", "Influenza B", "RSV", "CMV"],
+        ["1.5 mg", "2.5 mg", "3.5 mg", "4.5 mg"],
+        ["1:10", "2:10", "3:10", "4:10"],
+        ["A-fibres", "B-fibres", "C-fibres", "None"],
+        ["The former smoker", "The first child", "Both ears", "Every day"],
     ],
 )
 def test_letters_and_words_that_mean_something_else_do_not_hold_a_row(options: list[str]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from data_prep.errors import BadRow
+from data_prep.files import build_object
 from data_prep.open_view import MOST_WORDS
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question, get_letter, get_text, get_texts, get_value
@@ -104,33 +105,42 @@ def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[s
     if isinstance(value, str):
         value = parse_literal(value, column)
         notes.append("options_in_text")
-    value = join_pairs(value)
+    value = join_pairs(list(value) if isinstance(value, tuple) else value)
     if isinstance(value, dict):
         value = get_texts({column: value}, column)
     # rows with fewer options fill up the last ones
     if isinstance(value, list):
         given = len(value)
-        while value and value[-1] in (None, "", "N/A"):
+        while value and (value[-1] is None or str(value[-1]).strip().lower() in ("", "n/a")):
             value = value[:-1]
         notes += ["padding_options"] if len(value) < given else []
         for place, text in enumerate(value, 1):
-            if text in (None, "N/A"):
+            if text is None or str(text).strip().lower() == "n/a":
                 raise BadRow("empty_option", f"option {place} is {text!r}")
     return get_texts({column: value}, column), notes
 
 
 def parse_literal(text: str, column: str) -> Any:
     """Parse a list or an object that a file holds as text, of JSON or of Python. Raises BadRow."""
-    for parse in (json.loads, ast.literal_eval):  # Python prints single quotes
-        try:
-            return parse(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            pass  # tried the other way, then refused
-    raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list")
+    try:
+        return json.loads(text, object_pairs_hook=build_object)
+    except (ValueError, RecursionError) as error:
+        if "twice" in str(error):  # Python would keep the last
+            raise BadRow("wrong_type", f"{column}: {error}: {text!r:.100}") from None
+    try:
+        return ast.literal_eval(text.strip())  # Python prints single quotes
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list") from None
 
 
 def join_pairs(value: Any) -> Any:
-    """Return options given as pairs as an object: [{key, value}, …] or {key: […], value: […]}."""
+    """Return options given as pairs as an object.
+
+    Pairs: [[A, text], …], as Parquet gives a map, [{key, value}, …] or {key: […], value: […]}.
+    """
+    pairs = value if isinstance(value, list) else []
+    if pairs and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        value = [{"key": letter, "value": text} for letter, text in pairs]
     for key, text in PAIRS:
         if isinstance(value, dict) and set(value) == {key, text}:
             keys, texts = value[key], value[text]
