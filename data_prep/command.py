@@ -3,6 +3,7 @@
 import difflib
 import errno
 import io
+import json
 import os
 import re
 import shlex
@@ -21,6 +22,17 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "recipes" / "configs"
 # What a disk, a quota or a permission says; any other OSError is our fault.
 USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
+
+# Escape, bell, carriage return, C1, line separators, marks that turn the direction of text, halves
+# of emoji: a terminal would obey them, or a reader see another text.
+UNSEEN = [*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, 0xFEFF]
+UNSEEN += [*range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)]
+VISIBLE = {code: ascii(chr(code))[1:-1] for code in UNSEEN}
+
+
+def show_text(text: object) -> str:
+    """Write text of others for a terminal: control characters are seen, as `\\x1b`."""
+    return str(text).translate(VISIBLE)
 
 
 def run_command(
@@ -66,8 +78,13 @@ def run_command(
         problems, code = [f"cannot use {error.filename or 'a file'}: {error.strerror}"], 1
     except KeyboardInterrupt:
         problems, code = ["stopped"], 130
+    except Exception as error:
+        # no check can know every key: a list for a number breaks what uses it
+        if not (kinds := explain_kinds(name, sys.argv[1:])):
+            raise
+        problems, code = [*kinds, f"with this: {type(error).__name__}: {error}"], 2
     for problem in problems:
-        print(problem, file=sys.stderr)
+        print(show_text(problem), file=sys.stderr)
     sys.exit(code)
 
 
@@ -113,7 +130,7 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
             near = difflib.get_close_matches(value, options, 1)
             hint = f" (do you mean {near[0]}?)" if near else ""
             problems.append(f"{key}={value} is none of {', '.join(options)}{hint}")
-    known = list_keys(name, groups)
+    known = list(read_defaults(name, groups))
     for override in parsed:
         key = override.key_or_group
         if not known or key in known or key.startswith("hydra") or override.is_add():
@@ -127,8 +144,28 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
     return problems
 
 
-def list_keys(name: str, groups: list[str]) -> list[str]:
-    """List every key that a configuration has with these groups, nested ones with dots."""
+def explain_kinds(name: str, words: list[str]) -> list[str]:
+    """Find the overrides whose value is of another kind than its default, one line each."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    words = [word for word in words if "=" in word and not word.startswith("-")]
+    groups = [word for word in words if (CONFIGS / word.partition("=")[0]).is_dir()]
+    defaults, problems = read_defaults(name, groups), []
+    for override in parser.parse_overrides([word for word in words if word not in groups]):
+        key, value = override.key_or_group, override.value()
+        default = defaults.get(key, value)
+        kinds = {float if type(known) is int else type(known) for known in (value, default)}
+        if len(kinds) > 1:
+            default = json.dumps(default, default=str)
+            problems.append(
+                f"{override.input_line}: the default is {default:.100}, of another kind"
+            )
+    return problems
+
+
+def read_defaults(name: str, groups: list[str]) -> dict[str, Any]:
+    """Read every key that a configuration has with these groups, nested ones with dots."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -138,12 +175,15 @@ def list_keys(name: str, groups: list[str]) -> list[str]:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             tree: Any = OmegaConf.to_container(compose(name, groups))
     except HydraException:
-        return []
-    waiting = [(path.name, None) for path in CONFIGS.iterdir() if path.is_dir()] + [*tree.items()]
+        return {}
+    found = {path.name: None for path in CONFIGS.iterdir() if path.is_dir()} | tree
+    waiting = list(found.items())
     for key, value in waiting:  # grows while it is read
         if isinstance(value, dict):
-            waiting.extend((f"{key}.{inner}", leaf) for inner, leaf in value.items())
-    return [key for key, _ in waiting]
+            inner = {f"{key}.{name}": leaf for name, leaf in value.items()}
+            found |= inner
+            waiting += inner.items()
+    return found
 
 
 def show_quoting(word: str) -> str:

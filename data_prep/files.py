@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_prep.errors import UserError
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
@@ -56,6 +58,18 @@ def read_jsonl(path: Path) -> list[Any]:
     """Read the rows of a JSONL file. Raises ValueError for a line that is no JSON."""
     # not splitlines: a text may hold U+2028, which would split a row in two
     return [json.loads(line) for line in path.read_bytes().decode("utf-8").split("\n") if line]
+
+
+def read_mapping(path: Path, fix: str) -> dict[str, Any]:
+    """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other content."""
+    import yaml
+
+    read: Any = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        return dict(read(path.read_bytes()).items())
+    except (ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a mapping ({said}): {fix}") from error
 
 
 def build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from data_prep.card import render_card
-from data_prep.command import run_command
+from data_prep.command import run_command, show_text
 from data_prep.prepare import prepare
 
 
@@ -25,8 +25,9 @@ def main(cfg: DictConfig) -> None:
     manifest = prepare(cfg)
     # Without a terminal rich would wrap at 80 columns; logs and CI read better unwrapped.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(Markdown(render_card(manifest).replace("![", "[")))  # a link to the picture
-    console.print(f"Files are in {Path(cfg.data_dir) / cfg.data.name}/", highlight=False)
+    card = render_card(manifest).replace("![", "[")  # a link to the picture
+    console.print(Markdown(show_text(card)))
+    print(f"Files are in {Path(cfg.data_dir) / cfg.data.name}/")
 
 
 def name_mixture(arguments: list[str]) -> list[str]:

@@ -1,6 +1,5 @@
 """Answer the tasks of a plan: what is on disk stays, the rest is asked and written as it comes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from data_prep.errors import UserError
-from data_prep.files import write_json
+from data_prep.files import read_mapping, write_json
 from eval.endpoint import ask_endpoint
 from eval.modes import split_mode
 from eval.samples import (
@@ -78,10 +77,7 @@ def claim_answers(tasks: list[Task], files: dict[str, Path], path: Path, overwri
     Then write to `path` what each task's answers depend on.
     """
     # unreadable settings are refused: then it is unknown what the answers depend on
-    try:
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): choose name=NAME") from error
+    known = read_mapping(path, "choose name=NAME") if path.exists() else {}
     problems = []
     for task in tasks:
         file = files[task.key]

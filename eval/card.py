@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from data_prep.command import run_command
+from data_prep.command import run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.tables import build_published, build_scores, render_markdown
@@ -204,7 +204,7 @@ def escape_markdown(value: Any) -> Any:
 
 def main(cfg: DictConfig) -> None:
     """Write the card and print its path."""
-    print(make_card(cfg))
+    print(show_text(make_card(cfg)))
 
 
 if __name__ == "__main__":

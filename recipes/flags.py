@@ -73,7 +73,7 @@ def validate(argv: list[str], method: str) -> str:
     try:
         with contextlib.redirect_stdout(printed):
             run_statements(wanted, {"args": args})
-    except (AssertionError, TypeError) as error:  # `None > 0` where it forgets a default
+    except (AssertionError, TypeError, ArithmeticError) as error:  # `None > 0`, `1 // 0`
         raise FlagError(f"OpenRLHF refuses: {error}") from error
     return printed.getvalue()
 

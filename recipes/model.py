@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.files import read_mapping
 
 REVISION = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # Qwen/Qwen2.5-3B
 # Weights as safetensors only: .bin files are pickles, which run code when loaded.
+AGAIN = "fetch the model again"
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
@@ -82,7 +84,7 @@ def read_shape(cfg: Any) -> Shape | None:
     folder = find_folder(cfg)
     if folder is None or not (folder / "config.json").is_file():
         return Shape(**cfg.model.shape) if cfg.model.shape else None
-    config = read_json(folder / "config.json")
+    config = read_mapping(folder / "config.json", AGAIN)
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return Shape(
@@ -95,16 +97,9 @@ def read_shape(cfg: Any) -> Shape | None:
             vocab=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),
         )
-    except KeyError as error:
-        raise UserError(f"{folder}/config.json has no {error}: no model that we know") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a model folder's JSON objects. Raises UserError."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON object ({error!s:.80}): fetch it again") from error
+    except (KeyError, TypeError, ArithmeticError) as error:
+        said = f"has no sizes of a model that we know ({error})"
+        raise UserError(f"{folder}/config.json {said}: {AGAIN}") from error
 
 
 def list_code(folder: Path) -> Iterator[str]:
@@ -123,7 +118,7 @@ def list_code(folder: Path) -> Iterator[str]:
 def read_template(folder: Path) -> tuple[str | None, str | None]:
     """Read the chat template, found as transformers finds it, and the end-of-sequence token."""
     path, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    config = read_json(path) if path.is_file() else {}
+    config = read_mapping(path, AGAIN) if path.is_file() else {}
     template, token = config.get("chat_template"), config.get("eos_token")
     if own.is_file():
         template = own.read_text(encoding="utf-8")
@@ -152,7 +147,7 @@ def check_chat(
     # vLLM stops at the tokenizer's EOS and at these (SamplingParams.update_from_generation_config)
     files = ("generation_config.json", "config.json")
     file = next(file for file in files if (folder / file).is_file())
-    ids = read_json(folder / file).get("eos_token_id")
+    ids = read_mapping(folder / file, AGAIN).get("eos_token_id")
     stops = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
     end, end_id = chat["end_of_turn"], chat["end_of_turn_id"]
     if end != eos_token and end_id not in stops:

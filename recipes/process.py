@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
+from data_prep.command import show_text
 from recipes.reward import build_reward_environment
 from recipes.rules import count_gpus
 
@@ -187,7 +188,7 @@ def read_tail(log: Path, begin: int = 0, tail_bytes: int = 20_000) -> list[str]:
         text = file.read().decode(errors="replace")
     lines = text.replace("\r", "\n").splitlines()
     # twice: colours first, then the prefix that was between them
-    return [LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip() for line in lines]
+    return [show_text(LOG_PREFIX.sub("", LOG_PREFIX.sub("", line)).strip()) for line in lines]
 
 
 class EngineWatch:

@@ -27,6 +27,7 @@ SOCKET_BYTES = 107
 TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
 BOUNDS = TABLES["bounds"] | dict.fromkeys(TABLES["positive"], TINY)
+MOST = 1e15
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
 
@@ -96,9 +97,9 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
     for key, least in BOUNDS.items():
         value = None if "critic" in key and not has_critic else OmegaConf.select(flags, key)
         # null is the engine's default, and a word is refused by the engine; not `<`, for NaN
-        if isinstance(value, (int, float)) and not least <= value < math.inf:
+        if isinstance(value, (int, float)) and not least <= value < MOST:
             words = "above 0" if least == TINY else f"{least} or more"
-            yield f"openrlhf.{key}={show(value)} must be {words}, and finite"
+            yield f"openrlhf.{key}={show(value):.60} must be {words}, and finite (below {MOST:g})"
     top_p, samples = (
         OmegaConf.select(flags, key) for key in ("rollout.top_p", "eval.n_samples_per_prompt")
     )
@@ -193,7 +194,7 @@ def check_batches(cfg: Any) -> Iterator[str]:
         of = f"train.micro_batch_size={size} × {count} {role} ranks"
         rules.append(("train.batch_size", train.batch_size, of, size * count))
     for key, number, of, divisor in rules:
-        if number % divisor:
+        if divisor < 1 or number % divisor:
             yield f"openrlhf.{key} = {number} is not a multiple of openrlhf.{of}"
 
 

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 
 from data_prep.command import name_preparation
 from data_prep.errors import UserError
-from data_prep.files import lock_file, write_bytes
+from data_prep.files import lock_file, read_mapping, write_bytes
 from data_prep.prepared import Prepared, open_prepared
 from recipes.flags import flatten
 from recipes.rules import show
@@ -80,12 +80,8 @@ def decide_resume(cfg: Any) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Read run.json; empty where there is none. Raises UserError where it cannot be read."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{folder}/run.json is no JSON ({error}): start anew, name=NAME") from error
+    path = folder / "run.json"
+    return read_mapping(path, "start anew, name=NAME") if path.exists() else {}
 
 
 def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
@@ -105,17 +101,18 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
         yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
         return
     path = folder / "config.yaml"
-    before: Any = OmegaConf.load(path) if path.is_file() else OmegaConf.create()
-    was_set, now = (flatten(to_dict(config)) for config in (before, cfg))
+    before = read_mapping(path, "start anew, name=NAME") if path.is_file() else {}
+    was_set, now = flatten(before), flatten(to_dict(cfg))
     for key, was in was_set.items():
         # a key that this version no longer has, or did not have then, says nothing
         if FIXED.match(key) and not FREE.match(key) and key in now and was != now[key]:
             advice = f"resume with {key}={show(was)}, or start anew with name=NAME"
             yield f"{key} was {show(was)} in {folder} and is {show(now[key])} now: {advice}"
-    files = read_record(folder).get("data", {}).get("files", {})
+    record = flatten(read_record(folder))
     for name in (f"{split}.jsonl" for split in list_splits(cfg)):
-        if data_files and name in files and data_files.get(name) != files[name]:
-            known = f"has changed since {folder} was started (sha256 was {files[name][:12]}…)"
+        was = record.get(f"data.files.{name}")
+        if data_files and was and data_files.get(name) != was:
+            known = f"has changed since {folder} was started (sha256 was {was!s:.12}…)"
             yield f"{name} of {cfg.data.name} {known}: prepare it as it was, or name=NAME"
 
 
@@ -135,7 +132,7 @@ def trim_rows(source: Path, target: Path, batch_size: int, most: int, sha256: st
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and a cut last line.
+    """Drop the rows of metrics.jsonl and rollouts/ that are later than `step`, and damaged lines.
 
     Of an evaluation that was cut short (it has no row in metrics.jsonl) no rollouts stay.
     """
@@ -145,12 +142,15 @@ def forget_after(folder: Path, step: int) -> None:
         kept = []
         # what follows the last newline was cut; a response may hold U+2028, so no splitlines
         for line in path.read_bytes().split(b"\n")[:-1]:
-            row = json.loads(line)
-            if row.get("kind") == "eval":
-                evaluated.add(row["step"])
-            is_whole = row.get("split", "train") == "train" or row["step"] in evaluated
-            if row["step"] <= step and is_whole:
-                kept.append(line + b"\n")
+            try:
+                row = json.loads(line)
+                if row.get("kind") == "eval":
+                    evaluated.add(row["step"])
+                is_whole = row.get("split", "train") == "train" or row["step"] in evaluated
+                if row["step"] <= step and is_whole:
+                    kept.append(line + b"\n")
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                continue  # a damaged line is no row
         write_bytes(path, b"".join(kept))
 
 
@@ -207,7 +207,7 @@ def describe_run(
         "name": cfg.name,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "start_step": start_step,
-        "wandb_id": read_record(Path(cfg.run_dir)).get("wandb_id") or uuid.uuid4().hex[:16],
+        "wandb_id": str(read_record(Path(cfg.run_dir)).get("wandb_id") or uuid.uuid4().hex[:16]),
         "git": describe_git(),
         "versions": {name: version for name in PACKAGES if (version := find_version(name))},
         "python": platform.python_version(),

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_prep.command import show_text
 from data_prep.files import read_jsonl
 from eval.dynamics.monitors import PAUSE, append_step, check_monitors
 from eval.dynamics.phases import KEYS, NAMES, PhaseTracker
@@ -125,9 +126,10 @@ def watch(
                 if row["kind"] == "eval":
                     # eval_<datasource>_pass1 is accuracy, as rows get 0 or 1 there
                     rates = [(key[5:-6], row[key]) for key in row if key.endswith("_pass1")]
-                    shown = ", ".join(f"{name} {rate:.1%}" for name, rate in rates)
+                    shown = ", ".join(f"{show_text(name)} {rate:.1%}" for name, rate in rates)
                     shown += f" (n = {row.get('eval_num_samples', 0):.0f})"
-                    console.print(f"   {split} accuracy after step {step}: {shown}", style="cyan")
+                    line = f"   {split} accuracy after step {step}: {shown}"
+                    console.print(line, style="cyan", markup=False)
                     continue
                 if not is_started:
                     titles = "".join(title.rjust(WIDTH) for title in COLUMNS[method])
@@ -156,9 +158,10 @@ def format_cells(row: Mapping[str, Any], method: str) -> str:
 
 def summarise_run(rows: list[dict[str, Any]], method: str, run_dir: Path, seconds: float) -> None:
     """Print what was learned, the first five steps next to the last five, and where things are."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a path may have [brackets]
     train = [row for row in rows if row["kind"] == "train"]
-    console.print(f"\n[bold green]finished[/] {len(train)} steps in {seconds / 60:.1f} minutes")
+    ended = f"\nfinished {len(train)} steps in {seconds / 60:.1f} minutes"
+    console.print(ended, style="bold green")
     for title, (key, form) in list(COLUMNS[method].items())[:6]:
         if values := [row[key] for row in train if key in row]:
             first, last = (format(fmean(some), form) for some in (values[:5], values[-5:]))

@@ -70,6 +70,36 @@ def test_what_the_work_raises_is_lines_and_an_exit_code(monkeypatch, capsys, err
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("rlvr", "openrlhf.rollout.max_new_tokens=[1]"),
+        ("rlvr", "openrlhf.data=x"),
+        ("rlvr", "reward=1.5"),
+        ("rlvr", "hardware.attention=1.5"),
+        ("prep", "data.columns=null"),
+        ("prep", "data_dir=null"),
+        ("card", "run=null"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_where_the_work_fails_on_it(
+    monkeypatch, capsys, name, word
+):
+    """No check knows every key and every kind: lists, mappings and nulls are what breaks the code after it."""
+
+    def work(cfg):
+        raise TypeError("what a list does to a sum")
+
+    monkeypatch.setattr(sys, "argv", [name, word, "seed=3" if name != "card" else "name=x"])
+    monkeypatch.setattr(command.os, "environ", dict(command.os.environ))
+    with pytest.raises(SystemExit) as ended:
+        run_command(work, name)
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(said) == 2
+    assert said[0].startswith(f"{word}: the default is ")
+    assert said[1] == "with this: TypeError: what a list does to a sum"
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def work(cfg):
         raise KeyError("ours")
@@ -136,3 +166,27 @@ def test_make_hands_values_over_as_they_are(root, tmp_path, target, word):
     words = json.loads(done.stdout)
     assert words[-1] == word, done.stderr
     assert "experiment=x" in words and not list(tmp_path.glob("pwned*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
+        ("a\rb\x00\x08\x7f\x9b2J", "a\\rb\\x00\\x08\\x7f\\x9b2J"),
+        ("gpj\u202etxt \u2066x\u2069\u200f\ufeff", "gpj\\u202etxt \\u2066x\\u2069\\u200f\\ufeff"),
+        ("half \ud83d \u2028", "half \\ud83d \\u2028"),
+        ("étude 心 😀\ttab\nline", "étude 心 😀\ttab\nline"),
+    ],
+)
+def test_control_characters_are_shown(monkeypatch, capsys, text, shown):
+    """In each line of an error, which may hold a file's name, a server's words or a row of data."""
+    assert command.show_text(text) == shown
+
+    def work(cfg):
+        raise UserError(text)
+
+    monkeypatch.setattr(sys, "argv", ["report"])
+    monkeypatch.setattr(command.os, "environ", dict(command.os.environ))
+    with pytest.raises(SystemExit):
+        run_command(work, "report")
+    assert capsys.readouterr().err == shown + "\n"

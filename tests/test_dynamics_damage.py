@@ -191,6 +191,20 @@ def test_damage_is_counted_and_the_rest_is_right(run):
     assert "steps 3 have rollouts and no metrics" in said
 
 
+def test_control_characters_of_a_run_are_shown(run, capsys):
+    """No text of a run folder, which may be a stranger's, reaches the terminal as an escape sequence."""
+    evil = "\x1b[2J\x07\r\u202ex"
+    (run / "run.json").write_text(json.dumps({"exit": evil, "total_steps": evil}))
+    folder = run.rename(run.with_name(f"run{evil}"))
+    print_summary(
+        *make_report(
+            OmegaConf.create({"run": str(folder), "out": None, "shown": 9, "overlay": None})
+        )
+    )
+    said = "".join(capsys.readouterr())
+    assert "\\x1b[2J\\x07\\r\\u202ex" in said and not set("\x1b\x07\r\u202e") & set(said)
+
+
 def test_a_step_far_away_is_one_gap(run):
     path = run / "rollouts" / "simulated-1.jsonl"
     rows = read_rows(path)

@@ -214,6 +214,26 @@ def test_a_refused_request_is_shown_with_its_reason(
     assert ended.value.code == 1
 
 
+def test_control_characters_of_a_server_are_shown(
+    make_cfg: Callable[..., DictConfig],
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its reasons, and a benchmark's folder, in the table, in the lines below it and in the progress."""
+    (tmp_path / "data" / "toy").rename(tmp_path / "data" / "[b]\x1b[2J")
+
+    async def refuse(request: web.Request, body: dict[str, Any], attempt: int) -> web.Response:
+        return raw("\x1b]0;owned\x07 no \u202e".encode(), 400)
+
+    server.handler = refuse
+    cfg = make_cfg()
+    cfg.benchmarks = ["[b]\x1b[2J/test"]
+    print_results(evaluate(cfg))
+    said = "".join(capsys.readouterr())
+    assert "\\x1b]0;owned\\x07" in said and not set("\x1b\x07\u202e") & set(said)
+
+
 def test_another_model_under_the_same_name_is_noticed(
     make_cfg: Callable[..., DictConfig], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,6 +435,35 @@ def mutate(value: Any, rng: random.Random) -> Any:
         return changed if rng.random() < 0.2 else {**changed, key: mutate(value[key], rng)}
     place = rng.randrange(len(value))
     return [*value[:place], mutate(value[place], rng), *value[place + 1 :]]
+
+
+DAMAGES = {
+    "samples a word": ("samples/*.jsonl", "x\n"),
+    "samples a list": ("samples/*.jsonl", "[1]\n"),
+    "samples deep": ("samples/*.jsonl", DEEP + "\n"),
+    "samples of another kind": ("samples/*.jsonl", '{"id": "toy/test/0", "sample": "x"}\n'),
+    "settings a list": ("settings.json", "[1]"),
+    "settings cut": ("settings.json", "{"),
+    "run a mapping": ("run.json", "{}"),
+    "run of nothing": ("run.json", "[{}]"),
+    "run cut": ("run.json", "["),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_folder_of_results_is_one_line(
+    make_cfg: Callable[..., DictConfig], tmp_path: Path, name: str
+) -> None:
+    evaluate(make_cfg())
+    pattern, content = DAMAGES[name]
+    (path,) = (tmp_path / "results/laptop").glob(pattern)
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        evaluate(make_cfg())
+    assert str(path) in error.value.problems[0] and "\n" not in str(error.value)
+    path.unlink()
+    if path.name != "settings.json":  # without it nobody knows what the answers depend on
+        assert evaluate(make_cfg())["results"][0]["n"] == 10
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 2978,
-    "reward_server": 1411,
-    "recipes": 3658,
-    "eval": 4858,
+    "data_prep": 3096,
+    "reward_server": 1404,
+    "recipes": 3663,
+    "eval": 4914,
 }
 MOST_FILES = 90  # with seven empty __init__.py
 WEB_BUDGET = 654  # of web files and templates, without the vendored chart library

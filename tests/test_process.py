@@ -15,8 +15,10 @@ from recipes.process import (
     find_cause,
     find_family,
     format_command,
+    read_tail,
     stop_engine,
 )
+from recipes.terminal import summarise_run
 
 RAY_LOG = """\
 \x1b[36m(PPOTrainer pid=4711)\x1b[0m INFO 11-21 ppo_trainer.py:551] step 3
@@ -127,3 +129,19 @@ def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_
     assert "OMP_NUM_THREADS" not in found
     without = build_environment(compose_config("rlvr", f"run_dir={tmp_path}"), 0, "id")
     assert "PATH" not in without and "DS_SKIP_CUDA_CHECK" not in without
+
+
+def test_control_characters_of_the_engine_are_shown(tmp_path):
+    """Whatever a model or a library printed: in the end of the log, and in the cause of a failure."""
+    log = tmp_path / "engine.log"
+    log.write_text("\x1b[36m(A pid=1)\x1b[0m ValueError: \x1b[2J\x07\u202e\x00 odd\n")
+    shown = "ValueError: \\x1b[2J\\x07\\u202e\\x00 odd"
+    assert read_tail(log) == [shown] and find_cause(log) == shown
+
+
+def test_brackets_in_a_path_are_no_markup(tmp_path, capsys):
+    run = tmp_path / "a[" / "x]"
+    run.mkdir(parents=True)
+    (run / "engine.log").touch()
+    summarise_run([{"kind": "train", "step": 1}], "ppo", run, 60.0)
+    assert f"{run}/engine.log" in capsys.readouterr().out.replace("\n", "")

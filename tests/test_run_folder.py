@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 from data_prep.files import hash_file, write_text
+from recipes.engine.checkpoints import list_complete
 from recipes.run_folder import (
     check_run_folder,
     clear_scratch,
@@ -190,3 +191,44 @@ def test_the_configuration_that_is_kept_names_the_hub_model_and_no_others_facts(
         render_config(compose_config("rlvr", "experiment=paper", "model.path=mine"))
     )
     assert (own.model.path, own.model.id, own.model.licence) == ("mine", None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "[1]"),
+        ("run.json", "{"),
+        ("run.json", "[" * 100_000),
+        ("config.yaml", "a: [b"),
+        ("config.yaml", "[1]"),
+        ("config.yaml", "!!python/object/apply:os.system [id]"),
+        ("checkpoints/complete/global_step3.json", "[]"),
+        ("checkpoints/complete/global_step3.json", '{"step": 3, "roles": 7}'),
+    ],
+)
+def test_a_damaged_run_is_resumed_or_named_in_one_line(compose_config, tmp_path, name, content):
+    files = {"run.json": "{}", "config.yaml": "seed: 42", name: content}
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}", "resume=true")
+    with pytest.raises(UserError) as error:
+        list(check_run_folder(cfg, {"train.jsonl": "x"}))
+        list_complete(tmp_path / "checkpoints")
+    (line,) = error.value.problems
+    assert str(tmp_path / name) in line and "\n" not in line
+
+
+@pytest.mark.parametrize("record", ['{"data": null}', '{"data": {"files": 3}}', '{"data": [1]}'])
+def test_a_record_without_data_says_nothing_of_data(compose_config, tmp_path, record):
+    (tmp_path / "run.json").write_text(record)
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}", "resume=true")
+    assert list(check_run_folder(cfg, {"train.jsonl": "x"})) == []
+
+
+def test_damaged_rows_are_forgotten_on_resume(tmp_path):
+    lines = ["[" * 100_000, "7", "{}", '{"step": "x"}', '{"step": null, "kind": "eval"}', "x"]
+    good = '{"step": 1, "kind": "train"}'
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, good, ""]))
+    forget_after(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == good + "\n"

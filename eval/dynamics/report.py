@@ -22,7 +22,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from omegaconf import DictConfig, OmegaConf
 
-from data_prep.command import read_commit, run_command
+from data_prep.command import read_commit, run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from eval.dynamics.analysis import Analysis, analyse
@@ -223,15 +223,17 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
     """Print what is missing, the phases and alarms of each run, and where the page is."""
     for one in analyses:
         for line in one.run.missing:
-            print(f"report: {line}", file=sys.stderr)
-        print(f"{one.run.folder}: {len(one.rollouts):,} rollouts, {len(one.steps)} steps")
+            print(f"report: {show_text(line)}", file=sys.stderr)
+        folder = show_text(one.run.folder)
+        print(f"{folder}: {len(one.rollouts):,} rollouts, {len(one.steps)} steps")
         for span in one.phases:
             name = f"phase {span['phase']} {span['name']}" if span["phase"] else "no phase"
             steps = f"  steps {span['first']:>5} to {span['last']:>5}"
             print(f"{steps}  {name} (bootstrap {span['confidence']:.0%})")
         for s in one.spans:
             print(f"  steps {s.first:>5} to {s.last:>5}  monitor {s.alarm.monitor}: {s.alarm.says}")
-    print(f"report.html, dynamics.png, dynamics.json, rollouts.parquet in {out}/")
+    files = "report.html, dynamics.png, dynamics.json, rollouts.parquet"
+    print(f"{files} in {show_text(out)}/")
 
 
 def main(cfg: DictConfig) -> None:

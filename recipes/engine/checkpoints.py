@@ -15,7 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.files import write_text
+from data_prep.errors import UserError
+from data_prep.files import read_mapping, write_text
 
 
 class Checkpoint(NamedTuple):
@@ -54,9 +55,13 @@ def list_complete(folder: Path) -> list[Checkpoint]:
     """List all whole checkpoints, oldest first."""
     found = []
     for mark in (folder / "complete").glob("*.json"):
-        content = json.loads(mark.read_text(encoding="utf-8"))
-        if all((folder / role / mark.stem).is_dir() for role in content["roles"]):
-            found.append(Checkpoint(mark.stem, content["step"], content["roles"]))
+        fix = "delete it, which gives this checkpoint up"
+        content = read_mapping(mark, fix)
+        step, roles = content.get("step"), content.get("roles")
+        if not isinstance(step, int) or not isinstance(roles, list):
+            raise UserError(f"{mark} has no step and roles: {fix}")
+        if all((folder / str(role) / mark.stem).is_dir() for role in roles):
+            found.append(Checkpoint(mark.stem, step, roles))
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.tag))
 
 
