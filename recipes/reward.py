@@ -59,11 +59,6 @@ def check_servers(reward: Any) -> Iterator[str]:
             "reward.hook=server needs reward.url=http://HOST:PORT/get_reward: start one with "
             "`python -m reward_server.server`"
         )
-    elif any("?" in url for url in urls):
-        yield (
-            "reward.url: leave the token out, it would be written to config.yaml; "
-            "export MEDRLVR_REWARD_TOKEN=…"
-        )
     else:
         for url in urls:
             if reason := probe_server(url):

@@ -112,7 +112,7 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     for name in (f"{split}.jsonl" for split in list_splits(cfg)):
         was = record.get(f"data.files.{name}")
         if data_files and was and data_files.get(name) != was:
-            known = f"has changed since {folder} was started (sha256 was {was!s:.12}…)"
+            known = f"has changed since {folder} was started (sha256 was {show(was):.12}…)"
             yield f"{name} of {cfg.data.name} {known}: prepare it as it was, or name=NAME"
 
 

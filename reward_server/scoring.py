@@ -115,7 +115,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         return Settings.model_validate(json.loads(text))
     except ValidationError as error:
         raise UserError(*(_explain(fault, "reward") for fault in error.errors())) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{VARIABLE}={text!r:.200} is not JSON: {error}") from None
 
 

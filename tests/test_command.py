@@ -190,3 +190,17 @@ def test_control_characters_are_shown(monkeypatch, capsys, text, shown):
     with pytest.raises(SystemExit):
         run_command(work, "report")
     assert capsys.readouterr().err == shown + "\n"
+
+
+def test_a_safe_path_does_not_hide_the_packages(root, tmp_path):
+    """With PYTHONSAFEPATH=1 Python does not look in this folder: make takes it away, `python -m` says one line."""
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1"}
+    old = ["-o", ".venv/ready", "-o", "setup", "-o", "data/bank/manifest.json"]
+    words = [f"PY={sys.executable}", f"run={tmp_path}/none"]
+    make = ["make", "-s", *old, "report", *words]
+    done = subprocess.run(make, cwd=root, env=environment, capture_output=True, text=True)
+    assert f"{tmp_path}/none is no folder" in done.stderr and "Traceback" not in done.stderr
+    alone = [sys.executable, "-m", "eval.dynamics.report"]
+    done = subprocess.run(alone, cwd=root, env=environment, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "No module named 'eval'" in line

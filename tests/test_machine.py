@@ -177,6 +177,15 @@ def test_no_secret_is_written_down(compose_config, monkeypatch, tmp_path):
     assert choose_forwarded({"TOKENIZERS_PARALLELISM": "true"})
 
 
+@pytest.mark.parametrize("key", ["reward.url", "openrlhf.reward.remote_url"])
+@pytest.mark.parametrize(
+    "url", ["http://x/get_reward?token=53cret", "http://me:53cret@x/get_reward"]
+)
+def test_a_url_with_a_secret_is_refused_before_it_is_written(compose_config, key, url):
+    (problem,) = check_secrets(compose_config("rlvr", f'{key}="{url}"'))
+    assert key in problem and "MEDRLVR_REWARD_TOKEN" in problem and "53cret" not in problem
+
+
 def test_a_key_on_the_command_line_is_refused(compose_config):
     (problem,) = check_secrets(compose_config("rlvr", "openrlhf.logger.wandb.key=abc123"))
     assert "WANDB_API_KEY" in problem and "abc123" not in problem

@@ -1,6 +1,7 @@
 """The run folder: whole files or none, trimmed rows, what resume forgets, and what it refuses."""
 
 import json
+import random
 import subprocess
 
 import pytest
@@ -19,6 +20,7 @@ from recipes.run_folder import (
     render_config,
     trim_rows,
 )
+from tests.test_eval_hostile import mutate
 
 
 def test_rows_are_trimmed_to_whole_batches(tmp_path):
@@ -232,3 +234,34 @@ def test_damaged_rows_are_forgotten_on_resume(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, good, ""]))
     forget_after(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_text() == good + "\n"
+
+
+@pytest.mark.slow
+def test_2000_damaged_runs_are_resumed_or_named(compose_config, tmp_path):
+    draw, run, refused = random.Random(4), tmp_path / "run", 0
+    cfg = compose_config("rlvr", f"run_dir={run}", "resume=true")
+    record = {"exit": 1, "wandb_id": "a", "data": {"files": {"train.jsonl": "x", "dev.jsonl": "y"}}}
+    config = OmegaConf.to_container(OmegaConf.create(render_config(cfg)))
+    mark = {"step": 3, "roles": ["_actor", "_critic"]}
+    rows = [{"step": step, "kind": "train", "split": "train"} for step in range(4)]
+    (run / "checkpoints/complete").mkdir(parents=True)
+    for _ in range(2000):
+        contents = {"run.json": record, "config.yaml": config, "checkpoints/complete/t.json": mark}
+        for path, value in contents.items():
+            text = json.dumps(mutate(value, draw) if draw.random() < 0.5 else value)
+            cut = draw.randrange(len(text)) if draw.random() < 0.1 else len(text)
+            (run / path).write_text(text[:cut])
+        lines = [json.dumps(mutate(row, draw) if draw.random() < 0.5 else row) for row in rows]
+        (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+        try:
+            assert all("\n" not in line for line in check_run_folder(cfg, {"train.jsonl": "x"}))
+            list_complete(run / "checkpoints")
+        except UserError as error:
+            refused += 1
+            assert str(run) in str(error) and "\n" not in str(error)
+        forget_after(run, 2)
+        assert all(
+            json.loads(line)["step"] <= 2
+            for line in (run / "metrics.jsonl").read_text().splitlines()
+        )
+    assert 200 < refused < 1800 and [path.name for path in tmp_path.iterdir()] == ["run"]

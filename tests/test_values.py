@@ -8,7 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_prep.command import explain_overrides
+from data_prep.errors import UserError
 from recipes import rules
+from recipes.launcher import check_recipe
 from recipes.preflight import find_problems
 from recipes.rules import find_wrong_settings
 
@@ -182,3 +184,63 @@ def test_2000_hostile_names_and_paths_are_lines_and_nothing_else(compose_config,
             lines = explain_overrides("rlvr", [f"{key}={text}"])
             assert all("\n" not in line for line in lines), lines
     assert sorted(tmp_path.rglob("*")) == before
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "x" * 3000,
+    "half \ud83d",
+    "a\0b",
+]
+ODD += [[], [1], {}, {"a": {"b": []}}, "../../x", "x"]
+
+
+def list_keys(config, prefix: str = "") -> list[str]:
+    """Every key of a configuration, the nested ones with dots."""
+    keys = []
+    for key in config:
+        keys.append(prefix + key)
+        if OmegaConf.is_dict(config._get_node(key)):
+            keys += list_keys(config._get_node(key), f"{prefix}{key}.")
+    return keys
+
+
+def find_kind(value) -> type:
+    """What the door of a command compares: a mapping, a list, text, a number, true or false, null."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return float if type(plain) is int else type(plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("root_name", ["rlvr", "sft"])
+def test_1000_odd_values_of_any_key_are_lines_or_named_by_the_door(
+    compose_config, tmp_path, bank, root_name
+):
+    """A value of the kind of its default is never a traceback; of another kind the door names it (test_command)."""
+    draw, refused, failed = random.Random(root_name), 0, 0
+    whole = compose_config(root_name, "hardware=cpu", f"run_dir={tmp_path}/run", f"data_dir={bank}")
+    keys = list_keys(whole)
+    for _ in range(1000):
+        key, value, cfg = draw.choice(keys), draw.choice(ODD), whole.copy()
+        default = OmegaConf.select(whole, key)
+        try:
+            OmegaConf.update(cfg, key, value, force_add=True)
+            problems = check_recipe(cfg, "ppo" if root_name == "rlvr" else "sft")[1]
+        except (UserError, OmegaConfBaseException) as error:
+            problems = [str(error).splitlines()[0]]
+        except Exception:
+            assert find_kind(value) != find_kind(default), (key, value)
+            failed += 1
+            continue
+        refused += bool(problems)
+        assert all("\n" not in line for line in problems), problems
+    assert refused > 200 and failed < 200
+    assert list(tmp_path.iterdir()) == []

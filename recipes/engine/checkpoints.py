@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from data_prep.files import read_mapping, write_text
 
+ROLES = ("_actor", "_critic", "_model")
+
 
 class Checkpoint(NamedTuple):
     """A whole checkpoint; roles: its folders, `_actor` and `_critic`, or `_model` for SFT."""
@@ -58,9 +60,10 @@ def list_complete(folder: Path) -> list[Checkpoint]:
         fix = "delete it, which gives this checkpoint up"
         content = read_mapping(mark, fix)
         step, roles = content.get("step"), content.get("roles")
-        if not isinstance(step, int) or not isinstance(roles, list):
+        known = isinstance(roles, list) and roles and all(role in ROLES for role in roles)
+        if type(step) is not int or not known:
             raise UserError(f"{mark} has no step and roles: {fix}")
-        if all((folder / str(role) / mark.stem).is_dir() for role in roles):
+        if all((folder / role / mark.stem).is_dir() for role in roles):
             found.append(Checkpoint(mark.stem, step, roles))
     return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.tag))
 
