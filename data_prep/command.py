@@ -23,6 +23,7 @@ CONFIGS = ROOT / "recipes" / "configs"
 # What a disk, a quota or a permission says; any other OSError is our fault.
 USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
 
+SEVERAL = ("-m", "--m", "hydra.mode=", "hydra.sweep")  # Hydra's ways to ask for several runs
 # Escape, bell, carriage return, C1, line separators, marks that turn the direction of text, halves
 # of emoji: a terminal would obey them, or a reader see another text.
 UNSEEN = [*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, 0xFEFF]
@@ -62,6 +63,8 @@ def run_command(
     try:
         if complete:
             sys.argv[1:] = complete(sys.argv[1:])
+        if several := [word for word in sys.argv[1:] if word.startswith(SEVERAL)]:
+            raise UserError(f"{several[0]}: a command makes one run; start it once for each value")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then, instead of printing by itself
         hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")(job)()
         if failed:

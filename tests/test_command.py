@@ -100,6 +100,18 @@ def test_a_value_of_another_kind_is_named_where_the_work_fails_on_it(
     assert said[1] == "with this: TypeError: what a list does to a sum"
 
 
+@pytest.mark.parametrize("word", ["-m", "--multirun", "--multi", "hydra.mode=MULTIRUN"])
+def test_a_command_is_one_run(monkeypatch, capsys, word):
+    """Hydra would make one for each value, one after the other and in folders of its own."""
+    monkeypatch.setattr(sys, "argv", ["report", word, "name=a,b"])
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda cfg: pytest.fail("it began"), "report")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"{word}: a command makes one run; start it once for each value\n"
+    )
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def work(cfg):
         raise KeyError("ours")
