@@ -69,11 +69,11 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 2978,
-    "reward_server": 1411,
-    "recipes": 3658,
+    "reward_server": 1492,
+    "recipes": 3674,
     "eval": 4858,
 }
-MOST_FILES = 90  # with seven empty __init__.py
+MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 654  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
