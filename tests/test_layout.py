@@ -70,8 +70,8 @@ def test_imports_keep_the_rules(path):
 BUDGET = {
     "data_prep": 2978,
     "reward_server": 1492,
-    "recipes": 3674,
-    "eval": 4858,
+    "recipes": 3717,
+    "eval": 4843,
 }
 MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
