@@ -70,7 +70,7 @@ class Sample(BaseModel, strict=True, extra="allow"):
     answer: str
     num_options: NonNegativeInt
     group: str
-    cluster: str
+    cluster: str | int | float  # a column of the user's own may be numbers
     overlap: bool
     error: str | None
 

@@ -107,7 +107,10 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
         flags["data.max_samples"] = parser.get_default("data.max_samples")
     for key in PATHS:
         if flags.get(key):
-            flags[key] = str(Path(flags[key]).resolve())
+            try:
+                flags[key] = str(Path(flags[key]).resolve())
+            except (OSError, ValueError, TypeError) as error:
+                raise FlagError(f"openrlhf.{key}={flags[key]!r:.80} is no path: {error}") from error
     # of a hub id the snapshot: the engine knows no revisions
     if folder := find_folder(cfg):
         model = "actor" if method == "ppo" else "model"
@@ -234,7 +237,7 @@ def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        advice = process.advise(cause)
+        advice, cause = process.advise(cause), process.name_memory_holders(cause)
         lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
         lines[1:1] = [f"  {advice}"] if advice else []
     if code == INTERRUPTED or last:

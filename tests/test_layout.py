@@ -68,13 +68,13 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3096,
-    "reward_server": 1404,
-    "recipes": 3663,
-    "eval": 4914,
+    "data_prep": 3099,
+    "reward_server": 1485,
+    "recipes": 3730,
+    "eval": 4899,
 }
-MOST_FILES = 90  # with seven empty __init__.py
-WEB_BUDGET = 654  # of web files and templates, without the vendored chart library
+MOST_FILES = 91  # with seven empty __init__.py
+WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 

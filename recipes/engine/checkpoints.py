@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from data_prep.files import read_mapping, write_text
 
-ROLES = ("_actor", "_critic", "_model")
+ROLES = {"_actor", "_critic", "_model"}
 
 
 class Checkpoint(NamedTuple):
@@ -59,8 +59,9 @@ def list_complete(folder: Path) -> list[Checkpoint]:
     for mark in (folder / "complete").glob("*.json"):
         fix = "delete it, which gives this checkpoint up"
         content = read_mapping(mark, fix)
-        step, roles = content.get("step"), content.get("roles")
-        known = isinstance(roles, list) and roles and all(role in ROLES for role in roles)
+        step: Any = content.get("step")
+        roles: Any = content.get("roles")
+        known = isinstance(roles, list) and roles and set(map(str, roles)) <= ROLES
         if type(step) is not int or not known:
             raise UserError(f"{mark} has no step and roles: {fix}")
         if all((folder / role / mark.stem).is_dir() for role in roles):
