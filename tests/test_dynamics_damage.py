@@ -1,7 +1,6 @@
 """Reports on damaged run folders: what is missing is said, the rest is shown, and there is never a traceback."""
 
 import errno
-import functools
 import json
 import os
 import random
@@ -12,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics import report
 from eval.dynamics.figures import draw_figure
 from eval.dynamics.report import make_report, print_summary
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 DEEP = "[" * 100_000
@@ -81,16 +80,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return tmp_path / "run"
 
 
-@functools.cache
-def compose_report() -> DictConfig:
-    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
-        return compose("report")
-
-
 def report_on(folder: Path, **settings: object) -> str:
     """Make the report; returns what is missing. The outputs must be whole and free of NaN."""
     values = [f"{key}={value}" for key, value in {"run": folder, **settings}.items()]
-    cfg = OmegaConf.merge(compose_report(), OmegaConf.from_dotlist(values))
+    cfg = OmegaConf.merge(compose_words("report", []), OmegaConf.from_dotlist(values))
     out, analyses = make_report(cfg)
     print_summary(out, analyses)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -301,5 +294,4 @@ def damage(rng: random.Random, content: bytes) -> bytes:
     ("experiment", "overlay"), [("laptop", None), ("paper", "paper"), ("paper_strict", "paper")]
 )
 def test_the_papers_experiments_show_its_curve(experiment, overlay):
-    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
-        assert compose("report", overrides=[f"experiment={experiment}"]).overlay == overlay
+    assert compose_words("report", [f"experiment={experiment}"]).overlay == overlay

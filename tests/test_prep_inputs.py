@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from data_prep import tokenizer
@@ -23,6 +22,7 @@ from data_prep.records import read_records
 from data_prep.sources import custom
 from data_prep.splits import parse_records
 from tests.chatml import TEMPLATE, write_model
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests/tokenizer"
@@ -46,9 +46,8 @@ def run(tmp_path):
 
     def run(source: Path, *overrides: str) -> dict:
         places = [f"data.source={source}", f"data_dir={tmp_path / 'data'}"]
-        with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-            cfg = compose("prep", ["data=custom", f"model.path={TOKENIZER}", *places, *overrides])
-        return prepare(cfg)
+        words = ["data=custom", f"model.path={TOKENIZER}", *places, *overrides]
+        return prepare(compose_words("prep", words))
 
     return run
 
@@ -512,8 +511,7 @@ def test_hostile_files_are_rows_drops_or_one_line(tmp_path, kind):
         text = json.dumps(shapes) if kind == "json" else "\n".join(map(json.dumps, shapes))
         sound.write_text(text)
     source = tmp_path / f"q.{kind}"
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        cfg = compose("prep", ["data=custom", f"data.source={source}"])
+    cfg = compose_words("prep", ["data=custom", f"data.source={source}"])
     draw, kept, refused = random.Random(kind), 0, 0
     for _ in range(2000):
         source.write_bytes(mutate(sound.read_bytes(), draw))
