@@ -105,27 +105,38 @@ def read_rows(path: Path) -> list:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl"])
+SIDE_FILES = ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl"]
+CONTENTS = [
+    *[text.encode() for text in JUNK],
+    b'{"git": 3, "exit": [], "name": {}, "total_steps": NaN}',
+    rb'{"git": {"commit": "\ud800"}, "exit": "\ud800", "total_steps": "\ud800"}',
+    b"a: &a [*a]",
+    b"openrlhf: 5",
+    random.Random(0).randbytes(2000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDE_FILES)
 def test_any_content_of_a_side_file_is_survived(run, name):
-    for junk in [
-        *JUNK,
-        '{"git": 3, "exit": [], "name": {}, "total_steps": NaN}',
-        r'{"git": {"commit": "\ud800"}, "exit": "\ud800", "total_steps": "\ud800"}',
-        "a: &a [*a]",
-        "openrlhf: 5",
-    ]:
-        (run / name).write_text(junk)
+    for content in CONTENTS:
+        (run / name).write_bytes(content)
         report_on(run)
-    (run / name).write_bytes(random.Random(0).randbytes(2000))
-    report_on(run)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "loop", "device"])
-@pytest.mark.parametrize(
-    "name", ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl", "rollouts/b.jsonl"]
-)
-def test_what_is_no_regular_file_is_not_opened(run, kind, name):
-    path = run / name
+def test_any_contents_of_all_side_files_are_survived(run):
+    """Each file has each content once, always next to three other damaged files."""
+    for number in range(len(CONTENTS)):
+        for place, name in enumerate(SIDE_FILES):
+            (run / name).write_bytes(CONTENTS[(number + 4 * place) % len(CONTENTS)])
+        report_on(run)
+
+
+ODD = ["fifo", "folder", "loop", "device"]
+READ_FILES = ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl", "rollouts/b.jsonl"]
+
+
+def make_odd(path: Path, kind: str) -> None:
     path.unlink(missing_ok=True)
     make = {
         "fifo": lambda: os.mkfifo(path),
@@ -134,7 +145,23 @@ def test_what_is_no_regular_file_is_not_opened(run, kind, name):
         "device": lambda: path.symlink_to("/dev/zero"),
     }
     make[kind]()
-    assert f"{path.name} is " in report_on(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", READ_FILES)
+def test_what_is_no_regular_file_is_not_opened(run, kind, name):
+    make_odd(run / name, kind)
+    assert f"{Path(name).name} is " in report_on(run)
+
+
+@pytest.mark.parametrize("first", range(len(ODD)))
+def test_where_all_are_no_regular_files_each_is_named_and_none_opened(run, first):
+    """Each file is of each kind once."""
+    for place, name in enumerate(READ_FILES):
+        make_odd(run / name, ODD[(first + place) % len(ODD)])
+    said = report_on(run)
+    assert [name for name in READ_FILES if f"{Path(name).name} is " not in said] == []
 
 
 @pytest.mark.parametrize(
@@ -145,19 +172,44 @@ def test_a_configuration_may_name_any_evaluation_set(run, dataset):
     report_on(run)
 
 
-@pytest.mark.parametrize("name", ["rollouts/simulated-1.jsonl", "metrics.jsonl", "train.jsonl"])
+def damage_field(path: Path, number: int) -> str:
+    """Give a field any value, delete it once, and add lines that are no rows; returns its name."""
+    rows = read_rows(path)
+    field = list(rows[0])[number % len(rows[0])]
+    for row, value in zip(rows, VALUES, strict=False):
+        row[field] = value
+    del rows[len(VALUES) % len(rows) - 1][field]
+    write_rows(path, rows + JUNK[:6])
+    return field
+
+
+ROW_FILES = ["rollouts/simulated-1.jsonl", "metrics.jsonl", "train.jsonl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROW_FILES)
 def test_any_value_of_any_field_is_survived(run, name):
-    rows = read_rows(run / name)
-    fields = list(rows[0])
-    for number, field in enumerate(fields):
-        damaged = [dict(row) for row in rows]
-        for row, value in zip(damaged, VALUES, strict=False):
-            row[field] = value
-        del damaged[len(VALUES) % len(rows) - 1][field]
-        write_rows(run / name, damaged + JUNK[:6])
+    whole = (run / name).read_bytes()
+    for number in range(len(read_rows(run / name)[0])):
+        (run / name).write_bytes(whole)
+        field = damage_field(run / name, number)
         said = report_on(run, shown=number + 1)
         if field in ("step", "reward", "question"):
             assert "lines of" in said and "left out" in said
+
+
+def test_any_value_of_any_field_of_all_files_is_survived(run):
+    """A field of each file at a time, until all fields had their turn."""
+    whole = {name: (run / name).read_bytes() for name in ROW_FILES}
+    for number in range(max(len(read_rows(run / name)[0]) for name in ROW_FILES)):
+        fields = {}
+        for name in ROW_FILES:
+            (run / name).write_bytes(whole[name])
+            fields[Path(name).name] = damage_field(run / name, number)
+        said = report_on(run, shown=number + 1)
+        for name, field in fields.items():
+            if field in ("step", "reward", "question"):
+                assert f"lines of {name}" in said and "left out" in said
 
 
 def test_damage_is_counted_and_the_rest_is_right(run):
