@@ -44,24 +44,17 @@ def find_engine() -> Path:
 
 @cache
 def read_main(method: str) -> tuple[CodeType, CodeType]:
-    """Compile what the engine's CLI module does under `__main__`: building its parser, validation.
-
-    The module is not imported.
-    """
+    """Compile what the engine's CLI does under `__main__`, not imported: its parser, its checks."""
     source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
-    statements = next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
-    lines = [ast.unparse(node) for node in statements]
-    parse = next(i for i, line in enumerate(lines) if "parse_args" in line)
+    nodes = next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
+    lines = [ast.unparse(node) for node in nodes]
+    end = next(i for i, line in enumerate(lines) if "parse_args" in line)
     start = lines.index("args = hierarchize(args)") + 1
     # the first is `parser = ArgumentParser()`, the last `train(args)`; use_ms imports ModelScope
-    pairs = zip(statements[start:-1], lines[start:-1], strict=True)
-    checks = [node for node, line in pairs if "use_ms" not in line]
-    return compile_statements(statements[1:parse]), compile_statements(checks)
-
-
-def compile_statements(statements: list[ast.stmt]) -> CodeType:
-    """Compile statements of the engine as they are."""
-    return compile(ast.Module(statements, []), "openrlhf/cli", "exec")
+    checks = [nodes[i] for i in range(start, len(nodes) - 1) if "use_ms" not in lines[i]]
+    parts = [ast.Module(part, []) for part in (nodes[1:end], checks)]
+    parser, validation = (compile(part, "openrlhf/cli", "exec") for part in parts)
+    return parser, validation
 
 
 @cache

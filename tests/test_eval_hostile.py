@@ -266,9 +266,13 @@ def test_settings_that_cannot_evaluate_are_refused(
 NULL_OR_OPEN = [
     ["claims=null", "compare=null", "modes=null", "vllm=null"],
     ["claims.level=null", "limit=null", "max_len=null", "vllm.max_num_seqs=4"],
-    ["claims.format_rate=null", "vllm.extra={swap_space:4}", "out_of_distribution=null"],
+    [
+        "claims.format_rate=null",
+        "vllm.extra={swap_space:4}",
+        "out_of_distribution=null",
+        "endpoint_options.extra={skip_special_tokens:false}",
+    ],
 ]
-NULL_OR_OPEN[-1].append("endpoint_options.extra={skip_special_tokens:false}")
 
 
 @pytest.mark.parametrize("overrides", NULL_OR_OPEN)
