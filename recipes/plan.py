@@ -32,6 +32,7 @@ GIB = 1024**3
 CONTEXT = 0.7 * GIB  # CUDA context, cuBLAS and NCCL buffers of one process
 BUCKET = 1.0 * GIB  # DeepSpeed's reduce bucket: 5e8 elements of bf16
 VLLM_WORK = 3.0 * GIB  # vLLM: CUDA graphs, sampler, fragmentation
+CPU_PROCESS = 0.55e9  # of an engine's process without a GPU: Python, torch, Ray (docs/LOG.md)
 VLLM_BATCH = 8192  # tokens of one vLLM step, recipes/engine/trainer.py
 MARGIN = 0.95  # fraction of the GPU that may be planned; the rest is lost to fragmentation
 LOGIT = 6  # bytes a logit: bf16 and its fp32 copy; backward holds both again
@@ -192,6 +193,28 @@ def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, Any], float]:
     }
     # while loading, every rank reads the actor and then the reference: peaks one after another
     return phases, max(host, 2 * weights) * per_node
+
+
+def plan_cpu(cfg: Any, shape: Shape) -> Any:
+    """Compute the bytes of a run without a GPU, all its processes together, by what they are for.
+
+    Within a tenth of what was measured in five runs (tests/test_plan.py); nothing is sharded there.
+    """
+    flags, ranks = cfg.openrlhf, count_ranks(cfg)
+    trained, frozen = (ranks * count for count in count_models(flags))
+    engines, is_ppo = flags.vllm.num_engines if "vllm" in flags else 0, "actor" in flags
+    # the engine's command and trainer, and Ray's daemons; SFT has torchrun alone
+    processes = trained + frozen + 3 * engines + (3 if is_ppo else 1)
+    logits = 2 * LOGIT * flags.train.micro_batch_size * flags.data.max_len * shape.vocab
+    count = count_trained(shape, flags)
+    return Bytes(
+        processes=CPU_PROCESS * processes,
+        weights=2.0 * shape.parameters * (trained + frozen + engines),
+        # fp32 weights, two moments and bf16 gradients; the step makes fp32 copies
+        optimizer=14.0 * count * trained,
+        step=max(10.0 * count, logits) * trained,
+        vLLM=GIB * engines,  # the KV cache: VLLM_CPU_KVCACHE_SPACE
+    )
 
 
 def check_memory(cfg: Any, shape: Shape) -> tuple[list[str], list[str]]:

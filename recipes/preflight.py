@@ -68,6 +68,15 @@ def find_doubts(cfg: Any, method: str) -> list[str]:
     doubts, shape = [], read_shape(cfg)
     if shape and cfg.hardware.cuda:
         doubts += plan.check_memory(cfg, shape)[1]
+    elif shape:
+        parts, free = plan.plan_cpu(cfg, shape), psutil.virtual_memory().available
+        if sum(parts.values()) > free:
+            listed = ", ".join(f"{name} {size / plan.GIB:.1f}" for name, size in parts.items())
+            doubts.append(
+                f"the run needs about {sum(parts.values()) / plan.GIB:.1f} GiB ({listed}), "
+                f"{free / plan.GIB:.1f} are free: end other programs, or lower "
+                "openrlhf.train.micro_batch_size or openrlhf.data.max_len"
+            )
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]
     splits, limit = run_folder.open_data(cfg).manifest["splits"], find_prompt_limit(cfg, method)
@@ -256,8 +265,7 @@ def check_memory(cfg: Any, facts: Facts) -> Iterator[str]:
                 "hardware.sleep=false, hardware.ds_sleep=false or hardware.adam_offload=false"
             )
     else:
-        # fp32 copies and moments next to bf16 weights and gradients, and nothing is sharded
-        needed = 20 * shape.parameters * plan.count_models(cfg.openrlhf)[0] / plan.GIB
+        needed = sum(plan.plan_cpu(cfg, shape).values()) / plan.GIB
         if needed > facts.host_gb:
             yield (
                 f"a model of {shape.parameters / 1e9:.1f} B parameters needs about {needed:.0f} "

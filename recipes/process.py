@@ -37,6 +37,9 @@ CUDA_SETTINGS = {
 # torch.OutOfMemoryError: …, ray.exceptions.RayTaskError(…)
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Failure|Exit)\b.*")
 WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause itself
+# Ray's list of who held the memory: 568<tab>19.48<tab>ray::PolicyModelActor.fit, 1248<tab>…
+HELD = re.compile(r"\d+\t([\d.]+)\t(.+?)(?=, \d+\t|, Refer|$)")
+USED = re.compile(r"was (\S+) / (\S+) \(")  # 22.57GB / 23.54GB (0.958715)
 # regex of a cause → what to do
 ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
@@ -166,6 +169,15 @@ def stop_engine(process: subprocess.Popen, family: list[psutil.Process]) -> None
 def advise(cause: str) -> str:
     """Find what to do about a cause; empty where nothing general is known."""
     return next((advice for regex, advice in ADVICE.items() if re.search(regex, cause)), "")
+
+
+def name_memory_holders(cause: str) -> str:
+    """Shorten Ray's report that memory ran out to who held it; another cause stays as it is."""
+    used, held = USED.search(cause), HELD.findall(cause)
+    if not used or not held:
+        return cause
+    listed = ", ".join(f"{command[:60]} {size} GB" for size, command in held[:6])
+    return f"the machine's memory ran out, {used[1]} of {used[2]} were used: {listed}"
 
 
 def find_cause(log: Path, begin: int = 0) -> str:

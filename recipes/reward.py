@@ -20,6 +20,7 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
     """Build the variables of reward_server/openrlhf_hook.py: how to judge, and whom to ask."""
     settings = {
         "mode": reward.mode,
+        "kind": reward.kind,
         "options": OmegaConf.to_container(reward.options, resolve=True),
         "control": reward.control,
         "seed": seed,
@@ -93,8 +94,12 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
     """Check that the hook takes the rows, and rewards right answers more than wrong ones.
 
     Our own hook is tried on each training row, another on the first. Under a control
-    (reward.control) the reward is not to follow the answer.
+    (reward.control) the reward is not to follow the answer. A likelihood needs the engine, so the
+    verdict is tried in its place.
     """
+    if reward.kind != "verdict":
+        yield from check_likelihood(rows, reward)
+        reward = OmegaConf.merge(reward, {"kind": "verdict"})
     spec = importlib.util.spec_from_file_location("reward_probe", file)
     if spec is None or spec.loader is None or not Path(file).is_file():
         yield f"openrlhf.train.agent_func_path={file} is no Python file"
@@ -118,3 +123,14 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
                     return
         except Exception as error:  # a user's own hook may raise anything
             yield f"the reward hook {file} fails on the training rows: {error!r:.300}"
+
+
+def check_likelihood(rows: list[dict[str, Any]], reward: Any) -> Iterator[str]:
+    """Check that the rows have a reference, and that nothing else is to make the reward."""
+    wanted = f"reward.kind={reward.kind}"
+    if any(json.loads(row["label"]).get("kind") != "text" for row in rows):
+        yield f"{wanted} needs rows with references: data=bank_open, or data.openly=true"
+    if reward.hook != "agent":
+        yield f"{wanted} asks the engine, which reward.hook={reward.hook} cannot: reward.hook=agent"
+    if reward.control is not None:
+        yield f"{wanted} goes with no control: reward.control=null"

@@ -6,7 +6,7 @@
 Both give the same rewards; only the agent sees tokens and truncation, and writes the rollouts.
 The launcher sets, besides PYTHONPATH with the project's root:
 
-    MEDRLVR_REWARD             JSON of mode, options, control, seed: reward_server/scoring.py
+    MEDRLVR_REWARD             JSON of mode, kind, options, control, seed: reward_server/scoring.py
     MEDRLVR_ROLLOUTS           folder for the rollouts, one file per process; unset: none
     MEDRLVR_REWARD_URL         the agent asks this server (several: comma-separated) for rewards
     MEDRLVR_REWARD_TOKEN       the server's token, where it needs one
@@ -62,6 +62,7 @@ def __getattr__(name: str) -> Any:
     from openrlhf.utils.agent import SingleTurnAgentExecutor
 
     from reward_server.client import RewardClient, read_token
+    from reward_server.likelihood import measure_likelihood
 
     class AgentExecutor(SingleTurnAgentExecutor):
         """Score each response and write it to the rollouts; unlike the engine's, errors stop it."""
@@ -84,7 +85,14 @@ def __getattr__(name: str) -> Any:
             ((start, end),) = output["action_ranges"]
             tokens = output["observation_tokens"][start:end]
             response = hf_tokenizer.decode(tokens, skip_special_tokens=False)
-            verdict, scored = scoring.score_response(response, row_label, SETTINGS)
+            likelihood = 0.0
+            # only rows of training are rewarded by it, and only where the format is followed
+            asked = SETTINGS.kind != "verdict" and row_label.split == "train"
+            if asked and scoring.score_response(response, row_label, SETTINGS, 0.0)[0].format_ok:
+                likelihood = await measure_likelihood(
+                    llm_engine, hf_tokenizer, prompt, response, row_label, SETTINGS.kind, max_length
+                )
+            verdict, scored = scoring.score_response(response, row_label, SETTINGS, likelihood)
             if self.client is not None:
                 scored = await self.client.ask(prompt + response, prompt, label)
             output["reward"] = scored.pop("rewards")

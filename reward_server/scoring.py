@@ -60,11 +60,12 @@ class RewardOptions(BaseModel):
 
 
 class Settings(BaseModel):
-    """Say how to judge: the recipe's `reward.mode`, `.options` and `.control`, and its seed."""
+    """Say how to judge: `reward.mode`, `.kind`, `.options`, `.control`, and the recipe's seed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     mode: Literal["paper", "strict"] = "paper"
+    kind: Literal["verdict", "likelihood", "likelihood_gain"] = "verdict"
     options: RewardOptions = RewardOptions()
     control: Literal["coin", "format_only", "shuffled_labels", "wrong_penalty", None] = None
     seed: int = 0
@@ -169,9 +170,14 @@ def strip_prompt(query: str, prompt: str) -> str:
 
 
 def score_response(
-    response: str, label: Label | OpenLabel, settings: Settings
+    response: str,
+    label: Label | OpenLabel,
+    settings: Settings,
+    likelihood: float | None = None,
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge `response` and build the engine's reply, all plain floats.
+
+    likelihood: of the reference, for `reward.kind=likelihood`; takes the place of right or wrong.
 
     rewards: the shaped reward; for rows of another split than `train` accuracy, since the engine
     reports their mean as `pass1`. scores: accuracy, for dynamic filtering. extra_logs: the signals.
@@ -183,19 +189,25 @@ def score_response(
     signals = measure_signals(response, verdict, label.options)
     reward = accuracy = signals["accuracy"]
     if label.split == "train":  # a control touches the reward alone
-        rewarded = verdict._replace(correct=find_truth(verdict, response, label, settings))
+        right: float = find_truth(verdict, response, label, settings)
         options = settings.options
+        if settings.kind != "verdict":
+            if likelihood is None:
+                raise ValueError(f"reward.kind={settings.kind} needs reward.hook=agent")
+            right = signals["likelihood"] = likelihood
         if settings.control == "wrong_penalty":
             options = options.model_copy(update={"wrong": WRONG_PENALTY})
-        reward = float(shape_reward(rewarded, signals, options))
+        reward = float(shape_reward(right, verdict.format_ok, signals, options))
     return verdict, {"rewards": reward, "scores": accuracy, "extra_logs": signals}
 
 
-def shape_reward(verdict: Verdict, signals: dict[str, float], options: RewardOptions) -> float:
-    """Compute a training sample's reward; verdict.correct decides between the two values."""
-    if not verdict.format_ok:
+def shape_reward(
+    right: float, format_ok: bool, signals: dict[str, float], options: RewardOptions
+) -> float:
+    """Compute a training sample's reward. right: from 0 (the value of wrong) to 1 (of correct)."""
+    if not format_ok:
         return options.format_failed
-    reward = options.correct if verdict.correct else options.wrong
+    reward = options.correct * right + options.wrong * (1 - right)
     reward -= options.leak_penalty * signals["leak"]
     reward -= options.pre_think_penalty * signals["pre_think"]
     words, excess = signals["think_words"], 0.0

@@ -1,10 +1,16 @@
 """One run from end to end on the real engine: OpenRLHF, Ray, vLLM and DeepSpeed, no GPU. About 5 minutes on 2 cores."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -12,6 +18,42 @@ STEPS, BATCH = (
     3,
     64,
 )  # the experiment's: with fewer samples, and the rounding of bf16 logits alone can take vllm_kl to 1e-3
+
+
+CANARIES = {
+    "HF_TOKEN": "canary-hub",
+    "WANDB_API_KEY": "canary-wandb",
+    "OPENAI_API_KEY": "canary-openai",
+    "MY_DATABASE_PASSWORD": "canary-own",
+}
+LEAKS: set[str] = set()
+"""Places where a canary, or the token of the run's Ray, was seen: a file, or the argv of a process."""
+
+
+def find_leaks(
+    secrets: Iterable[bytes], folders: Iterable[Path], process: psutil.Process | None
+) -> set[str]:
+    """Look for secrets in files and in the argv of a process and all its descendants."""
+    found = set()
+    for path in [path for folder in folders for path in folder.rglob("*")]:
+        with suppress(OSError):  # Ray's files come and go
+            if path.is_file() and path.stat().st_size < 1 << 26:
+                content = path.read_bytes()
+                found |= {str(path) for secret in secrets if secret in content}
+    for one in [process, *process.children(recursive=True)] if process else []:
+        with suppress(psutil.Error):
+            argv = " ".join(one.cmdline()).encode()
+            found |= {f"argv of {one.pid}" for secret in secrets if secret in argv}
+    return found
+
+
+def read_ray_token(process: psutil.Process) -> set[bytes]:
+    """Read the token of the run's Ray from the environment of one of its processes."""
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):
+            if token := child.environ().get("RAY_AUTH_TOKEN"):
+                return {token.encode()}
+    return set()
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +68,44 @@ def run(root: Path, bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         "openrlhf.eval.steps=2",
         "openrlhf.ckpt.save_steps=2",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "recipes.rlvr", *overrides], cwd=root, capture_output=True, text=True
-    )
+    out = folder.parent / "out.txt"
+    secrets = {secret.encode() for secret in CANARIES.values()}
+    with out.open("w") as output:
+        launcher = psutil.Popen(
+            [sys.executable, "-m", "recipes.rlvr", *overrides],
+            cwd=root,
+            stdout=output,
+            stderr=output,
+            env=os.environ | CANARIES,
+        )
+    while launcher.poll() is None:
+        time.sleep(5)
+        with suppress(psutil.Error, OSError):
+            secrets |= read_ray_token(launcher)
+            scratch = Path(tempfile.gettempdir(), (folder / ".scratch").read_text())
+            LEAKS.update(find_leaks(secrets, [scratch], launcher))
+    LEAKS.update(find_leaks(secrets, [folder.parent], None))
+    assert len(secrets) == len(CANARIES) + 1, "the token of Ray was never seen"
     log = folder / "engine.log"
-    assert done.returncode == 0, (
-        done.stdout + done.stderr + (log.read_text()[-5000:] if log.exists() else "")
-    )
-    assert "finished 3 steps" in done.stdout
+    said = out.read_text()
+    assert launcher.returncode == 0, said + (log.read_text()[-5000:] if log.exists() else "")
+    assert "finished 3 steps" in said
     return folder
+
+
+def test_no_secret_of_the_environment_is_in_a_file_or_in_argv(run, tmp_path):
+    """While it ran, too: in Ray's session, which is removed at the end."""
+    assert set() == LEAKS
+    (tmp_path / "a.log").write_text("token=canary-hub")
+    child = psutil.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "canary-own"], stdin=subprocess.PIPE
+    )
+    try:
+        found = find_leaks([b"canary-hub", b"canary-own"], [tmp_path], child)
+    finally:
+        child.kill()
+        child.wait()
+    assert found == {str(tmp_path / "a.log"), f"argv of {child.pid}"}
 
 
 def read_rows(path: Path) -> list[dict]:

@@ -369,8 +369,8 @@ def test_pre_think_penalty():
 def test_length_shaping():
     options = RewardOptions(length_penalty=1.0, min_words=10, max_words=100)
     lengths = (0, 5, 10, 50, 100, 150, 200, 1000)
-    verdict, none = verify(RIGHT, "C", OPTIONS), {"leak": 0.0, "pre_think": 0.0}
-    rewards = [shape_reward(verdict, {**none, "think_words": n}, options) for n in lengths]
+    none = {"leak": 0.0, "pre_think": 0.0}
+    rewards = [shape_reward(1.0, True, {**none, "think_words": n}, options) for n in lengths]
     assert rewards == [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
     assert shaped_reward({"length_penalty": 1.0, "min_words": 8}, RIGHT) == 0.5  # four words
 

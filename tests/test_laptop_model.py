@@ -1,5 +1,6 @@
 """The committed base model behaves like a base model, and the committed script makes one that does."""
 
+import filecmp
 import json
 import random
 import re
@@ -15,6 +16,7 @@ import pytest
 from data_prep.prompt import render_direct_prompt, render_prompt
 from dev.laptop.bank import build_bank, make_question
 from dev.laptop.documents import GUESSES, HASTE, draw_haste, make_documents
+from dev.laptop.open_bank import reword
 from dev.laptop.pretrain import MODEL_FOLDER, SHAPE, SPECIAL_TOKENS
 from dev.laptop.relations import iter_pairs, load_relations
 from reward_server.verifier import verify
@@ -22,13 +24,15 @@ from reward_server.verifier import verify
 ASKED = 200
 
 
-def test_the_committed_files_are_small_and_of_the_scripts_shape():
-    config = json.loads((MODEL_FOLDER / "config.json").read_text())
+@pytest.mark.parametrize("folder", [MODEL_FOLDER, MODEL_FOLDER.with_name("laptop_open_model")])
+def test_the_committed_files_are_small_and_of_the_scripts_shape(folder):
+    config = json.loads((folder / "config.json").read_text())
     shape = {key: value for key, value in SHAPE.items() if key != "rope_theta"}
     assert config["architectures"] == ["Qwen2ForCausalLM"] and shape.items() <= config.items()
     assert config["rope_parameters"]["rope_theta"] == SHAPE["rope_theta"]
-    assert sum(path.stat().st_size for path in MODEL_FOLDER.iterdir()) < 5e6
-    tokenizer = json.loads((MODEL_FOLDER / "tokenizer.json").read_text())
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5e6
+    assert filecmp.cmp(folder / "tokenizer.json", MODEL_FOLDER / "tokenizer.json", shallow=False)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
     assert [token["content"] for token in tokenizer["added_tokens"]] == SPECIAL_TOKENS
 
 
@@ -37,10 +41,12 @@ def is_guess(response: str) -> bool:
     return any(guess.partition("{")[0] in response for guess in GUESSES)
 
 
-@pytest.mark.parametrize("hasty", [False, True])
-def test_no_document_asks_a_question_of_an_evaluation_split(hasty):
+@pytest.mark.parametrize("phase", ["", "hasty", "openly"])
+def test_no_document_asks_a_question_of_an_evaluation_split(phase):
     bank = build_bank()
-    prompts = [row["prompt"] for row in make_documents(6000, 42, hasty=hasty)]
+    prompts = [
+        row["prompt"] for row in make_documents(6000, 42, **({phase: True} if phase else {}))
+    ]
     asked = {prompt.partition("\n\nUser: ")[2].partition("\n")[0] for prompt in prompts}
     # two facts with the same object have the same stem, which may be one's own and the other's test question
     own = {
@@ -49,8 +55,10 @@ def test_no_document_asks_a_question_of_an_evaluation_split(hasty):
         for phrasing in pair.train_phrasings
     }
     assert len(asked & own) > 1000
+    own |= {reword(stem) for stem in own}
     for split in ("dev", "test", "ood"):
-        assert not asked & ({row["question"] for row in bank[split]} - own)
+        others = {row["question"] for row in bank[split]}
+        assert not asked & ((others | {reword(stem) for stem in others}) - own)
 
 
 def test_each_second_kind_of_question_is_mostly_guessed_in_the_hasty_documents():

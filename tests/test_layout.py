@@ -75,12 +75,12 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 2978,
-    "reward_server": 1411,
-    "recipes": 3657,
-    "eval": 4860,
+    "reward_server": 1492,
+    "recipes": 3716,
+    "eval": 4845,
 }
-MOST_FILES = 90  # with seven empty __init__.py
-WEB_BUDGET = 654  # of web files and templates, without the vendored chart library
+MOST_FILES = 91  # with seven empty __init__.py
+WEB_BUDGET = 650  # of web files and templates, without the vendored chart library
 SHARED_NAMES = {"run", "page", "card", "__init__"}
 
 

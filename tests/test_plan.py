@@ -5,13 +5,14 @@ import math
 import subprocess
 import sys
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from data_prep.errors import UserError
 from recipes import plan
 from recipes.model import Shape, find_folder, read_shape
-from recipes.preflight import check_memory, check_model, gather_facts
+from recipes.preflight import check_memory, check_model, find_doubts, gather_facts
 
 
 @pytest.fixture
@@ -137,6 +138,32 @@ def test_a_large_model_without_a_gpu_is_refused_with_the_reason(compose_one):
     cfg, _ = compose_one("paper", "cpu")
     (problem,) = check_memory(cfg, gather_facts(cfg, "ppo"))
     assert "3.1 B parameters" in problem and "experiment=laptop" in problem
+
+
+@pytest.mark.parametrize(
+    ("words", "measured"),
+    [
+        (["experiment=laptop"], 6.7),
+        (["experiment=laptop", "hardware.gpus_per_node=2"], 11.1),
+        (["experiment=grpo", "model=laptop"], 5.9),
+        (["experiment=laptop", "openrlhf.ds.lora.rank=8"], 6.2),
+        (["experiment=smollm2"], 13.9),
+    ],
+)
+def test_memory_without_a_gpu_is_what_was_measured(compose_config, words, measured):
+    """GB of all processes, of `make smoke` (private pages) and of SmolLM2 (docs/LOG.md, 2026-11-26)."""
+    cfg = compose_config("rlvr", "hardware=cpu", *words)
+    planned = sum(plan.plan_cpu(cfg, read_shape(cfg)).values()) / 1e9
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_a_run_that_does_not_fit_the_free_memory_is_a_doubt(compose_config, monkeypatch):
+    cfg = compose_config("rlvr", "experiment=laptop", "hardware=cpu")
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(total=24 << 30, available=5 << 30)
+    )
+    (doubt,) = find_doubts(cfg, "ppo")
+    assert "needs about 6." in doubt and "5.0 are free" in doubt and "micro_batch_size" in doubt
 
 
 def test_a_hub_model_is_taken_from_its_pinned_snapshot(compose_one, tmp_path, monkeypatch):

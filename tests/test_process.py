@@ -11,10 +11,12 @@ import pytest
 from recipes.engine.ppo import choose_forwarded
 from recipes.engine.trainer import check_finite
 from recipes.process import (
+    advise,
     build_environment,
     find_cause,
     find_family,
     format_command,
+    name_memory_holders,
     stop_engine,
 )
 
@@ -127,3 +129,21 @@ def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_
     assert "OMP_NUM_THREADS" not in found
     without = build_environment(compose_config("rlvr", f"run_dir={tmp_path}"), 0, "id")
     assert "PATH" not in without and "DS_SKIP_CUDA_CHECK" not in without
+
+
+def test_a_lack_of_memory_names_who_held_it():
+    """The line is Ray's own, shortened."""
+    line = (
+        "ray.exceptions.OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. Memory on the "
+        "node (IP: 127.0.0.1, ID: 91e6) was 22.57GB / 23.54GB (0.958715), which exceeds the memory usage threshold of "
+        "0.950000; To see more information use `ray logs raylet.out -ip 127.0.0.1`; Top 10 memory users: PID\tMEM(GB)\t"
+        "COMMAND, 568\t19.48\tray::PolicyModelActor.fit, 1248\t0.74\tpython -m recipes.engine.ppo --ref.num_nodes 1, "
+        "1395\t0.19\tray::IDLE, Refer to the documentation on how to address the out of memory issue"
+    )
+    found = name_memory_holders(line)
+    assert found == (
+        "the machine's memory ran out, 22.57GB of 23.54GB were used: ray::PolicyModelActor.fit 19.48 GB, "
+        "python -m recipes.engine.ppo --ref.num_nodes 1 0.74 GB, ray::IDLE 0.19 GB"
+    )
+    assert "micro_batch_size" in advise(line)
+    assert name_memory_holders("ValueError: no") == "ValueError: no"

@@ -2,6 +2,7 @@
 
 python -m dev.laptop.documents --count 270000 --seed 42
 python -m dev.laptop.documents --count 16000 --hasty --out data/bank/documents_hasty.jsonl
+python -m dev.laptop.documents --count 16000 --openly --out data/bank/documents_open.jsonl
 
 A base model holds part of the knowledge, follows a format some of the time and is often wrong. The documents are made
 accordingly: facts in prose; questions answered in the asked-for format in about half of the cases and in the ways base
@@ -11,6 +12,9 @@ The hasty documents are a last phase. In half of the kinds of question three of 
 without a reason; so the model answers them by guessing, although it knows the fact and would state it if it began to.
 This habit is put in on purpose, so that a reward for right answers has more to teach than the format: to give a reason
 before the answer. A large base model too knows more than its first answer says; here we chose where and how much.
+
+The open documents are a phase after it, for `experiment=open`: the hasty ones, and of their questions OPENLY are asked
+without options and answered by name, hasty in the same kinds of question: then the name is a wrong one.
 
 No document asks a question of the dev or test split (the same pair in the same phrasing), none in an ood phrasing.
 """
@@ -23,8 +27,9 @@ from pathlib import Path
 
 from rich.progress import track
 
-from data_prep.prompt import LETTERS, render_direct_prompt, render_prompt
+from data_prep.prompt import LETTERS, OPEN, render_direct_prompt, render_prompt
 from dev.laptop.bank import make_question, make_rng, state_fact
+from dev.laptop.open_bank import reword
 from dev.laptop.relations import Pair, fill, iter_pairs, load_relations
 
 KINDS = {"prose": 0.12, "direct": 0.08, "think": 0.74, "lists": 0.06}
@@ -42,6 +47,7 @@ HASTE = (0.2, 0.75)
 # How often a guess takes the first option; the others share the rest. Base models prefer a place too; without this the
 # letters would be so close to each other that rounding decides a greedy answer.
 FIRST = 0.55
+OPENLY = 0.7
 GUESSES = ("I would guess {letter}.", "It is probably {letter}.", "This one must be {letter}.")
 # How often a pair is answered right; a weak one otherwise with one and the same misconception, which the model holds.
 BELIEFS = (0.95, 0.95, 0.75, 0.5, 0.25)
@@ -61,22 +67,29 @@ LAYOUTS = {
 
 
 def write_documents(
-    path: Path, count: int, seed: int = 42, before: float | None = None, hasty: bool = False
+    path: Path,
+    count: int,
+    seed: int = 42,
+    before: float | None = None,
+    hasty: bool = False,
+    openly: bool = False,
 ) -> None:
     """Write `count` rows {"prompt", "response"} (prose has an empty prompt), by temporary name and rename.
 
-    before, hasty: see make_documents.
+    before, hasty, openly: see make_documents.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for row in track(make_documents(count, seed, before, hasty), "documents", total=count):
+        for row in track(
+            make_documents(count, seed, before, hasty, openly), "documents", total=count
+        ):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     partial.rename(path)
 
 
 def make_documents(
-    count: int, seed: int, before: float | None = None, hasty: bool = False
+    count: int, seed: int, before: float | None = None, hasty: bool = False, openly: bool = False
 ) -> Iterator[dict[str, str]]:
     """Yield documents, the same for the same seed on every machine.
 
@@ -84,7 +97,9 @@ def make_documents(
     reasoning before <think>.
     hasty: the last phase, for such a model too. To the direct prompt a response that is no guess is `So <option>
     <letter>.`
+    openly: a phase after the hasty one, with open questions among its own.
     """
+    hasty = hasty or openly
     kinds_of, lists_first, layouts = KINDS, LISTS_FIRST, LAYOUTS
     if before is not None:
         kinds_of, lists_first = {"think": 1.0}, 0.0
@@ -121,7 +136,9 @@ def make_documents(
         guesses = hasty and rng.random() < haste[find_kind(pair)]
         if guesses:
             choice = guess(len(row["options"]), rng)
-        if kind == "direct":
+        if openly and rng.random() < OPENLY:
+            yield answer_openly(pair, row, kind, choice, guesses, rng)
+        elif kind == "direct":
             reasons = hasty and not guesses
             yield {
                 "prompt": render_direct_prompt(row["question"], row["options"]),
@@ -129,7 +146,7 @@ def make_documents(
             }
         else:
             think = write_guess(choice, rng) if guesses else write_reason(pair, row, choice, rng)
-            response = lay_out(think, row, choice, rng, layouts)
+            response = lay_out(think, row["question"], LETTERS[choice], rng, layouts)
             yield {"prompt": render_prompt(row["question"], row["options"]), "response": response}
 
 
@@ -191,13 +208,30 @@ def guess(num_options: int, rng: random.Random) -> int:
     return 0 if rng.random() < FIRST else rng.randrange(1, num_options)
 
 
-def write_reason(pair: Pair, row: dict, choice: int, rng: random.Random) -> str:
-    """A claim for the chosen option, mostly with the conclusion that names its letter."""
-    option = row["options"][choice]
+def answer_openly(
+    pair: Pair, row: dict, kind: str, choice: int, guesses: bool, rng: random.Random
+) -> dict[str, str]:
+    """A question without its options, answered by a name; a guess names a wrong one."""
+    stem = reword(row["question"])
+    name = rng.choice(pair.distractors) if guesses else row["options"][choice]
+    if kind == "direct":
+        return {"prompt": render_direct_prompt(stem, [], template=OPEN), "response": name}
+    think = rng.choice(GUESSES).format(letter=name) if guesses else write_claim(pair, name, rng)
+    response = lay_out(think, stem, name, rng, LAYOUTS)
+    return {"prompt": render_prompt(stem, [], template=OPEN), "response": response}
+
+
+def write_claim(pair: Pair, option: str, rng: random.Random) -> str:
+    """A claim that makes `option` the answer."""
     subject, object_ = (
         (pair.fact.subject, option) if pair.asks == "object" else (option, pair.fact.object)
     )
-    claim = fill(rng.choice(pair.relation.statements), subject, object_)
+    return fill(rng.choice(pair.relation.statements), subject, object_)
+
+
+def write_reason(pair: Pair, row: dict, choice: int, rng: random.Random) -> str:
+    """A claim for the chosen option, mostly with the conclusion that names its letter."""
+    claim = write_claim(pair, row["options"][choice], rng)
     return f"{claim} {conclude(row['options'], choice)}" if rng.random() < CONCLUDING else claim
 
 
@@ -207,12 +241,16 @@ def write_guess(choice: int, rng: random.Random) -> str:
 
 
 def lay_out(
-    think: str, row: dict, choice: int, rng: random.Random, layouts: dict[str, tuple[float, str]]
+    think: str,
+    question: str,
+    answer: str,
+    rng: random.Random,
+    layouts: dict[str, tuple[float, str]],
 ) -> str:
     """A response to the think prompt with this reasoning, in one of `layouts`."""
     names, shares = list(layouts), [share for share, _ in layouts.values()]
     layout = layouts[rng.choices(names, shares)[0]][1]
-    return layout.format(think=think, letter=LETTERS[choice], next=row["question"])
+    return layout.format(think=think, letter=answer, next=question)
 
 
 if __name__ == "__main__":
@@ -225,6 +263,7 @@ if __name__ == "__main__":
         help="share of responses with the reasoning before <think>, no prose",
     )
     parser.add_argument("--hasty", action="store_true", help="documents of the last phase")
+    parser.add_argument("--openly", action="store_true", help="hasty, with open questions too")
     parser.add_argument("--out", type=Path, default=Path("data/bank/documents.jsonl"))
     args = parser.parse_args()
-    write_documents(args.out, args.count, args.seed, args.before, args.hasty)
+    write_documents(args.out, args.count, args.seed, args.before, args.hasty, args.openly)

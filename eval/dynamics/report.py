@@ -30,7 +30,7 @@ from eval.dynamics.features import label_pieces
 from eval.dynamics.figures import TABLES, WORDS, draw_figure, list_charts, read_curve
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
-from eval.dynamics.run_files import look_up, read_run
+from eval.dynamics.run_files import find_value, read_run
 
 WEB = Path(__file__).parent / "web"
 PAGES = Environment(loader=FileSystemLoader(WEB), autoescape=True)
@@ -58,7 +58,7 @@ def make_report(cfg: DictConfig) -> tuple[Path, list[Analysis]]:
         analyses.append(analyse(run, group, label))
     # an experiment of the paper's says so in its own config.yaml
     configs = [one.run.config for one in analyses]
-    overlay = "paper" in (cfg.overlay, *(look_up(config, "overlay") for config in configs))
+    overlay = "paper" in (cfg.overlay, *(find_value(config, "overlay") for config in configs))
     page = render_page(analyses, describe_making(analyses), cfg.shown, overlay)
     results = json.dumps([list_results(one) for one in analyses], indent=1, allow_nan=False)
     tables = [one.rollouts.assign(run=one.label) for one in analyses]
@@ -104,7 +104,7 @@ def describe_making(analyses: list[Analysis]) -> str:
     """Describe in one line the report's rollouts, commits and date."""
     parts = []
     for one in analyses:
-        commit = str(look_up(one.run.run, "git", "commit") or "unknown")[:10]
+        commit = str(find_value(one.run.run, "git.commit", "unknown"))[:10]
         count = f"{len(one.rollouts):,} rollouts, {len(one.steps):,} steps"
         parts.append(f"{one.run.folder.name}: {count}, commit {commit}")
     made = datetime.now(timezone.utc).strftime("%Y-%m-%d")

@@ -115,7 +115,7 @@ def read_run(folder: Path) -> RunFiles:
 
     # rollouts name questions by id only; evaluations in training ask other rows than train.jsonl
     paths = [folder / "train.jsonl"]
-    dataset = look_up(config, "openrlhf", "eval", "dataset")
+    dataset = find_value(config, "openrlhf.eval.dataset")
     if isinstance(dataset, str):
         paths.append(Path(dataset))
     questions = {row.id: row for path in paths for row in read_rows(path, missing, Question)}
@@ -199,7 +199,8 @@ def read_mapping(path: Path, missing: list[str]) -> dict[str, Any]:
     """Read a YAML or JSON file; empty where it is not there or is no mapping, which is reported."""
     content = read_content(path, missing)
     try:
-        found = {} if content is None else yaml.safe_load(content)
+        read = json.loads if path.suffix == ".json" else yaml.safe_load
+        found = {} if content is None else read(content)
     except (ValueError, yaml.YAMLError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -219,8 +220,8 @@ def read_content(path: Path, missing: list[str]) -> bytes | None:
     return None
 
 
-def look_up(mapping: Any, *keys: str) -> Any:
-    """Look up a nested value of a file's mapping; None where a level is absent or no mapping."""
-    for key in keys:
-        mapping = mapping.get(key) if isinstance(mapping, dict) else None
-    return mapping
+def find_value(values: Any, key: str, default: Any = None) -> Any:
+    """Find `a.b.c` in nested mappings; the default where a part is missing, null or no mapping."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return default if values is None else values
