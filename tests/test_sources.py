@@ -320,7 +320,20 @@ def hostile_records(draw: st.DrawFn) -> object:
     return record
 
 
-@pytest.mark.parametrize("name", NAMES)
+# a data set of each reader; the others are slow
+QUICK = ("bank", "bioasq", "custom", "medcalc", "medmcqa", "medqa", "medxpertqa")
+QUICK += ("mmlu_medical", "pubmedqa")
+
+
+def test_each_reader_gets_any_json_every_time() -> None:
+    readers = {compose_data(name).data.reader for name in NAMES}
+    assert {compose_data(name).data.reader for name in QUICK} == readers
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES],
+)
 @settings(max_examples=25, deadline=None)
 @given(records=st.lists(hostile_records(), max_size=6))
 def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> None:
