@@ -14,6 +14,7 @@ import runpy
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any, NoReturn
 
 CLI_MODULES = {"ppo": "train_ppo_ray", "sft": "train_sft"}
@@ -42,18 +43,25 @@ def find_engine() -> Path:
 
 
 @cache
-def read_main(method: str) -> list[ast.stmt]:
-    """Read the statements of the engine's CLI module under `__main__`, without importing it."""
+def read_main(method: str) -> tuple[CodeType, CodeType]:
+    """Compile what the engine's CLI does under `__main__`, not imported: its parser, its checks."""
     source = (find_engine() / "cli" / f"{CLI_MODULES[method]}.py").read_text(encoding="utf-8")
-    return next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
+    nodes = next(node for node in ast.parse(source).body if isinstance(node, ast.If)).body
+    lines = [ast.unparse(node) for node in nodes]
+    end = next(i for i, line in enumerate(lines) if "parse_args" in line)
+    start = lines.index("args = hierarchize(args)") + 1
+    # the first is `parser = ArgumentParser()`, the last `train(args)`; use_ms imports ModelScope
+    checks = [nodes[i] for i in range(start, len(nodes) - 1) if "use_ms" not in lines[i]]
+    parts = [ast.Module(part, []) for part in (nodes[1:end], checks)]
+    parser, validation = (compile(part, "openrlhf/cli", "exec") for part in parts)
+    return parser, validation
 
 
+@cache
 def build_parser(method: str) -> argparse.ArgumentParser:
     """Build OpenRLHF's own argument parser for `ppo` or `sft`, without importing OpenRLHF."""
     namespace: dict[str, Any] = {"argparse": argparse, "datetime": datetime, "parser": _Parser()}
-    statements = read_main(method)
-    end = next(i for i, node in enumerate(statements) if "parse_args" in ast.unparse(node))
-    run_statements(statements[1:end], namespace)  # the first is `parser = ArgumentParser()`
+    exec(read_main(method)[0], namespace)
     return namespace["parser"]
 
 
@@ -65,22 +73,13 @@ def validate(argv: list[str], method: str) -> str:
     # stdlib only
     hierarchize = runpy.run_path(str(find_engine() / "utils" / "config.py"))["hierarchize"]
     args = hierarchize(build_parser(method).parse_args(argv))
-    lines = [ast.unparse(node) for node in read_main(method)]
-    start = lines.index("args = hierarchize(args)") + 1
-    # the last is `train(args)`; use_ms would import ModelScope
-    wanted = [node for node in read_main(method)[start:-1] if "use_ms" not in ast.unparse(node)]
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            run_statements(wanted, {"args": args})
+            exec(read_main(method)[1], {"args": args})
     except (AssertionError, TypeError, ArithmeticError) as error:  # `None > 0`, `1 // 0`
         raise FlagError(f"OpenRLHF refuses: {error}") from error
     return printed.getvalue()
-
-
-def run_statements(statements: list[ast.stmt], namespace: dict[str, Any]) -> None:
-    """Run statements of the engine as they are."""
-    exec(compile(ast.Module(statements, []), "openrlhf/cli", "exec"), namespace)
 
 
 def to_argv(config: dict[str, Any], parser: argparse.ArgumentParser) -> list[str]:

@@ -18,6 +18,7 @@ from tests.chatml import (
     write_base_model,
     write_model,
 )
+from tests.conftest import ROOT, compose_words
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,17 @@ def prepared(instruct, tmp_path_factory) -> Path:
 
 
 def prepare_bank(model: Path, folder: Path, chat: bool = True) -> Path:
-    from tests.conftest import compose_once
-
-    words = (f"model.path={model}", f"data_dir={folder}", f"data.chat={chat}")
+    """Prepare the first rows of the bank, more than a batch; returns the data folder."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for path in (ROOT / "data_prep" / "bank").glob("*.jsonl"):
+        rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        (source / path.name).write_text("".join(rows[:100]), encoding="utf-8")
+    words = [f"model.path={model}", f"data_dir={folder}", f"data.chat={chat}"]
+    words += [f"data.source={source}", "data.accept=true"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
-        prepare(compose_once("prep", words).copy())
+        prepare(compose_words("prep", words))
     return folder
 
 

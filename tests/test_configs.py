@@ -199,10 +199,22 @@ def test_the_engines_own_cli_accepts_every_sensible_pair(compose_pair, root):
     assert done.stdout.count("ACCEPTED") == len(pairs) > 40
 
 
-@pytest.mark.parametrize("data", [name for name in list_group("data") if name != "base"])
-def test_each_data_set_composes_with_each_root(compose_config, data):
-    for root_name in ("prep", "rlvr", "sft"):
-        assert compose_config(root_name, f"data={data}").data.name
+DATA = [name for name in list_group("data") if name != "base"]
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_each_data_set_composes(compose_config, data):
+    assert compose_config("prep", f"data={data}").data.name
+
+
+@pytest.mark.parametrize("root_name", ["rlvr", "sft"])
+@pytest.mark.parametrize(
+    "data",
+    [name if name == "custom" else pytest.param(name, marks=pytest.mark.slow) for name in DATA],
+)
+def test_a_data_set_composes_with_each_recipe(compose_config, data, root_name):
+    """The quick one has all of the keys, and a source that must be given."""
+    assert compose_config(root_name, f"data={data}").data.name
 
 
 def test_the_hacked_experiment_has_the_laptops_shape(compose_config):

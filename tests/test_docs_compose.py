@@ -1,7 +1,6 @@
 """Every `key=value` that README, docs, YAML headers and the program's own advice name is one that Hydra takes."""
 
 import ast
-import copy
 import functools
 import re
 import shlex
@@ -9,15 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from recipes.machine import complete_words
-from tests.conftest import ROOT, compose_once
+from tests.conftest import CONFIGS, ROOT, compose_words, is_group
 
-CONFIGS = ROOT / "recipes" / "configs"
 ROOTS = ("rlvr", "sft", "prep", "eval", "report", "card")
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
@@ -66,26 +61,6 @@ def list_texts(path: Path) -> list[str]:
     return found
 
 
-def is_group(key: str) -> bool:
-    return (CONFIGS / key).is_dir()
-
-
-def compose_words(root_name: str, words: list[str]) -> None:
-    """Compose as Hydra does; raises its exceptions. Configurations with the same groups are composed once."""
-    parser = OverridesParser.create()
-    overrides = [parser.parse_override(word) for word in words]
-    assert not any(override.is_sweep_override() for override in overrides), words
-    groups = tuple(
-        word
-        for word, override in zip(words, overrides, strict=True)
-        if is_group(override.key_or_group)
-    )
-    cfg = copy.deepcopy(compose_once(root_name, groups))
-    OmegaConf.set_struct(cfg, True)
-    rest = [override for override in overrides if not is_group(override.key_or_group)]
-    ConfigLoaderImpl._apply_overrides_to_config(rest, cfg)
-
-
 def list_commands() -> Iterator[tuple[str, str, list[str]]]:
     """(file, root, words) of each command line in documents and YAML headers."""
     for path in [*DOCS, *YAMLS]:
@@ -117,7 +92,7 @@ def list_words(path: Path) -> Iterator[str]:
 
 KNOWN = {
     *(path.name for path in CONFIGS.iterdir() if path.is_dir()),
-    *(str(key) for root_name in ROOTS for key in compose_once(root_name, ())),
+    *(str(key) for root_name in ROOTS for key in compose_words(root_name, [])),
 }
 COMMANDS = sorted(
     {(name, root, " ".join(map(shlex.quote, w))) for name, root, w in list_commands()}

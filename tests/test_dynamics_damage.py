@@ -1,7 +1,6 @@
 """Reports on damaged run folders: what is missing is said, the rest is shown, and there is never a traceback."""
 
 import errno
-import functools
 import json
 import os
 import random
@@ -12,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 from dev.simulate_run import simulate_rollouts, write_run
 from eval.dynamics import report
 from eval.dynamics.figures import draw_figure
 from eval.dynamics.report import make_report, print_summary
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 DEEP = "[" * 100_000
@@ -64,13 +63,15 @@ def pure_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 DRAWN: dict[str, bytes] = {}
-"""The figure takes half a second: the first of each test function is really drawn."""
+"""The figure takes half a second: the first of a test of damaged curves is really drawn."""
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     def draw_first(analyses: list) -> bytes:
         name = request.function.__name__
+        if "survived" not in name and "counted" not in name:
+            name = "whole curves"
         if name not in DRAWN:
             DRAWN[name] = draw_figure(analyses)
         return DRAWN[name]
@@ -81,16 +82,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return tmp_path / "run"
 
 
-@functools.cache
-def compose_report() -> DictConfig:
-    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
-        return compose("report")
-
-
 def report_on(folder: Path, **settings: object) -> str:
     """Make the report; returns what is missing. The outputs must be whole and free of NaN."""
     values = [f"{key}={value}" for key, value in {"run": folder, **settings}.items()]
-    cfg = OmegaConf.merge(compose_report(), OmegaConf.from_dotlist(values))
+    cfg = OmegaConf.merge(compose_words("report", []), OmegaConf.from_dotlist(values))
     out, analyses = make_report(cfg)
     print_summary(out, analyses)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -112,27 +107,38 @@ def read_rows(path: Path) -> list:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl"])
+SIDE_FILES = ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl"]
+CONTENTS = [
+    *[text.encode() for text in JUNK],
+    b'{"git": 3, "exit": [], "name": {}, "total_steps": NaN}',
+    rb'{"git": {"commit": "\ud800"}, "exit": "\ud800", "total_steps": "\ud800"}',
+    b"a: &a [*a]",
+    b"openrlhf: 5",
+    random.Random(0).randbytes(2000),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDE_FILES)
 def test_any_content_of_a_side_file_is_survived(run, name):
-    for junk in [
-        *JUNK,
-        '{"git": 3, "exit": [], "name": {}, "total_steps": NaN}',
-        r'{"git": {"commit": "\ud800"}, "exit": "\ud800", "total_steps": "\ud800"}',
-        "a: &a [*a]",
-        "openrlhf: 5",
-    ]:
-        (run / name).write_text(junk)
+    for content in CONTENTS:
+        (run / name).write_bytes(content)
         report_on(run)
-    (run / name).write_bytes(random.Random(0).randbytes(2000))
-    report_on(run)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "loop", "device"])
-@pytest.mark.parametrize(
-    "name", ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl", "rollouts/b.jsonl"]
-)
-def test_what_is_no_regular_file_is_not_opened(run, kind, name):
-    path = run / name
+def test_any_contents_of_all_side_files_are_survived(run):
+    """Each file has each content once, always next to three other damaged files."""
+    for number in range(len(CONTENTS)):
+        for place, name in enumerate(SIDE_FILES):
+            (run / name).write_bytes(CONTENTS[(number + 4 * place) % len(CONTENTS)])
+        report_on(run)
+
+
+ODD = ["fifo", "folder", "loop", "device"]
+READ_FILES = ["run.json", "config.yaml", "metrics.jsonl", "train.jsonl", "rollouts/b.jsonl"]
+
+
+def make_odd(path: Path, kind: str) -> None:
     path.unlink(missing_ok=True)
     make = {
         "fifo": lambda: os.mkfifo(path),
@@ -141,7 +147,23 @@ def test_what_is_no_regular_file_is_not_opened(run, kind, name):
         "device": lambda: path.symlink_to("/dev/zero"),
     }
     make[kind]()
-    assert f"{path.name} is " in report_on(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("name", READ_FILES)
+def test_what_is_no_regular_file_is_not_opened(run, kind, name):
+    make_odd(run / name, kind)
+    assert f"{Path(name).name} is " in report_on(run)
+
+
+@pytest.mark.parametrize("first", range(len(ODD)))
+def test_where_all_are_no_regular_files_each_is_named_and_none_opened(run, first):
+    """Each file is of each kind once."""
+    for place, name in enumerate(READ_FILES):
+        make_odd(run / name, ODD[(first + place) % len(ODD)])
+    said = report_on(run)
+    assert [name for name in READ_FILES if f"{Path(name).name} is " not in said] == []
 
 
 @pytest.mark.parametrize(
@@ -152,19 +174,44 @@ def test_a_configuration_may_name_any_evaluation_set(run, dataset):
     report_on(run)
 
 
-@pytest.mark.parametrize("name", ["rollouts/simulated-1.jsonl", "metrics.jsonl", "train.jsonl"])
+def damage_field(path: Path, number: int) -> str:
+    """Give a field any value, delete it once, and add lines that are no rows; returns its name."""
+    rows = read_rows(path)
+    field = list(rows[0])[number % len(rows[0])]
+    for row, value in zip(rows, VALUES, strict=False):
+        row[field] = value
+    del rows[len(VALUES) % len(rows) - 1][field]
+    write_rows(path, rows + JUNK[:6])
+    return field
+
+
+ROW_FILES = ["rollouts/simulated-1.jsonl", "metrics.jsonl", "train.jsonl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROW_FILES)
 def test_any_value_of_any_field_is_survived(run, name):
-    rows = read_rows(run / name)
-    fields = list(rows[0])
-    for number, field in enumerate(fields):
-        damaged = [dict(row) for row in rows]
-        for row, value in zip(damaged, VALUES, strict=False):
-            row[field] = value
-        del damaged[len(VALUES) % len(rows) - 1][field]
-        write_rows(run / name, damaged + JUNK[:6])
+    whole = (run / name).read_bytes()
+    for number in range(len(read_rows(run / name)[0])):
+        (run / name).write_bytes(whole)
+        field = damage_field(run / name, number)
         said = report_on(run, shown=number + 1)
         if field in ("step", "reward", "question"):
             assert "lines of" in said and "left out" in said
+
+
+def test_any_value_of_any_field_of_all_files_is_survived(run):
+    """A field of each file at a time, until all fields had their turn."""
+    whole = {name: (run / name).read_bytes() for name in ROW_FILES}
+    for number in range(max(len(read_rows(run / name)[0]) for name in ROW_FILES)):
+        fields = {}
+        for name in ROW_FILES:
+            (run / name).write_bytes(whole[name])
+            fields[Path(name).name] = damage_field(run / name, number)
+        said = report_on(run, shown=number + 1)
+        for name, field in fields.items():
+            if field in ("step", "reward", "question"):
+                assert f"lines of {name}" in said and "left out" in said
 
 
 def test_damage_is_counted_and_the_rest_is_right(run):
@@ -315,5 +362,4 @@ def damage(rng: random.Random, content: bytes) -> bytes:
     ("experiment", "overlay"), [("laptop", None), ("paper", "paper"), ("paper_strict", "paper")]
 )
 def test_the_papers_experiments_show_its_curve(experiment, overlay):
-    with initialize_config_dir(str(ROOT / "recipes" / "configs"), version_base="1.3"):
-        assert compose("report", overrides=[f"experiment={experiment}"]).overlay == overlay
+    assert compose_words("report", [f"experiment={experiment}"]).overlay == overlay

@@ -283,23 +283,27 @@ def test_settings_that_cannot_evaluate_are_refused(
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "override",
+NULL_OR_OPEN = [
+    ["claims=null", "compare=null", "modes=null", "vllm=null"],
+    ["claims.level=null", "limit=null", "max_len=null", "vllm.max_num_seqs=4"],
     [
-        "claims=null",
-        "claims.level=null",
         "claims.format_rate=null",
-        "compare=null",
-        "modes=null",
-        "limit=null",
-        "max_len=null",
-        "vllm=null",
-        "vllm.max_num_seqs=4",
         "vllm.extra={swap_space:4}",
         "out_of_distribution=null",
         "endpoint_options.extra={skip_special_tokens:false}",
     ],
-)
+]
+
+
+@pytest.mark.parametrize("overrides", NULL_OR_OPEN)
+def test_settings_that_can_be_null_or_open_work_together(
+    make_cfg: Callable[..., DictConfig], overrides: list[str]
+) -> None:
+    assert evaluate(make_cfg(*overrides))["results"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("override", [one for group in NULL_OR_OPEN for one in group])
 def test_settings_that_can_be_null_or_open_work(
     make_cfg: Callable[..., DictConfig], override: str
 ) -> None:

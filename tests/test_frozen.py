@@ -85,7 +85,7 @@ def test_no_function_of_such_a_name_writes_into_the_configuration(path):
                     text = ast.unparse(target)
                     assert not text.startswith(("cfg.", "cfg[", "os.environ")), f"{path}: {text}"
             if isinstance(node, ast.Call):
-                text = ast.unparse(node)
+                text = f"{ast.unparse(node.func)}("
                 assert not text.startswith(
                     ("OmegaConf.update(", "os.environ.update", "os.putenv")
                 ), f"{path}: {text}"

@@ -62,6 +62,12 @@ PAPER = {
 }
 
 
+@pytest.fixture(autouse=True)
+def without_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves the time to draw; tests/test_prep.py looks at the picture."""
+    monkeypatch.setattr("data_prep.prepare.draw_lengths", lambda *_: None)
+
+
 @pytest.fixture
 def engine_values(compose_config) -> dict:
     """What the engine's own parser reads from the command that `dry_run=true` prints."""
@@ -179,7 +185,10 @@ def prepare_paper(compose_config, tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize("tokenizer", ["tests/tokenizer", "recipes/laptop_model"])
+@pytest.mark.parametrize(
+    "tokenizer",
+    ["recipes/laptop_model", pytest.param("tests/tokenizer", marks=pytest.mark.slow)],
+)
 def test_the_papers_rows_have_six_options_and_none_is_lost(
     prepare_paper, tmp_path: Path, tokenizer: str
 ) -> None:

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests/tokenizer"
@@ -61,19 +61,15 @@ def cfg(tmp_path: Path) -> DictConfig:
             for split, first in (("train", 50), ("dev", 20), ("test", 0))
         },
     )
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        composed = compose(
-            "prep",
-            [
-                "data=medqa",
-                "data.accept=true",  # these rows are not the official ones
-                f"data.source={source}",
-                f"model.path={TOKENIZER}",
-                "data.max_prompt_tokens=800",
-                f"data_dir={tmp_path / 'data'}",
-            ],
-        )
-    return composed
+    words = [
+        "data=medqa",
+        "data.accept=true",  # these rows are not the official ones
+        f"data.source={source}",
+        f"model.path={TOKENIZER}",
+        "data.max_prompt_tokens=800",
+        f"data_dir={tmp_path / 'data'}",
+    ]
+    return compose_words("prep", words)
 
 
 def read_rows(cfg: DictConfig, split: str) -> list[dict]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.run import name_mixture
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -49,8 +49,7 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 def run(folder: Path, *overrides: str) -> dict:
     common = [f"model.path={ROOT / 'tests/tokenizer'}", f"data_dir={folder}"]
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        return prepare(compose("prep", [*common, *overrides]))
+    return prepare(compose_words("prep", [*common, *overrides]))
 
 
 def run_custom(folder: Path, source: Path, *overrides: str) -> dict:
@@ -232,8 +231,7 @@ def test_shuffled_rows_are_consistent_through_and_through(tmp_path: Path) -> Non
 
 def test_a_list_of_data_sets_is_a_mixture() -> None:
     """Hydra itself would merge the two configurations, and the last one would win without a word."""
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        cfg = compose("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
+    cfg = compose_words("prep", name_mixture(["data=[medqa,medmcqa]", "data.weights=[1,3]"]))
     assert (cfg.data.name, cfg.data.parts_of_mixture, cfg.data.weights) == (
         "mix",
         ["medqa", "medmcqa"],

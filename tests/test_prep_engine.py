@@ -5,9 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from data_prep.prepare import prepare
+from tests.conftest import compose_words
 
 pytestmark = pytest.mark.slow  # imports torch and transformers: 15 s
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,9 +28,8 @@ HOSTILE = [
 
 
 def prepare_rows(folder: Path, *overrides: str) -> dict[str, Path]:
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        cfg = compose("prep", [f"model.path={TOKENIZER}", f"data_dir={folder}", *overrides])
-    manifest = prepare(cfg)
+    places = [f"model.path={TOKENIZER}", f"data_dir={folder}"]
+    manifest = prepare(compose_words("prep", [*places, *overrides]))
     return {name: folder / manifest["name"] / name for name in manifest["files"]}
 
 

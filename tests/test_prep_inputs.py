@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from data_prep import tokenizer
@@ -22,7 +21,9 @@ from data_prep.prepared import open_prepared
 from data_prep.records import read_records
 from data_prep.sources import custom
 from data_prep.splits import parse_records
+from recipes.launcher import run_recipe
 from tests.chatml import TEMPLATE, write_model
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests/tokenizer"
@@ -46,9 +47,8 @@ def run(tmp_path):
 
     def run(source: Path, *overrides: str) -> dict:
         places = [f"data.source={source}", f"data_dir={tmp_path / 'data'}"]
-        with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-            cfg = compose("prep", ["data=custom", f"model.path={TOKENIZER}", *places, *overrides])
-        return prepare(cfg)
+        words = ["data=custom", f"model.path={TOKENIZER}", *places, *overrides]
+        return prepare(compose_words("prep", words))
 
     return run
 
@@ -283,7 +283,7 @@ def test_settings_of_a_preparation_that_say_nothing_are_refused(run, tmp_path, w
         run(source, word)
 
 
-def test_data_without_a_dev_split_can_be_trained_on(tmp_path):
+def test_data_without_a_dev_split_can_be_trained_on(tmp_path, capsys):
     """The first example of docs/data.md, then both recipes as far as the engine's command."""
     with (tmp_path / "q.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["question", "options", "answer"])
@@ -294,12 +294,11 @@ def test_data_without_a_dev_split_can_be_trained_on(tmp_path):
     done = subprocess.run(prep, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "held out of 200 training rows by the seed: dev 20" in done.stdout
-    for recipe in ("rlvr", "sft"):
-        command = [sys.executable, "-m", f"recipes.{recipe}", *places, "dry_run=true"]
-        command += ["hardware=cpu", f"run_dir={tmp_path / recipe}"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert f"{tmp_path}/data/mine/dev.jsonl" in done.stdout
+    for recipe, method in (("rlvr", "ppo"), ("sft", "sft")):
+        words = [*places, "dry_run=true", "hardware=cpu", f"run_dir={tmp_path / recipe}"]
+        run_recipe(compose_words(recipe, words), method)
+        said = capsys.readouterr()
+        assert f"{tmp_path}/data/mine/dev.jsonl" in said.out and said.err == ""
 
 
 # --- size and time --------------------------------------------------------------------------------
@@ -394,6 +393,13 @@ def test_a_broken_tokenizer_is_one_line(run, tmp_path, name, content):
 
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+FAULTY = [
+    ("{{ 1 // 0 }}", "ZeroDivisionError"),
+    ("{{ messages[0].content.x.y }}", "UndefinedError"),
+    ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+    ("{% include 'other' %}", "cannot be rendered"),
+    (TEMPLATE + "{{ none + 1 }}", "TypeError"),
+]
 
 
 @pytest.mark.parametrize(
@@ -401,11 +407,7 @@ LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% end
     [
         (LOOP, "no end after 3 s"),
         ("{{ 'x' * 10 ** 11 }}", "MemoryError"),
-        pytest.param("{{ 1 // 0 }}", "ZeroDivisionError", marks=pytest.mark.slow),
-        pytest.param("{{ messages[0].content.x.y }}", "UndefinedError", marks=pytest.mark.slow),
-        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
-        pytest.param("{% include 'other' %}", "cannot be rendered", marks=pytest.mark.slow),
-        (TEMPLATE + "{{ none + 1 }}", "TypeError"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in FAULTY),
     ],
 )
 @pytest.mark.usefixtures("real_renderer")
@@ -413,6 +415,16 @@ def test_a_template_that_fails_or_never_ends_is_one_line(
     run, tmp_path, monkeypatch, template, told
 ):
     monkeypatch.setattr("data_prep.tokenizer.RENDER_SECONDS", 3 if template == LOOP else 60)
+    model = write_model(tmp_path / "model", template)
+    source = write_rows(tmp_path / "q.jsonl", [make_row()])
+    with pytest.raises(UserError, match=told) as error:
+        run(source, f"model.path={model}", "data.chat=true")
+    assert len(error.value.problems) == 1
+
+
+@pytest.mark.parametrize(("template", "told"), FAULTY)
+def test_a_template_that_fails_is_one_line(run, tmp_path, template, told):
+    """By the function of the process with limits, without the process."""
     model = write_model(tmp_path / "model", template)
     source = write_rows(tmp_path / "q.jsonl", [make_row()])
     with pytest.raises(UserError, match=told) as error:
@@ -583,8 +595,7 @@ def test_hostile_files_are_rows_drops_or_one_line(tmp_path, kind):
         text = json.dumps(shapes) if kind == "json" else "\n".join(map(json.dumps, shapes))
         sound.write_text(text)
     source = tmp_path / f"q.{kind}"
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        cfg = compose("prep", ["data=custom", f"data.source={source}"])
+    cfg = compose_words("prep", ["data=custom", f"data.source={source}"])
     draw, kept, refused = random.Random(kind), 0, 0
     for _ in range(2000):
         source.write_bytes(mutate(sound.read_bytes(), draw))

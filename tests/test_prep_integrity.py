@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from data_prep.errors import BadRow, UserError
@@ -12,6 +11,7 @@ from data_prep.prepared import FORMAT, check_row
 from data_prep.rows import Question
 from data_prep.splits import check_rows, hash_rows
 from reward_server.scoring import parse_label
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,8 +41,7 @@ def test_the_hash_sees_content_and_order_and_not_white_space_ids_or_meta() -> No
 
 @pytest.fixture
 def data() -> DictConfig:
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        return compose("prep", ["data=medqa"]).data
+    return compose_words("prep", ["data=medqa"]).data
 
 
 def describe(rows: list[Question | BadRow]) -> dict:

@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
@@ -23,6 +22,7 @@ from data_prep.rows import Question
 from data_prep.run import name_mixture
 from data_prep.sources.pubmedqa import read_test_ids
 from data_prep.splits import check_rows, find_state, hash_rows, parse_records
+from tests.conftest import compose_words
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared/data"
@@ -36,8 +36,7 @@ def compose_data(name: str, *overrides: str) -> DictConfig:
     required = {"custom": ["data.source=x.jsonl"], "mix": ["data.parts_of_mixture=[a]"]}.get(
         name, []
     )
-    with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-        return compose("prep", [f"data={name}", *required, *overrides])
+    return compose_words("prep", [f"data={name}", *required, *overrides])
 
 
 def parse(name: str, record: object, split: str = "test", *overrides: str) -> Question:
@@ -278,8 +277,7 @@ def compose_commands(text: str) -> int:
     commands = re.findall(r"^[# ]*make prep(.*?)(?:  |$)", text, re.MULTILINE)
     for command in commands:
         for overrides in command.split(" && make prep"):
-            with initialize_config_dir(str(ROOT / "recipes/configs"), version_base="1.3"):
-                compose("prep", name_mixture(shlex.split(overrides)))
+            compose_words("prep", name_mixture(shlex.split(overrides)))
     return len(commands)
 
 
@@ -322,7 +320,20 @@ def hostile_records(draw: st.DrawFn) -> object:
     return record
 
 
-@pytest.mark.parametrize("name", NAMES)
+# a data set of each reader; the others are slow
+QUICK = ("bank", "bioasq", "custom", "medcalc", "medmcqa", "medqa", "medxpertqa")
+QUICK += ("mmlu_medical", "pubmedqa")
+
+
+def test_each_reader_gets_any_json_every_time() -> None:
+    readers = {compose_data(name).data.reader for name in NAMES}
+    assert {compose_data(name).data.reader for name in QUICK} == readers
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES],
+)
 @settings(max_examples=25, deadline=None)
 @given(records=st.lists(hostile_records(), max_size=6))
 def test_any_json_is_a_row_or_a_named_rejection(name: str, records: list) -> None:

@@ -33,6 +33,7 @@ from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import find_value, read_run
 
 WEB = Path(__file__).parent / "web"
+PAGES = Environment(loader=FileSystemLoader(WEB), autoescape=True)
 STYLES = ("../../base.css", "vendor/uPlot.min.css", "style.css")
 SCRIPTS = ("vendor/uPlot.iife.min.js", "charts.js", "browser.js")
 """Our own files, the only text that the template does not escape."""
@@ -162,8 +163,7 @@ def render_page(analyses: list[Analysis], made: str, shown: int, overlay: bool) 
         drawn = f"drawn evenly over the steps (shown={shown}); rollouts.parquet has all"
         missing.append(f"{absent}, which is {drawn}")
     groups = dict.fromkeys(one.group for one in analyses)
-    page = Environment(loader=FileSystemLoader(WEB), autoescape=True).get_template("page.html.j2")
-    return page.render(
+    return PAGES.get_template("page.html.j2").render(
         title="Training dynamics: " + " against ".join(groups),
         made=made,
         missing=missing,
