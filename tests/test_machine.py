@@ -208,7 +208,7 @@ def test_a_run_has_one_wandb_id_and_a_new_run_another(compose_config, tmp_path):
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "micro_batch_size"),
         (
             "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory",
-            "machine's memory",
+            "end what else holds memory",
         ),
         ("OSError: [Errno 28] No space left on device", "make room"),
         ("ValueError: row bank/train/7: label has no answer", "docs/reward.md"),

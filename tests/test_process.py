@@ -150,7 +150,7 @@ def test_brackets_in_a_path_are_no_markup(tmp_path, capsys):
 
 
 def test_a_lack_of_memory_names_who_held_it():
-    """The line is Ray's own, shortened."""
+    """The line is as Ray writes it, with other processes."""
     line = (
         "ray.exceptions.OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory. Memory on the "
         "node (IP: 127.0.0.1, ID: 91e6) was 22.57GB / 23.54GB (0.958715), which exceeds the memory usage threshold of "
