@@ -37,6 +37,7 @@ CONDITIONS: dict[str, tuple[str, list[str], str]] = {
     "text": ("rlvr", ["experiment=open"], "think"),
     "likelihood": ("rlvr", ["experiment=open", "reward.kind=likelihood"], "think"),
     "likelihood_gain": ("rlvr", ["experiment=open", "reward.kind=likelihood_gain"], "think"),
+    "likelihood_joint": ("rlvr", ["experiment=open", "reward.kind=likelihood_joint"], "think"),
     "sft": ("sft", ["experiment=sft/open", *SFT], "direct"),
 }
 NAMES = {
@@ -46,8 +47,9 @@ NAMES = {
     "text": "PPO, text",
     "likelihood": "PPO, likelihood",
     "likelihood_gain": "PPO, likelihood gain",
+    "likelihood_joint": "PPO, joint likelihood",
 }
-REWARDS = ["text", "likelihood", "likelihood_gain"]
+REWARDS = ["text", "likelihood", "likelihood_gain", "likelihood_joint"]
 MEASURES = {
     "open, T = 1": ("t1", "bank_open/test", "correct"),
     "open, greedy": ("greedy", "bank_open/test", "correct"),

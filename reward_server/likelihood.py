@@ -2,12 +2,13 @@
 
 likelihood       mean probability of the reference's tokens in the place of the model's own answer
 likelihood_gain  that, less the same after an empty reasoning; 0 where the reasoning is no help
+likelihood_joint product of these probabilities: that of the whole reference
 
 No rule reads an answer, so a reference may be a phrase that nobody repeats word for word. The
 engine that sampled the response is asked: one pass over it, or two, and no second model.
 """
 
-from math import exp
+from math import exp, prod
 from statistics import fmean
 from typing import Any
 
@@ -29,17 +30,21 @@ async def measure_likelihood(
     pieces = ["".join(before) + gap]
     if kind == "likelihood_gain":  # text before <think> is reasoning too
         pieces.append("".join(["<think> </think>", *before[4:], gap]))
-    found = [
-        await find_probability(engine, tokenizer, prompt, piece, label.references[0], after, most)
-        for piece in pieces
-    ]
+    found = []
+    for piece in pieces:
+        texts = (prompt, piece, label.references[0], after)
+        probabilities = await find_probabilities(engine, tokenizer, *texts, most) or [0.0]
+        found.append(prod(probabilities) if kind == "likelihood_joint" else fmean(probabilities))
     return max(0.0, found[0] - sum(found[1:]))
 
 
-async def find_probability(
+async def find_probabilities(
     engine: Any, tokenizer: Any, prompt: str, before: str, reference: str, after: str, most: int
-) -> float:
-    """Find the mean probability of the reference's tokens between two texts, at temperature 1."""
+) -> list[float]:
+    """Find the probability of each of the reference's tokens between two texts, at temperature 1.
+
+    Empty where all of it does not fit into `most` tokens.
+    """
     from vllm import SamplingParams
 
     # the engine too encodes prompts apart and without special tokens
@@ -54,8 +59,8 @@ async def find_probability(
     ]
     ids = ids + encoded["input_ids"]
     if len(ids) + 1 > most:
-        return 0.0
+        return []
     # vLLM gives the prompt's own tokens for 0, and makes one token that nobody reads
     params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
     output = await engine.generate(ids, params)
-    return fmean(exp(output.prompt_logprobs[place][ids[place]].logprob) for place in places)
+    return [exp(output.prompt_logprobs[place][ids[place]].logprob) for place in places]

@@ -66,7 +66,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     mode: Literal["paper", "strict"] = "paper"
-    kind: Literal["verdict", "likelihood", "likelihood_gain"] = "verdict"
+    kind: Literal["verdict", "likelihood", "likelihood_gain", "likelihood_joint"] = "verdict"
     options: RewardOptions = RewardOptions()
     control: Literal["coin", "format_only", "shuffled_labels", "wrong_penalty", None] = None
     seed: int = 0

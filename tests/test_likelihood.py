@@ -86,6 +86,14 @@ def test_gain_is_over_an_empty_reasoning(tokenizer):
     assert measure(worse, "<think>x</think><answer>X</answer>", kind="likelihood_gain") == 0.0
 
 
+def test_joint_is_the_probability_of_the_whole_reference(tokenizer):
+    engine = Engine(tokenizer, "lungs")
+    count = len(tokenizer(" Pulmonary fibrosis", add_special_tokens=False)["input_ids"])
+    response = "<think> It harms the lungs. </think>\n<answer> Deafness </answer>"
+    assert count > 2
+    assert measure(engine, response, kind="likelihood_joint") == pytest.approx(0.5**count)
+
+
 def test_only_the_tokens_of_the_reference_count(tokenizer):
     class Marked(Engine):
         async def generate(self, ids, params):
