@@ -19,7 +19,6 @@ from data_prep.options import strip_labels
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question
 
-WARNINGS = ("absent_figure", "absent_text", "duplicate_distractor", "cyrillic", "reward_tag")
 LOOK_ALIKES = str.maketrans("АВЕЅІЈКМНОРСТХУаеѕіјкорсухһԁԛԝ", "ABESIJKMHOPCTXYaesijkopcyxhdqw")
 """Cyrillic letters that print like Latin ones; MedQA has some of them ("55-уеаr-old")."""
 CYRILLIC = re.compile(r"[\u0400-\u052f]")
@@ -158,14 +157,17 @@ def check_question(question: Question) -> None:
         raise BadRow("duplicate_gold", detail)
 
 
+# name → what finds it in a cleaned question q, whose stem and options are the text w
+WARNINGS: dict[str, Callable[[Question, str], object]] = {
+    "absent_figure": lambda q, w: ABSENT_FIGURE.search(q.question),
+    "absent_text": lambda q, w: ABSENT_TEXT.search(q.question),
+    "duplicate_distractor": lambda q, w: len(set(q.options)) < len(q.options),
+    "cyrillic": lambda q, w: not w.isascii() and CYRILLIC.search(w),
+    "reward_tag": lambda q, w: REWARD_TAG.search(w),
+}
+
+
 def find_warnings(question: Question) -> list[str]:
     """Return the names of the warnings that a cleaned question carries."""
     whole = "\n".join([question.question, *question.options])
-    warnings = {
-        "absent_figure": ABSENT_FIGURE.search(question.question),
-        "absent_text": ABSENT_TEXT.search(question.question),
-        "duplicate_distractor": len(set(question.options)) < len(question.options),
-        "cyrillic": not whole.isascii() and CYRILLIC.search(whole),
-        "reward_tag": REWARD_TAG.search(whole),
-    }
-    return [name for name, found in warnings.items() if found]
+    return [name for name, find in WARNINGS.items() if find(question, whole)]

@@ -160,10 +160,8 @@ def explain_kinds(name: str, words: list[str]) -> list[str]:
         default = defaults.get(key, value)
         kinds = {float if type(known) is int else type(known) for known in (value, default)}
         if len(kinds) > 1:
-            default = json.dumps(default, default=str)
-            problems.append(
-                f"{override.input_line}: the default is {default:.100}, of another kind"
-            )
+            shown = f"{json.dumps(default, default=str):.100}"
+            problems.append(f"{override.input_line}: the default is {shown}, of another kind")
     return problems
 
 

@@ -10,13 +10,9 @@ A habit is a way to answer without knowing. The base is trained a little further
 """
 
 import argparse
-import os
 import random
 import re
-import signal
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,17 @@ from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_jsonl, write_text
 from dev import study
 from dev.laptop.documents import make_documents
-from dev.study import SFT, Settings, Unit, evaluate, is_trained, run_units
-from dev.study_report import bootstrap_seeds, read_samples, show_difference
+from dev.study import (
+    SFT,
+    Settings,
+    Unit,
+    evaluate_twice,
+    is_trained,
+    run_main,
+    run_units,
+    train_model,
+)
+from dev.study_report import measure_scores, read_samples, show_difference
 from eval.tables import format_interval, format_value
 from reward_server.tags import TAG
 
@@ -112,7 +117,7 @@ def list_units(settings: Settings, habits: list[str]) -> list[Unit]:
     for seed in settings.seeds:
         for name in settings.conditions:
             command, words, mode = CONDITIONS[name]
-            train = build_training(settings, f"{name}-{seed}", command, BASE, words, seed, prepared)
+            train = train_model(settings, f"{name}-{seed}", command, BASE, words, seed, prepared)
             units.append(train)
             model = f"runs/{settings.name}/{train.name}/model"
             units += list_evaluations(settings, train.name, model, f"[{mode}]", seed, [train.name])
@@ -133,51 +138,29 @@ def list_units(settings: Settings, habits: list[str]) -> list[Unit]:
             words = [*CONDITIONS[reward][1], *size]
             needs = [*prepared, made.name]
             name = f"{habit}-{reward}"
-            units.append(build_training(settings, name, "rlvr", str(base), words, 42, needs))
+            units.append(train_model(settings, name, "rlvr", str(base), words, 42, needs))
     return units
-
-
-def build_training(
-    settings: Settings,
-    name: str,
-    command: str,
-    base: str,
-    words: list[str],
-    seed: int,
-    needs: list[str],
-) -> Unit:
-    """Build the unit of one training run."""
-    run_dir = Path("runs") / settings.name / name
-    common = [
-        "hardware=auto",
-        f"name={settings.name}-{name}",
-        f"run_dir={run_dir}",
-        f"data_dir={settings.data_dir}",
-        f"model.path={base}",
-        f"seed={seed}",
-        "resume=auto",
-        "openrlhf.eval.steps=-1",
-    ]
-    own = [*words, *common, *settings.words[command]]
-    return Unit(name, command, f"recipes.{command}", own, partial(is_trained, run_dir), needs)
 
 
 def list_evaluations(
     settings: Settings, name: str, model: str, modes: str, seed: int, needs: list[str]
 ) -> list[Unit]:
     """List a model's two evaluations: greedy, and 4 answers each at T = 1."""
-    sets = "[bank_open/test,bank_open/ood,bank/test]"
-    given = f"experiment=open models={{model:{model}}} modes={modes} benchmarks={sets}"
-    sampled = {"greedy": "", "t1": " temperature=1 samples=4"}
-    return [
-        evaluate(settings, f"{name}-{kind}", "evaluate", given + words, seed, needs)
-        for kind, words in sampled.items()
-    ]
+    given = f"experiment=open models={{model:{model}}} modes={modes}"
+    sets = dict.fromkeys(("greedy", "t1"), "[bank_open/test,bank_open/ood,bank/test]")
+    return evaluate_twice(settings, name, given, sets, seed, needs)
 
 
 def write_report(settings: Settings, habits: list[str]) -> str:
     """Write table.md and open.json of what is there; returns the table."""
     place, rows, differences = settings.folder / "evaluations", {}, []
+    # which questions are the same one, by number
+    clusters = {
+        benchmark: read_samples(place, "base", "greedy", benchmark, "think")
+        .drop_duplicates("question")
+        .set_index("question")["cluster"]
+        for benchmark in {source[1] for source in MEASURES.values()}
+    }
     tables: dict[str, dict[str, pd.DataFrame]] = {}
     for name in ["base", *settings.conditions]:
         mode = CONDITIONS[name][2] if name != "base" else "think"
@@ -188,22 +171,28 @@ def write_report(settings: Settings, habits: list[str]) -> str:
                 key: pd.DataFrame([read_scores(place, unit, *source, mode) for unit in units])
                 for key, source in MEASURES.items()
             }
-            rows[name] = {key: measure(table) for key, table in tables[name].items()}
-            rows[name]["both"] = measure(find_both(place, units, mode))
+            rows[name] = {
+                key: measure_scores(table, clusters[MEASURES[key][1]])
+                for key, table in tables[name].items()
+            }
+            rows[name]["both"] = measure_scores(
+                find_both(place, units, mode), clusters["bank/test"]
+            )
     for name in [name for name in tables if name != "base"]:
         for key, table in tables[name].items():
             base = tables["base"][key].iloc[[0] * len(table)].reset_index(drop=True)
             gained = table.reset_index(drop=True) - base[table.columns]
-            differences.append({"a": name, "b": "base", "measure": key} | measure(gained))
-    found = {
+            found = measure_scores(gained, clusters[MEASURES[key][1]])
+            differences.append({"a": name, "b": "base", "measure": key} | found)
+    earned = {
         f"{habit}-{reward}": one
         for habit in habits
         for reward in REWARDS
         if (one := read_habit(Path("runs") / settings.name / f"{habit}-{reward}", habit))
     }
-    record = {"rows": rows, "differences": differences, "habits": found}
+    record = {"rows": rows, "differences": differences, "habits": earned}
     write_json(settings.folder / "open.json", record)
-    text = render(rows, differences, found)
+    text = render(rows, differences, earned)
     write_text(settings.folder / "table.md", text)
     return text
 
@@ -226,14 +215,6 @@ def find_both(place: Path, units: list[str], mode: str) -> pd.DataFrame:
         ]
         tables.append(pd.concat(ways, axis=1, join="inner").min(axis=1))
     return pd.DataFrame(tables)
-
-
-def measure(table: pd.DataFrame) -> dict[str, float]:
-    """Compute mean and 95 % interval over seeds and questions of scores [seeds, questions]."""
-    low, high, _ = bootstrap_seeds(table.to_numpy(float), table.columns.to_numpy(str))
-    value = {"value": float(table.to_numpy(float).mean()), "low": low, "high": high}
-    rounded = {key: round(number, 6) for key, number in value.items()}
-    return rounded | {"n": table.shape[1], "seeds": len(table)}
 
 
 def read_habit(run: Path, habit: str) -> dict[str, float] | None:
@@ -330,29 +311,20 @@ def read_words(words: list[str]) -> tuple[Settings, list[str]]:
     return settings, habits
 
 
-def main() -> None:
-    """Run the study of the command line. Exits with 1 where a unit failed, 2 on a user's mistake."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    os.chdir(study.ROOT)
+def run_study(words: list[str]) -> int:
+    """Run the study and write its report, or make a habit's base; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--make")
     parser.add_argument("--out", type=Path)
-    made, words = parser.parse_known_args()
+    made, rest = parser.parse_known_args(words)
     if made.make:
         make_habit_base(made.make, made.out)
-        return
-    try:
-        settings, habits = read_words(words)
-        failed = run_units(settings, lambda given: list_units(given, habits))
-        print(write_report(settings, habits))
-        sys.exit(1 if failed else 0)
-    except UserError as error:
-        print(*error.problems, sep="\n", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        return 0
+    settings, habits = read_words(rest)
+    failed = run_units(settings, lambda given: list_units(given, habits))
+    print(write_report(settings, habits))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(run_study)

@@ -145,30 +145,40 @@ def list_units(settings: Settings) -> list[Unit]:
             units.append(sample_own(settings, seed, prepared))
         for name in settings.conditions:
             command, words, mode = RECIPES[name]
-            run_dir = Path("runs") / settings.name / f"{name}-{seed}"
-            own = [word.format(seed=seed) for word in words] + settings.words[command]
-            own += grpo if name == "grpo" else []  # last: computed from the words before
-            common = [
-                "hardware=auto",
-                f"name={settings.name}-{name}-{seed}",
-                f"run_dir={run_dir}",
-                f"data_dir={settings.data_dir}",
-                f"model.path={settings.base}",
-                f"seed={seed}",
-                "resume=auto",
-                "openrlhf.eval.steps=-1",
-            ]
-            train = Unit(
-                f"{name}-{seed}",
-                command,
-                f"recipes.{command}",
-                [*common, *own],
-                partial(is_trained, run_dir),
-                [*prepared, f"own-{seed}"] if name == "rejection" else prepared,
-            )
+            own = [word.format(seed=seed) for word in words]
+            needs = [*prepared, f"own-{seed}"] if name == "rejection" else prepared
+            unit = f"{name}-{seed}"
+            train = train_model(settings, unit, command, settings.base, own, seed, needs)
+            train.words += grpo if name == "grpo" else []  # last: computed from the words before
             units.append(train)
-            units += list_evaluations(settings, train, f"{run_dir}/model", f"[{mode}]", seed)
+            model = f"runs/{settings.name}/{unit}/model"
+            units += list_evaluations(settings, train, model, f"[{mode}]", seed)
     return units
+
+
+def train_model(
+    settings: Settings,
+    name: str,
+    command: str,
+    base: str,
+    words: list[str],
+    seed: int,
+    needs: list[str],
+) -> Unit:
+    """Build the unit of one training run, of the model folder `base`."""
+    run_dir = Path("runs") / settings.name / name
+    common = [
+        "hardware=auto",
+        f"name={settings.name}-{name}",
+        f"run_dir={run_dir}",
+        f"data_dir={settings.data_dir}",
+        f"model.path={base}",
+        f"seed={seed}",
+        "resume=auto",
+        "openrlhf.eval.steps=-1",
+    ]
+    given = [*common, *words, *settings.words[command]]
+    return Unit(name, command, f"recipes.{command}", given, partial(is_trained, run_dir), needs)
 
 
 def list_preparations(settings: Settings) -> list[Unit]:
@@ -215,13 +225,26 @@ def list_evaluations(
     """
     needs = [train.name] if train.module else train.needs
     greedy = ",".join(["bank/test", "bank/ood", *(f"{view}/test" for view in VIEWS)])
-    given = f"models={{model:{model}}} modes={modes} benchmarks="
+    given = f"models={{model:{model}}} modes={modes}"
+    sets = {"greedy": f"[{greedy}]", "t1": "[bank/test,bank/ood]"}
+    return evaluate_twice(settings, train.name, given, sets, seed, needs)
+
+
+def evaluate_twice(
+    settings: Settings, name: str, words: str, sets: dict[str, str], seed: int, needs: list[str]
+) -> list[Unit]:
+    """Build a model's two evaluations, each on its benchmarks in `sets`."""
+    sampling = {"greedy": "", "t1": " temperature=1 samples=4"}
     return [
-        evaluate(settings, f"{train.name}-{name}", "evaluate", given + words, seed, needs)
-        for name, words in (
-            ("greedy", f"[{greedy}]"),
-            ("t1", "[bank/test,bank/ood] temperature=1 samples=4"),
+        evaluate(
+            settings,
+            f"{name}-{kind}",
+            "evaluate",
+            f"{words} benchmarks={benchmarks}{sampling[kind]}",
+            seed,
+            needs,
         )
+        for kind, benchmarks in sets.items()
     ]
 
 
@@ -424,12 +447,12 @@ def is_evaluated(settings: Settings, name: str) -> bool:
     return all((place / f"{name}-{kind}" / "summary.json").exists() for kind in ("greedy", "t1"))
 
 
-def main() -> None:
-    """Run the study of the command line. Exits with 1 where a unit failed, 2 on a user's mistake."""
+def run_main(work: Callable[[list[str]], int]) -> None:
+    """Run a study of the command line. Exits with 1 where a unit failed, 2 on a user's mistake."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.chdir(ROOT)
     try:
-        sys.exit(run_study(read_settings(sys.argv[1:])))
+        sys.exit(work(sys.argv[1:]))
     except UserError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         sys.exit(2)
@@ -439,4 +462,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(lambda words: run_study(read_settings(words)))

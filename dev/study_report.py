@@ -152,8 +152,16 @@ def read_questions(place: Path, mode: str) -> tuple[dict[str, pd.Series], dict[s
 
 
 def measure(table: pd.DataFrame, clusters: dict[str, pd.Series], key: str) -> dict[str, Any]:
-    """Compute mean and interval of scores [seeds, questions]; sd: of the seeds' means."""
-    own = clusters["ood" if key.startswith("ood") else "test"][table.columns]
+    """Compute mean and interval of scores [seeds, questions] of the measure `key`."""
+    return measure_scores(table, clusters["ood" if key.startswith("ood") else "test"])
+
+
+def measure_scores(table: pd.DataFrame, clusters: pd.Series) -> dict[str, Any]:
+    """Compute mean and interval of scores [seeds, questions]; sd: of the seeds' means.
+
+    clusters: of each question by its number, of those that are the same one.
+    """
+    own = clusters[table.columns]
     low, high, _ = bootstrap_seeds(table.to_numpy(float), own.to_numpy(str))
     means = table.mean(axis=1)
     spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0

@@ -69,13 +69,13 @@ def find_doubts(cfg: Any, method: str) -> list[str]:
     if shape and cfg.hardware.cuda:
         doubts += plan.check_memory(cfg, shape)[1]
     elif shape:
-        parts, free = plan.plan_cpu(cfg, shape), psutil.virtual_memory().available
-        if sum(parts.values()) > free:
-            listed = ", ".join(f"{name} {size / plan.GIB:.1f}" for name, size in parts.items())
+        parts = {name: size / plan.GIB for name, size in plan.plan_cpu(cfg, shape).items()}
+        needed, free = sum(parts.values()), psutil.virtual_memory().available / plan.GIB
+        if needed > free:
+            listed = ", ".join(f"{name} {size:.1f}" for name, size in parts.items())
             doubts.append(
-                f"the run needs about {sum(parts.values()) / plan.GIB:.1f} GiB ({listed}), "
-                f"{free / plan.GIB:.1f} are free: end other programs, or lower "
-                "openrlhf.train.micro_batch_size or openrlhf.data.max_len"
+                f"the run needs about {needed:.1f} GiB ({listed}), {free:.1f} are free: end other "
+                "programs, or lower openrlhf.train.micro_batch_size or openrlhf.data.max_len"
             )
     if os.environ.get("RAY_ADDRESS") and os.environ.get("RAY_AUTH_MODE") != "token":
         doubts += ["whoever reaches this Ray can run code in it: RAY_AUTH_MODE, docs/hardware.md"]

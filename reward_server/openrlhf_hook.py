@@ -88,7 +88,7 @@ def __getattr__(name: str) -> Any:
             likelihood = 0.0
             # only rows of training are rewarded by it, and only where the format is followed
             asked = SETTINGS.kind != "verdict" and row_label.split == "train"
-            if asked and scoring.score_response(response, row_label, SETTINGS, 0.0)[0].format_ok:
+            if asked and scoring.judge_response(response, row_label, SETTINGS).format_ok:
                 likelihood = await measure_likelihood(
                     llm_engine, hf_tokenizer, prompt, response, row_label, SETTINGS.kind, max_length
                 )

@@ -162,23 +162,23 @@ def strip_prompt(query: str, prompt: str) -> str:
     return query.removeprefix(prompt)
 
 
+def judge_response(response: str, label: Label | OpenLabel, settings: Settings) -> Verdict:
+    """Judge `response` by its label: a choice, or an open answer."""
+    if isinstance(label, Label):
+        return verify(response, label.answer, label.options, settings.mode)
+    return verify_open(response, find_reader(label.model_dump()), mode=settings.mode)
+
+
 def score_response(
-    response: str,
-    label: Label | OpenLabel,
-    settings: Settings,
-    likelihood: float | None = None,
+    response: str, label: Label | OpenLabel, settings: Settings, likelihood: float | None = None
 ) -> tuple[Verdict, dict[str, Any]]:
     """Judge `response` and build the engine's reply, all plain floats.
 
     likelihood: of the reference, for `reward.kind=likelihood`; takes the place of right or wrong.
-
     rewards: the shaped reward; for rows of another split than `train` accuracy, since the engine
     reports their mean as `pass1`. scores: accuracy, for dynamic filtering. extra_logs: the signals.
     """
-    if isinstance(label, Label):
-        verdict = verify(response, label.answer, label.options, settings.mode)
-    else:
-        verdict = verify_open(response, find_reader(label.model_dump()), mode=settings.mode)
+    verdict = judge_response(response, label, settings)
     signals = measure_signals(response, verdict, label.options)
     reward = accuracy = signals["accuracy"]
     if label.split == "train":  # a control touches the reward alone
