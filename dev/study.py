@@ -24,14 +24,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, write_json, write_text
+from data_prep.files import hash_file, lock_file, write_json, write_text
 from dev.study_report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,7 @@ VIEWS = {
 }
 GUESSES = {"prepare": 10.0, "sample": 240.0, "rlvr": 400.0, "sft": 150.0, "evaluate": 60.0}
 """Seconds of a unit of each kind, until one was measured."""
+LOCK_SECONDS = 60.0
 
 
 @dataclass
@@ -312,6 +314,11 @@ class Runner:
 
     def run(self) -> None:
         """Run everything that is left; on Ctrl-C and SIGTERM end the children first."""
+        with lock_study(self.settings.folder) as self.lock:
+            self.run_locked()
+
+    def run_locked(self) -> None:
+        """Run everything that is left, in a folder that no other study writes to."""
         done = len(self.units) - len(self.todo)
         print(f"{len(self.units)} units, {done} done before; {self.describe_rest()}", flush=True)
         try:
@@ -368,6 +375,7 @@ class Runner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
+                pass_fds=(self.lock,),
                 start_new_session=True,  # Ctrl-C reaches the study alone, which ends its children
                 preexec_fn=prepare_child,
             )
@@ -399,6 +407,27 @@ class Runner:
         elapsed = time.monotonic() - self.begun
         left = rest / max(1, self.settings.jobs)
         return f"{format_time(elapsed)} elapsed, about {format_time(left)} left"
+
+
+@contextmanager
+def lock_study(folder: Path) -> Iterator[int]:
+    """Hold the study's lock; yields its descriptor, for the units to inherit.
+
+    So those of a killed study have ended before this one begins: a run needs some seconds to end
+    its engine. Raises UserError where the lock is not free after LOCK_SECONDS.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + LOCK_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                lock = stack.enter_context(lock_file(folder / ".lock"))
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise UserError(f"{folder}: a study of this name still runs") from error
+                time.sleep(0.5)
+        yield lock
 
 
 def format_time(seconds: float) -> str:

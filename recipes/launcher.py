@@ -36,6 +36,7 @@ PATHS = (
 TITLES = {"ppo": ("RLVR (PPO)", "rlvr"), "sft": ("SFT", "sft")}
 FULL = 1_000_000  # bytes that are free on a disk that is called full
 INTERRUPTED = 130
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_recipe(cfg: DictConfig, method: str) -> None:
@@ -72,13 +73,20 @@ def run_recipe(cfg: DictConfig, method: str) -> None:
         paper = f"make {recipe} experiment=paper hardware=8x80gb"
         print(f"No CUDA GPU: OpenRLHF runs on CPU, with a tiny model. The paper's run: {paper}")
     # Slurm's scancel and a closed terminal end a run as Ctrl-C does; nohup's SIGHUP stays ignored
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, interrupt_once)
     # one launcher for each folder: the lock is held until the engine has ended
     run_dir.mkdir(parents=True, exist_ok=True)
     with run_folder.lock_run(run_dir) as lock:
         sys.exit(run_locked(cfg, method, argv, lock))
+
+
+def interrupt_once(number: int, frame: object) -> None:
+    """Raise KeyboardInterrupt at the first signal; a second must not interrupt the engine's end."""
+    for one in STOPS:  # Linux itself sends SIGTERM once for each thread of a parent that was killed
+        signal.signal(one, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:

@@ -5,17 +5,11 @@ make rlvr dry_run=true                          print the engine's command and s
 python -m recipes.rlvr experiment=paper hardware=8x80gb openrlhf.actor.adam.lr=5e-7
 """
 
-from omegaconf import DictConfig
+from functools import partial
 
 from data_prep.command import run_command
 from recipes.launcher import run_recipe
 from recipes.machine import complete_words
 
-
-def main(cfg: DictConfig) -> None:
-    """Run the composed recipe."""
-    run_recipe(cfg, "ppo")
-
-
 if __name__ == "__main__":
-    run_command(main, "rlvr", complete_words)
+    run_command(partial(run_recipe, method="ppo"), "rlvr", complete_words)

@@ -7,17 +7,9 @@ python -m recipes.sft experiment=paper hardware=8x80gb
 
 from functools import partial
 
-from omegaconf import DictConfig
-
 from data_prep.command import run_command
 from recipes.launcher import run_recipe
 from recipes.machine import complete_words
 
-
-def main(cfg: DictConfig) -> None:
-    """Run the composed recipe."""
-    run_recipe(cfg, "sft")
-
-
 if __name__ == "__main__":
-    run_command(main, "sft", partial(complete_words, sft=True))
+    run_command(partial(run_recipe, method="sft"), "sft", partial(complete_words, sft=True))

@@ -112,7 +112,11 @@ launcher.run_recipe(cfg, "ppo")
 
 @pytest.mark.parametrize(
     "name",
-    ["SIGTERM", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGHUP", "SIGINT"))],
+    [
+        "SIGTERM",
+        "SIGTERM twice",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("SIGHUP", "SIGINT")),
+    ],
 )
 def test_a_signal_ends_the_run_and_all_its_processes(root, bank, tmp_path, list_processes, name):
     words = [f"data_dir={bank}", f"run_dir={tmp_path / 'run'}"]
@@ -126,7 +130,9 @@ def test_a_signal_ends_the_run_and_all_its_processes(root, bank, tmp_path, list_
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     wait_until(lambda: list_processes(tmp_path / "run"), 60, "the engine")
-    started.send_signal(getattr(signal, name))
+    for number in [getattr(signal, name.split()[0])] * (1 + name.endswith("twice")):
+        started.send_signal(number)
+        time.sleep(0.1)  # the engine is being ended
     said = started.communicate(timeout=60)[1]
     assert started.returncode == 130 and "resume=true" in said, said
     assert not list_processes(tmp_path / "run")

@@ -1,6 +1,7 @@
 """The study's driver: what is done stays, what fails is left out with what needs it; and its numbers on known answers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -90,6 +91,34 @@ def test_a_killed_study_takes_its_children_with_it(tmp_path) -> None:
     while child.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not child.exists()
+
+
+def test_a_study_waits_for_the_unit_of_a_killed_one_to_end(settings, tmp_path) -> None:
+    """As a run does, whose engine takes seconds to end: two of them must not meet in one folder."""
+    busy, ended = tmp_path / "busy", tmp_path / "ended"
+    slow = (
+        "import pathlib, signal, sys, time; busy, ended = map(pathlib.Path, sys.argv[1:]); "
+        "stop = lambda *_: (time.sleep(3), ended.touch(), sys.exit()); "
+        "signal.signal(signal.SIGTERM, stop); busy.touch(); time.sleep(60)"
+    )
+    (tmp_path / "slow.py").write_text(slow)
+    script = (
+        "from dev.study import *; "
+        f"unit = Unit('u', 'prepare', 'slow', [{str(busy)!r}, {str(ended)!r}], lambda: False, []); "
+        "Runner(Settings(), [unit]).run()"
+    )
+    place = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    study = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=os.environ | place)
+    while not busy.exists():
+        assert study.poll() is None
+        time.sleep(0.1)
+    study.kill()
+    study.wait()
+    after = Unit("v", "prepare", "json.tool", ["--help"], ended.exists, [])
+    runner = Runner(settings, [after])
+    runner.todo = [after]
+    runner.run()
+    assert not runner.failed  # done, since the other had ended by then
 
 
 def test_overrides_reach_the_command_they_name() -> None:
