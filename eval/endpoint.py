@@ -129,9 +129,8 @@ async def ask_one(
             raise
         except asyncio.TimeoutError:
             reason = f"timeout: no answer within {options.timeout} s"
-        except Exception as error:  # a server can send anything, and the other answers still count
-            kind = "connection" if isinstance(error, aiohttp.ClientError) else "malformed"
-            reason = f"{kind}: {type(error).__name__} {error}"[:200]
+        except Exception as error:  # of any kind, and the other answers still count
+            reason = f"connection: {type(error).__name__} {error}"[:200]
     return Answer(error=f"{reason} ({options.retries + 1} attempts)")
 
 
@@ -139,15 +138,18 @@ async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
     """Send one request, read its answer. Raises PassingError, UserError, or what reading raises."""
     async with session.post(url, json=body) as response:
         content, status = await read_body(response), response.status
+        text = " ".join(content[:800].decode("utf-8", "replace").split())[:200]
         if status in FATAL:
             raise UserError(f"{url} answers {status}: {FATAL[status]} ({body['model']!r})")
         if status in RETRIED:
             wait = SECONDS.fullmatch(response.headers.get("Retry-After", ""))
             raise PassingError(f"http_{status}", float(wait[0]) if wait else 0.0)
         if status != 200:
-            text = " ".join(content.decode("utf-8", "replace").split())
-            return Answer(error=f"http_{status}: {text[:200]}")
-        return read_content(json.loads(content))
+            return Answer(error=f"http_{status}: {text}")
+        try:
+            return read_content(json.loads(content))
+        except Exception as error:  # such as a 200 whose body says what is wrong
+            raise PassingError(f"malformed: {type(error).__name__} in {text}", 0.0) from error
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:

@@ -174,7 +174,7 @@ def test_faults_that_pass_are_retried(cfg: DictConfig, server: Server, fault: st
     assert (found.response, found.error, server.asked["prompt 0"]) == ("C", None, 3)
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "malformed", "closed"])
+@pytest.mark.parametrize("fault", ["429", "500", "malformed", "closed", "said with 200"])
 def test_faults_that_stay_become_errors(cfg: DictConfig, server: Server, fault: str) -> None:
     async def answer(
         request: web.Request, body: dict[str, Any], attempt: int
@@ -185,15 +185,22 @@ def test_faults_that_stay_become_errors(cfg: DictConfig, server: Server, fault: 
     answers = ask(cfg, 3)
     assert [a.response for a in answers] == ["C", "", "C"] and server.asked["prompt 1"] == 4
     assert answers[1].error is not None and "4 attempts" in answers[1].error
-    assert {"429": "http_429", "500": "http_500", "malformed": "malformed", "closed": "connection"}[
-        fault
-    ] in answers[1].error
+    said = {
+        "429": "http_429",
+        "500": "http_500",
+        "malformed": 'malformed: JSONDecodeError in {"choices": [{"te',
+        "closed": "connection",
+        "said with 200": 'malformed: KeyError in {"error": {"message": "no credits left"}}',
+    }
+    assert said[fault] in answers[1].error
 
 
 def fail(request: web.Request, fault: str) -> web.StreamResponse:
     match fault:
         case "malformed":
             return web.Response(text='{"choices": [{"te', content_type="application/json")
+        case "said with 200":
+            return web.json_response({"error": {"message": "no credits left"}})
         case "no choices":
             return web.json_response({"choices": []})
         case "null text":
