@@ -124,7 +124,7 @@ def read_calls(path: Path) -> list[dict[str, Any]]:
 
 def describe_call(started: datetime, asked: int) -> dict[str, Any]:
     """Describe one call: when, how long, how many answers, command, commit, versions, machine."""
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    installed = [one for name in PACKAGES for one in importlib.metadata.distributions(name=name)]
     return {
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(timezone.utc) - started).total_seconds(), 1),
@@ -132,7 +132,7 @@ def describe_call(started: datetime, asked: int) -> dict[str, Any]:
         "command": ["python", "-m", "eval.run", *sys.argv[1:]],
         "commit": read_commit(),
         "python": platform.python_version(),
-        "versions": {name: installed[name] for name in PACKAGES if name in installed},
+        "versions": {one.name: one.version for one in installed},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
     }
 
