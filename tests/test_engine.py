@@ -76,7 +76,7 @@ def test_two_ranks_with_two_vllm_engines_hold_the_same_weights(
 
 
 SYNC = """
-import os, sys, psutil, torch
+import ctypes, os, sys, psutil, torch
 from recipes.engine.cpu import _GlooBroadcast
 
 rank, world, port = map(int, sys.argv[1:])
@@ -91,6 +91,7 @@ for sync in range(50):
         tensor = sent if rank == 0 else torch.full(shape, -1.0, dtype=torch.bfloat16)
         group.broadcast(tensor, src=0)
         assert torch.equal(tensor, expected), (sync, shape)
+    ctypes.CDLL(None).malloc_trim(0)  # what is free in the heap is not held by a sync
     resident.append(psutil.Process().memory_info().rss / 1e6)
 print(max(resident[40:]) - max(resident[5:15]))
 """
@@ -113,12 +114,12 @@ def test_fifty_syncs_arrive_whole_and_leave_nothing_behind(root, engines):
     for process in processes:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0
-        assert float(output.split()[-1]) < 40, "MB that the last 10 syncs hold more than early ones"
+        assert float(output.split()[-1]) < 20, "MB that the last 10 syncs hold more than early ones"
 
 
 def test_a_nan_stops_the_run_at_once(train, read_metrics):
     """A learning rate that blows the weights up: the run ends with the metric's name, and saves no model."""
-    done, folder = train("openrlhf.actor.adam.lr=1e30", "openrlhf.actor.max_norm=0")
+    done, folder = train("openrlhf.actor.adam.lr=1e14", "openrlhf.actor.max_norm=0")
     assert done.returncode == 1
     assert "FloatingPointError: step" in done.stderr, done.stderr
     assert len(read_metrics(folder)) < 3 and not (folder / "model").exists()

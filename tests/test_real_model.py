@@ -1,6 +1,6 @@
-"""A real pretrained model of 135 M parameters on the CPU engine, with real MedQA text: PPO and resume.
+"""A real pretrained model of 135 M parameters on the CPU engine, with real MedQA text: PPO, resume, two ranks, SFT and evaluation.
 
-The model comes from PyPI (dev/real_model.py). About 15 minutes on 2 cores, 13 GB.
+The model comes from PyPI (dev/real_model.py). About 20 minutes on 2 cores, 16 GB.
 """
 
 import json
@@ -52,13 +52,21 @@ def watch_memory(folder: Path, done: threading.Event, peak: list[float]) -> None
         time.sleep(2)
 
 
-@pytest.mark.skipif(not MEDQA.is_dir(), reason=f"real MedQA text is not at {MEDQA}")
-def test_ppo_checkpoint_and_resume(model, root, tmp_path, read_metrics, read_rollouts):
-    folder, data = tmp_path / "run", f"data_dir={tmp_path / 'data'}"
-    choice = ["experiment=smollm2", "data=medqa", f"model.path={model}", data]
+@pytest.fixture(scope="module")
+def medqa(model: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The overrides that choose the model and real MedQA text, prepared."""
+    if not MEDQA.is_dir():
+        pytest.skip(f"real MedQA text is not at {MEDQA}")
+    folder = tmp_path_factory.mktemp("data")
+    choice = ["experiment=smollm2", "data=medqa", f"model.path={model}", f"data_dir={folder}"]
     prepare = ["data_prep.run", *choice, f"data.source={MEDQA}"]
     subprocess.run([sys.executable, "-m", *prepare], cwd=root, check=True, capture_output=True)
-    run = [*choice, f"run_dir={folder}", "openrlhf.data.max_samples=40"]
+    return choice
+
+
+def test_ppo_checkpoint_and_resume(medqa, root, tmp_path, read_metrics, read_rollouts):
+    folder = tmp_path / "run"
+    run = [*medqa, f"run_dir={folder}", "openrlhf.data.max_samples=40"]
     run += ["openrlhf.ckpt.save_steps=3", "hardware.attention=sdpa"]
     done, peak = threading.Event(), [0.0]
     watch = threading.Thread(target=watch_memory, args=(folder, done, peak))
@@ -84,3 +92,55 @@ def test_ppo_checkpoint_and_resume(model, root, tmp_path, read_metrics, read_rol
     assert again.returncode == 0, again.stderr
     assert "after step 3" in again.stdout
     assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3, 4, 5]
+
+
+def test_ppo_on_two_logical_gpus(medqa, root, tmp_path, read_metrics):
+    """Two ranks of ZeRO-2 and two vLLM engines. Without a critic: with one it would need 26 GB."""
+    run = [*medqa, f"run_dir={tmp_path / 'run'}", "hardware.gpus_per_node=2"]
+    run += ["openrlhf.algo.advantage.estimator=group_norm", "openrlhf.rollout.batch_size=2"]
+    run += ["openrlhf.rollout.n_samples_per_prompt=4", "openrlhf.data.max_samples=4"]
+    command = [sys.executable, "-m", "recipes.rlvr", *run, "hardware.attention=sdpa"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["timing/broadcast"] < 10 and abs(row["vllm_kl"]) < 2e-2 for row in rows)
+
+
+def test_sft_of_it_lowers_the_loss_and_is_evaluated(model, root, tmp_path, read_metrics):
+    common = ["experiment=smollm2", f"model.path={model}", f"data_dir={tmp_path / 'data'}"]
+    folder, results = tmp_path / "sft", tmp_path / "results"
+    commands = [
+        ["data_prep.run", *common, "data.direct_response=named"],
+        [
+            "recipes.sft",
+            "experiment=sft/laptop",
+            "model=smollm2-instruct",
+            *common[1:],
+            f"run_dir={folder}",
+            "openrlhf.data.max_samples=200",
+            "openrlhf.train.batch_size=20",
+            "openrlhf.train.micro_batch_size=2",
+            "openrlhf.adam.lr=1e-4",
+            "hardware.attention=sdpa",
+        ],
+        [
+            "eval.run",
+            *common,
+            f"models={{sft: {folder / 'model'}}}",
+            f"results_dir={results}",
+            "benchmarks=[bank/test]",
+            "modes=[direct]",
+            "limit=40",
+        ],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    losses = [row["loss"] for row in read_metrics(folder)]
+    assert losses[-1] < 0.5 * losses[0], losses
+    (summary,) = results.rglob("summary.json")
+    (result,) = json.loads(summary.read_text())["results"]
+    assert result["n"] == 40 and result["format_rate"] > 0.9, result
