@@ -22,7 +22,7 @@ from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
 from recipes.model import fetch_model, find_folder
 from recipes.preflight import find_doubts, find_problems
 from recipes.reward import choose_hook
-from recipes.rules import find_wrong_settings
+from recipes.rules import find_broken_rules, find_wrong_settings
 
 PATHS = (
     "data.prompt_dataset",
@@ -95,7 +95,10 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
     try:
         argv = build_argv(cfg, method)
     except FlagError as error:
-        problems = [str(error), *problems]
+        # where the engine refuses what is of the right kind, our own rules name the keys
+        asserted = isinstance(error.__cause__, AssertionError) and not problems
+        broken = find_broken_rules(cfg, method) if asserted else []
+        problems = broken or [str(error), *problems]
     except (OSError, ValueError):  # of a path that is none, which is among them
         if not problems:
             raise

@@ -46,24 +46,25 @@ SENSELESS = {
     },  # batches of 64
     **{
         (name, place): "not a multiple of"
-        for name in SMALL[3:]
+        for name in SMALL[4:]
         for place in ("8x80gb", "8x80gb_async")
     },
+    **{
+        ("paper_laptop", place): "not a multiple of" for place in ("8x80gb", "2x8x80gb", "4x8x40gb")
+    },  # batches of 64 in micro-batches of 4
+    **{
+        ("smollm2", place): "not a multiple of" for place in ("2x8x80gb", "4x8x40gb")
+    },  # batches of 8
     **{
         (name, place): "one machine"
         for name in EXPERIMENTS
         if name.startswith("sft/")
         for place in ("2x8x80gb", "4x8x40gb")
     },
-    **{
-        (name, place): "GiB on each GPU"
-        for name in ("7B", "instruct", "mixture", "tuned")
-        for place in ("4x40gb", "4x8x40gb")
-    },  # their micro-batches are for 80 GB
     ("lora", "4x40gb"): "whole bf16 matrices",
     **{
         ("7B", place): "GiB on each GPU"
-        for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async")
+        for place in ("1x141gb", "2x80gb", "4x80gb", "8x80gb_async", "4x40gb", "4x8x40gb")
     },
 }
 SENSIBLE = [pair for pair in PAIRS if pair not in SENSELESS]

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recipes.flags import FlagError, build_parser, to_argv, validate
+from recipes.launcher import check_recipe
 from recipes.rules import count_gpus, find_broken_rules
 
 GROUP = "openrlhf.algo.advantage.estimator="
@@ -64,6 +65,15 @@ def test_the_engine_refuses_too_but_later(gpu_recipe, overrides, ours, engines):
     assert any(ours in problem for problem in find_broken_rules(cfg, "ppo"))
     with pytest.raises(FlagError, match=engines):
         run_engine_validation(cfg)
+
+
+def test_what_the_engine_refuses_is_told_by_its_keys(compose_config):
+    """And not by the engine's own words, which name none: `number of sample batches must be …`."""
+    argv, problems = check_recipe(
+        compose_config("rlvr", "experiment=smollm2", "hardware=2x8x80gb"), "ppo"
+    )
+    assert not argv and len(problems) > 1
+    assert all(line.startswith("openrlhf.") and "not a multiple" in line for line in problems)
 
 
 @pytest.mark.parametrize(
