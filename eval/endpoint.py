@@ -135,7 +135,7 @@ async def ask_one(
 
 
 async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
-    """Send one request, read its answer. Raises PassingError, UserError, or what reading raises."""
+    """Send one request, read its answer. Raises PassingError, UserError, or what aiohttp raises."""
     async with session.post(url, json=body) as response:
         content, status = await read_body(response), response.status
         text = " ".join(content[:800].decode("utf-8", "replace").split())[:200]

@@ -43,8 +43,7 @@ def pickle_config(folder: str, name: str, time_ns: int) -> bytes:
 
 def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
     """Read one of Hydra's files once: a command reads a hundred, many of them twice."""
-    path = Path(source.path, config_path)
-    path = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
+    path = Path(source.path, source._normalize_file_name(config_path))
     time_ns = path.stat().st_mtime_ns if path.exists() else 0
     result = pickle.loads(pickle_config(source.path, config_path, time_ns))
     result.provider = source.provider
