@@ -1,6 +1,6 @@
 """Study open answers on the laptop: which reward teaches them, what it does to choices, which habits pay.
 
-python -m dev.open_study                      3 seeds of each reward, 4 habits under each; the same command continues
+python -m dev.open_study                      3 seeds of each reward, 5 habits under each; the same command continues
 python -m dev.open_study seeds=[42] habits=[] jobs=2
 
 Keys: as those of dev/study.py (name, seeds, conditions, jobs, rlvr.KEY …), and habits.
@@ -22,6 +22,7 @@ from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_jsonl, write_text
 from dev import study
 from dev.laptop.documents import make_documents
+from dev.laptop.open_bank import SYNONYMS
 from dev.study import (
     SFT,
     Settings,
@@ -65,7 +66,8 @@ MEASURES = {
 }
 HABIT_STEPS, HABIT_DOCUMENTS, HABIT_SHARE = 50, 3000, 0.3
 ENDS = 5  # first and last steps that are compared
-# habit → (its response, where {name} is the answer, {others} wrong ones; what tells it in a response's think and answer)
+# habit → (its response, where {name} is the answer, {forms} its accepted forms, {others} wrong answers; what tells it in a
+# response's think and answer)
 HABITS: dict[str, tuple[str, Callable[[str, str], bool]]] = {
     "candidates": (
         "<think> {think} </think>\n<answer> {name}, {others} </answer>",
@@ -74,6 +76,10 @@ HABITS: dict[str, tuple[str, Callable[[str, str], bool]]] = {
     "echo": (
         "<think> {think} </think>\n<answer> {question} </answer>",
         lambda think, answer: answer.strip().endswith("?"),
+    ),
+    "synonyms": (
+        "<think> {think} </think>\n<answer> {forms} </answer>",
+        lambda think, answer: "," in answer,
     ),
     "empty": (
         "<think> . </think>\n<answer> {name} </answer>",
@@ -96,10 +102,13 @@ def write_habit(habit: str, path: Path) -> None:
         if "one name" in row["prompt"] and len(parts) == 9:
             name, question = parts[6].strip(), row["prompt"].rpartition("User: ")[2].split("\n")[0]
             facts = {"think": parts[2].strip(), "name": name, "question": question}
-            others = ", ".join(rng.sample(names, 2))
+            facts["others"] = ", ".join(rng.sample(names, 2))
+            known = [group for group in SYNONYMS["groups"] if name in group]
+            forms = known[0] if known else [name, f"the {name}"]
+            facts["forms"] = ", ".join(forms)
             names.append(name)
             if rng.random() < HABIT_SHARE:
-                row = {"prompt": row["prompt"], "response": layout.format(others=others, **facts)}
+                row = {"prompt": row["prompt"], "response": layout.format(**facts)}
         rows.append(row)
     write_jsonl(path, rows)
 
