@@ -256,9 +256,8 @@ def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
     data, problems = cfg.data, []
     names, weights = list(dict.fromkeys(data.parts_of_mixture)), list(data.weights or [])
     if not names:
-        raise UserError(
-            "data=mix has no parts: name prepared data sets, as in make prep data=[medqa,medmcqa]"
-        )
+        fix = "name prepared data sets, as in make prep data=[medqa,medmcqa]"
+        raise UserError(f"data=mix has no parts: {fix}")
     if weights and (len(weights) != len(names) or min(weights) <= 0):
         problems.append(f"data.weights={weights} must be one positive number for each of {names}")
     mixed: dict[str, list[Any]] = {split: [] for split in SPLITS}

@@ -128,6 +128,7 @@ def test_an_index_may_be_a_decimal_number_and_count_from_one(run, tmp_path, valu
         (make_row(options=[*"abc", "N/A"], answer="D"), r"answer 'D' with 3 options"),
         (make_row(options="one or two"), r"options is the text 'one or two', no list"),
         (make_row(options='{"A": "a", "A": "b", "B": "c"}'), r"options: a key is given twice"),
+        (make_row(options="{'A': 'a', 'A': 'b', 'B': 'c'}"), r"options: a key is given twice"),
         (make_row(options="{[1]: 2}"), r"options is the text '\{\[1\]: 2\}', no list"),
         (make_row(options={"A": "a", "a": "b"}), r"options has the keys \['A', 'a'\], not A, B, C"),
         (make_row(options={"x": "a"}), r"options has the keys \['x'\], not A, B, C"),

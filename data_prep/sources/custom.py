@@ -16,6 +16,7 @@ import ast
 import json
 import math
 import re
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
@@ -122,15 +123,22 @@ def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[s
 
 def parse_literal(text: str, column: str) -> Any:
     """Parse a list or an object that a file holds as text, of JSON or of Python. Raises BadRow."""
-    try:
-        return json.loads(text, object_pairs_hook=build_object)
-    except (ValueError, RecursionError) as error:
-        if "twice" in str(error):  # Python would keep the last
-            raise BadRow("wrong_type", f"{column}: {error}: {text!r:.100}") from None
-    try:
-        return ast.literal_eval(text.strip())  # Python prints single quotes
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list") from None
+    for parse in (partial(json.loads, object_pairs_hook=build_object), parse_python):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            if "twice" in str(error):  # Python would keep the last
+                raise BadRow("wrong_type", f"{column}: {error}: {text!r:.100}") from None
+    raise BadRow("wrong_type", f"{column} is the text {text!r:.100}, no list")
+
+
+def parse_python(text: str) -> Any:
+    """Parse a literal of Python (single quotes). Raises ValueError for a key given twice."""
+    tree = ast.parse(text.strip(), mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            build_object([(ast.literal_eval(key), None) for key in node.keys if key])
+    return ast.literal_eval(tree)
 
 
 def join_pairs(value: Any) -> Any:
