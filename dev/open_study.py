@@ -2,6 +2,7 @@
 
 python -m dev.open_study                      3 seeds of each reward, 5 habits under each; the same command continues
 python -m dev.open_study seeds=[42] habits=[] jobs=2
+python -m dev.open_study conditions=[text,sft] habits=[echo]      habits under these rewards alone
 
 Keys: as those of dev/study.py (name, seeds, conditions, jobs, rlvr.KEY …), and habits.
 
@@ -141,7 +142,7 @@ def list_units(settings: Settings, habits: list[str]) -> list[Unit]:
             [],
         )
         units.append(made)
-        for reward in REWARDS:
+        for reward in filter(settings.conditions.__contains__, REWARDS):
             rows = 64 * HABIT_STEPS // 2
             size = [f"openrlhf.data.max_samples={rows}", "openrlhf.train.num_episodes=2"]
             words = [*CONDITIONS[reward][1], *size]

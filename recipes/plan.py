@@ -26,13 +26,14 @@ from data_prep.errors import UserError
 from data_prep.prepared import MANIFEST
 from recipes.machine import complete_words
 from recipes.model import Shape, read_shape
+from recipes.rules import count_samples
 from recipes.run_folder import find_data, open_data
 
 GIB = 1024**3
 CONTEXT = 0.7 * GIB  # CUDA context, cuBLAS and NCCL buffers of one process
 BUCKET = 1.0 * GIB  # DeepSpeed's reduce bucket: 5e8 elements of bf16
 VLLM_WORK = 3.0 * GIB  # vLLM: CUDA graphs, sampler, fragmentation
-CPU_PROCESS = 0.55e9  # of an engine's process without a GPU: Python, torch, Ray (docs/LOG.md)
+CPU_PROCESS = 0.53e9  # of an engine's process without a GPU: Python, torch, Ray (docs/LOG.md)
 VLLM_BATCH = 8192  # tokens of one vLLM step, recipes/engine/trainer.py
 MARGIN = 0.95  # fraction of the GPU that may be planned; the rest is lost to fragmentation
 LOGIT = 6  # bytes a logit: bf16 and its fp32 copy; backward holds both again
@@ -141,6 +142,12 @@ def count_kv_tokens(shape: Shape, cfg: Any) -> int:
     return int(free * vllm.tensor_parallel_size / shape.kv_bytes)
 
 
+def size_cpu_cache(cfg: Any, shape: Shape | None) -> int:
+    """Compute the bytes of an engine's KV cache without a GPU, from its part of a rollout."""
+    token = shape.kv_bytes if shape else math.inf
+    return int(min(GIB, max(GIB / 4, count_samples(cfg) * cfg.openrlhf.data.max_len * token)))
+
+
 def plan_phases(cfg: Any, shape: Shape) -> tuple[dict[str, Any], float]:
     """Compute each phase's bytes on a training GPU, by what they are for, and a node's host bytes.
 
@@ -213,7 +220,7 @@ def plan_cpu(cfg: Any, shape: Shape) -> Any:
         # fp32 weights, two moments and bf16 gradients; the step makes fp32 copies
         optimizer=14.0 * count * trained,
         step=max(10.0 * count, logits) * trained,
-        vLLM=GIB * engines,  # the KV cache: VLLM_CPU_KVCACHE_SPACE
+        vLLM=float(size_cpu_cache(cfg, shape) * engines if engines else 0),
     )
 
 

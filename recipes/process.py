@@ -17,8 +17,10 @@ import psutil
 import yaml
 
 from data_prep.command import show_text
+from recipes.model import read_shape
+from recipes.plan import size_cpu_cache
 from recipes.reward import build_reward_environment
-from recipes.rules import count_gpus
+from recipes.rules import count_gpus, count_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
@@ -79,9 +81,7 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment |= build_reward_environment(cfg.reward, cfg.seed)
         environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
         # vLLM's own limit is 128 at a time, whatever fits (openrlhf/trainer/ray/vllm_engine.py)
-        samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
-        each = -(-samples // (flags.vllm.num_engines or 1))
-        environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, each))
+        environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, count_samples(cfg)))
     if hardware.cuda:
         # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
         here = os.path.dirname(sys.executable)
@@ -94,7 +94,7 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
             "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
-            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, for each vLLM engine
+            "MEDRLVR_KV_CACHE": str(size_cpu_cache(cfg, read_shape(cfg)) if "reward" in cfg else 0),
         }
     # what the caller set stays
     for name in ("WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS):

@@ -166,6 +166,13 @@ def count_gpus(cfg: Any) -> int:
     return count_ranks(cfg, "actor") + ref + critic + engines
 
 
+def count_samples(cfg: Any) -> int:
+    """Count the samples of a rollout that one vLLM engine makes."""
+    flags = cfg.openrlhf
+    samples = flags.rollout.batch_size * flags.rollout.n_samples_per_prompt
+    return int(-(-samples // (flags.vllm.num_engines or 1)))
+
+
 def check_batches(cfg: Any) -> Iterator[str]:
     """Check that batches divide: else DeepSpeed fails, gradients leak, or ranks hang."""
     flags, train, rollout = cfg.openrlhf, cfg.openrlhf.train, cfg.openrlhf.get("rollout")

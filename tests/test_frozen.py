@@ -61,6 +61,7 @@ def test_a_frozen_configuration_passes_through_all_of_them(compose_config, bank,
                 "check_traps",
                 "count_ranks",
                 "count_gpus",
+                "count_samples",
             ):
                 continue
             result = function(**{name: arguments[name] for name in wanted})

@@ -52,6 +52,7 @@ def install_hooks() -> None:
         ("deepspeed.comm.torch", skip_shared_memory_op),
         ("openrlhf.utils.distributed_util", sync_over_gloo),
         ("openrlhf.trainer.ray.vllm_worker_wrap", receive_on_cpu),
+        ("vllm.engine.arg_utils", size_kv_cache),
         ("vllm.model_executor.layers.utils", keep_plain_weights),
     ):
         wrapt.register_post_import_hook(patch, module)
@@ -173,6 +174,18 @@ def receive_on_cpu(worker_wrap: Any) -> None:
         self.model_runner.model.load_weights(weights=[(name, weight)])
 
     worker_wrap.WorkerWrap.update_weight = update_weight
+
+
+def size_kv_cache(arg_utils: Any) -> None:
+    """Give vLLM a KV cache of the bytes that a rollout needs: its own setting counts whole GiB."""
+    create = arg_utils.EngineArgs.create_engine_config
+
+    @functools.wraps(create)
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.kv_cache_memory_bytes = int(os.environ.get("MEDRLVR_KV_CACHE", 0)) or None
+        return create(self, *args, **kwargs)
+
+    arg_utils.EngineArgs.create_engine_config = create_engine_config
 
 
 def keep_plain_weights(vllm_layers: Any) -> None:
