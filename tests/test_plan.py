@@ -143,11 +143,11 @@ def test_a_large_model_without_a_gpu_is_refused_with_the_reason(compose_one):
 @pytest.mark.parametrize(
     ("words", "measured"),
     [
-        (["experiment=laptop"], 6.7),
-        (["experiment=laptop", "hardware.gpus_per_node=2"], 11.1),
-        (["experiment=grpo", "model=laptop"], 5.9),
-        (["experiment=laptop", "openrlhf.ds.lora.rank=8"], 6.2),
-        (["experiment=smollm2"], 13.9),
+        (["experiment=laptop"], 5.7),
+        (["experiment=laptop", "hardware.gpus_per_node=2"], 9.3),
+        (["experiment=grpo", "model=laptop"], 5.0),
+        (["experiment=laptop", "openrlhf.ds.lora.rank=8"], 5.7),
+        (["experiment=smollm2"], 13.1),
     ],
 )
 def test_memory_without_a_gpu_is_what_was_measured(compose_config, words, measured):
@@ -163,7 +163,9 @@ def test_a_run_that_does_not_fit_the_free_memory_is_a_doubt(compose_config, monk
         "psutil.virtual_memory", lambda: SimpleNamespace(total=24 << 30, available=5 << 30)
     )
     (doubt,) = find_doubts(cfg, "ppo")
-    assert "needs about 6." in doubt and "5.0 are free" in doubt and "micro_batch_size" in doubt
+    assert (
+        "needs about 5.3 GiB" in doubt and "5.0 are free" in doubt and "micro_batch_size" in doubt
+    )
 
 
 def test_a_hub_model_is_taken_from_its_pinned_snapshot(compose_one, tmp_path, monkeypatch):
