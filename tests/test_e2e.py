@@ -159,6 +159,10 @@ def test_the_run_says_what_it_was(run):
     assert (run / "checkpoints" / "_actor" / "latest").exists() and (run / "config.yaml").exists()
 
 
+def test_vllm_has_the_planned_kv_cache(run):
+    assert "Explicitly set (0.25/" in (run / "engine.log").read_text(errors="replace")
+
+
 def test_the_model_has_learned_something(run, root):
     from safetensors.torch import load_file
 

@@ -157,6 +157,20 @@ def test_memory_without_a_gpu_is_what_was_measured(compose_config, words, measur
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+def test_the_kv_cache_without_a_gpu_holds_a_rollout_within_bounds(compose_config):
+    def size(*words):
+        cfg = compose_config("rlvr", "experiment=laptop", "hardware=cpu", *words)
+        return plan.size_cpu_cache(cfg, read_shape(cfg)) / plan.GIB
+
+    assert size() == 0.25
+    wide = "openrlhf.rollout.batch_size=640"  # 640 samples of 1,024 tokens of 768 bytes
+    assert size(wide) == pytest.approx(640 * 1024 * 768 / plan.GIB)
+    assert size(wide, "openrlhf.vllm.num_engines=2") == 0.25
+    assert size(wide, "openrlhf.rollout.n_samples_per_prompt=8") == 1.0
+    cfg = compose_config("rlvr", "experiment=laptop", "hardware=cpu")
+    assert plan.size_cpu_cache(cfg, None) == plan.GIB
+
+
 def test_a_run_that_does_not_fit_the_free_memory_is_a_doubt(compose_config, monkeypatch):
     cfg = compose_config("rlvr", "experiment=laptop", "hardware=cpu")
     monkeypatch.setattr(
