@@ -6,7 +6,7 @@ python -m dev.open_study conditions=[text,sft] habits=[echo]      habits under t
 
 Keys: as those of dev/study.py (name, seeds, conditions, jobs, rlvr.KEY …), and habits.
 
-A habit is a way to answer without knowing. The base is trained a little further until a fifth of its responses have it; then
+A habit is a way to answer without knowing. The base is trained a little further until some of its responses have it; then
 50 steps of PPO show if the reward makes it more frequent. Written to results/open/: table.md, open.json, and as in dev/study.py.
 """
 

@@ -82,6 +82,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment["MEDRLVR_GPUS"] = str(count_gpus(cfg))
         # vLLM's own limit is 128 at a time, whatever fits (openrlhf/trainer/ray/vllm_engine.py)
         environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, count_samples(cfg)))
+        if not hardware.cuda:
+            environment["MEDRLVR_KV_CACHE"] = str(size_cpu_cache(cfg, read_shape(cfg)))
     if hardware.cuda:
         # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
         here = os.path.dirname(sys.executable)
@@ -94,7 +96,6 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment |= {
             "MEDRLVR_CPU_ENGINE": "1",
             "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
-            "MEDRLVR_KV_CACHE": str(size_cpu_cache(cfg, read_shape(cfg)) if "reward" in cfg else 0),
         }
     # what the caller set stays
     for name in ("WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS):

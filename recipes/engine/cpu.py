@@ -6,6 +6,7 @@ algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
 """
 
 import ctypes
+import fcntl
 import functools
 import importlib.metadata
 import os
@@ -123,6 +124,20 @@ def use_torch_adam(deepspeed_module: Any) -> None:
         return config
 
     strategy.get_ds_train_config = get_ds_train_config
+    optimizer_step = strategy.optimizer_step
+
+    @functools.wraps(optimizer_step)
+    def step_alone(self: Any, *args: Any, **kwargs: Any) -> None:
+        # actor and critic one after the other: a step holds 10 bytes a weight more for a moment
+        lock = os.open(os.environ.get("MEDRLVR_RUN", os.curdir), os.O_RDONLY)
+        try:
+            if self.world_size == 1:  # with more ranks two could wait for each other
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            optimizer_step(self, *args, **kwargs)
+        finally:
+            os.close(lock)
+
+    strategy.optimizer_step = step_alone
 
 
 def skip_shared_memory_op(torch_backend: Any) -> None:
