@@ -142,7 +142,7 @@ def list_units(settings: Settings, habits: list[str]) -> list[Unit]:
             [],
         )
         units.append(made)
-        for reward in filter(settings.conditions.__contains__, REWARDS):
+        for reward in [reward for reward in REWARDS if reward in settings.conditions]:
             rows = 64 * HABIT_STEPS // 2
             size = [f"openrlhf.data.max_samples={rows}", "openrlhf.train.num_episodes=2"]
             words = [*CONDITIONS[reward][1], *size]

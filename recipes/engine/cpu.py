@@ -1,8 +1,8 @@
 """Make OpenRLHF 0.11.2's unmodified PPO and SFT loops run without a CUDA GPU.
 
-Each patch is for one place that takes CUDA for granted, applied after its module was imported, only
-with MEDRLVR_CPU_ENGINE=1 and for the versions below: preflight refuses others. Not replaced: any
-algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
+Each patch is for one place that takes CUDA or a GPU's memory for granted, applied after its module
+was imported, only with MEDRLVR_CPU_ENGINE=1 and for the versions below: preflight refuses others.
+Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray run their CPU code.
 """
 
 import ctypes
@@ -50,6 +50,7 @@ def install_hooks() -> None:
         ("openrlhf", stub_flash_attn),
         ("torch", answer_cuda_calls),
         ("openrlhf.utils.deepspeed.deepspeed", use_torch_adam),
+        ("openrlhf.utils.deepspeed.deepspeed", step_in_turn),
         ("deepspeed.comm.torch", skip_shared_memory_op),
         ("openrlhf.utils.distributed_util", sync_over_gloo),
         ("openrlhf.trainer.ray.vllm_worker_wrap", receive_on_cpu),
@@ -124,20 +125,28 @@ def use_torch_adam(deepspeed_module: Any) -> None:
         return config
 
     strategy.get_ds_train_config = get_ds_train_config
-    optimizer_step = strategy.optimizer_step
 
-    @functools.wraps(optimizer_step)
-    def step_alone(self: Any, *args: Any, **kwargs: Any) -> None:
-        # actor and critic one after the other: a step holds 10 bytes a weight more for a moment
+
+def step_in_turn(deepspeed_module: Any) -> None:
+    """Let actor and critic make their optimizer steps one after the other where there is one rank.
+
+    A step holds 10 bytes a weight more for a moment. With more ranks two could wait for each other.
+    """
+    strategy = deepspeed_module.DeepspeedStrategy
+    step = strategy.optimizer_step
+
+    @functools.wraps(step)
+    def optimizer_step(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.world_size > 1:
+            return step(self, *args, **kwargs)
         lock = os.open(os.environ.get("MEDRLVR_RUN", os.curdir), os.O_RDONLY)
         try:
-            if self.world_size == 1:  # with more ranks two could wait for each other
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            optimizer_step(self, *args, **kwargs)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            step(self, *args, **kwargs)
         finally:
             os.close(lock)
 
-    strategy.optimizer_step = step_alone
+    strategy.optimizer_step = optimizer_step
 
 
 def skip_shared_memory_op(torch_backend: Any) -> None:
@@ -192,7 +201,7 @@ def receive_on_cpu(worker_wrap: Any) -> None:
 
 
 def size_kv_cache(arg_utils: Any) -> None:
-    """Give vLLM a KV cache of the bytes that a rollout needs: its own setting counts whole GiB."""
+    """Give vLLM a KV cache of MEDRLVR_KV_CACHE bytes: its own setting counts whole GiB."""
     create = arg_utils.EngineArgs.create_engine_config
 
     @functools.wraps(create)
