@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from recipes.engine import cpu
 from recipes.engine.ppo import choose_forwarded
 from recipes.engine.trainer import check_finite
 from recipes.process import (
@@ -165,3 +169,30 @@ def test_a_lack_of_memory_names_who_held_it():
     )
     assert "micro_batch_size" in advise(line)
     assert name_memory_holders("ValueError: no") == "ValueError: no"
+
+
+@pytest.mark.parametrize(("ranks", "at_once"), [(1, 1), (2, 2)])
+def test_actor_and_critic_step_in_turn_where_there_is_one_rank(
+    tmp_path, monkeypatch, ranks, at_once
+):
+    """With two ranks a step waits for that of another process, which must not wait for its turn."""
+    both, inside, most = threading.Barrier(2), [], []
+
+    class DeepspeedStrategy:
+        world_size = ranks
+
+        def optimizer_step(self) -> None:
+            inside.append(self)
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.3)
+            most.append(len(inside))
+            inside.remove(self)
+
+    monkeypatch.setenv("MEDRLVR_RUN", str(tmp_path))
+    cpu.step_in_turn(SimpleNamespace(DeepspeedStrategy=DeepspeedStrategy))
+    steps = [threading.Thread(target=DeepspeedStrategy().optimizer_step) for _ in range(2)]
+    for step in steps:
+        step.start()
+    for step in steps:
+        step.join()
+    assert max(most) == at_once
