@@ -84,6 +84,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, count_samples(cfg)))
         if not hardware.cuda:
             environment["MEDRLVR_KV_CACHE"] = str(size_cpu_cache(cfg, read_shape(cfg)))
+            # vLLM computes in its engine's process, not in one more next to it
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if hardware.cuda:
         # ninja and nvcc's helpers are next to the interpreter, which need not be on PATH
         here = os.path.dirname(sys.executable)
@@ -93,10 +95,7 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
             environment["OMP_NUM_THREADS"] = str(max(1, cores // hardware.training_gpus_per_node))
         environment |= CUDA_SETTINGS
     else:
-        environment |= {
-            "MEDRLVR_CPU_ENGINE": "1",
-            "MEDRLVR_LOGICAL_GPUS": str(hardware.gpus_per_node),
-        }
+        environment["MEDRLVR_CPU_ENGINE"] = "1"
     # what the caller set stays
     for name in ("WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS):
         if name in environment:

@@ -30,7 +30,8 @@ LAYOUT = [
     "hardware.training_gpus_per_node=1",
     "hardware.vllm_engines=1",
 ]
-LAYOUT += ["hardware.async=true", "openrlhf.data.max_samples=192", "openrlhf.train.num_episodes=1"]
+LAYOUT += ["hardware.async=true", "openrlhf.train.colocate_all=true"]  # two GPUs, not four
+LAYOUT += ["openrlhf.data.max_samples=192", "openrlhf.train.num_episodes=1"]
 LAYOUT += ["openrlhf.eval.steps=-1", "openrlhf.ckpt.save_steps=-1"]
 SLURM = [
     program
@@ -184,7 +185,7 @@ def test_without_an_address_a_run_starts_a_ray_of_its_own(cluster, root):
     environment = {
         "RAY_TMPDIR": cluster.folder,
         "MEDRLVR_CPU_ENGINE": "1",
-        "MEDRLVR_LOGICAL_GPUS": "1",
+        "MEDRLVR_GPUS": "1",
     }
     done = subprocess.run(
         [sys.executable, "-c", code],

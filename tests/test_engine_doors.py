@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from recipes.engine import ppo
 
-os.environ.update(MEDRLVR_CPU_ENGINE="1", MEDRLVR_LOGICAL_GPUS="1")
+os.environ.update(MEDRLVR_CPU_ENGINE="1", MEDRLVR_GPUS="1")
 ppo.init_ray()
 import ray
 

@@ -137,6 +137,21 @@ def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_
     assert "PATH" not in without and "DS_SKIP_CUDA_CHECK" not in without
 
 
+@pytest.mark.parametrize(("ranks", "gpus"), [(1, 4), (2, 8)])
+def test_without_a_gpu_all_models_compute_at_once(compose_config, tmp_path, ranks, gpus):
+    """Each has a logical GPU (actor, critic, reference, vLLM); on a real one they take turns."""
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}", f"hardware.gpus_per_node={ranks}")
+    found = build_environment(cfg, 0, "id")
+    assert cfg.openrlhf.train.colocate_all is False
+    assert found["MEDRLVR_GPUS"] == str(gpus)
+    assert found["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    words = ("experiment=tuned", "hardware=8x80gb", f"run_dir={tmp_path}")
+    cfg = compose_config("rlvr", *words)
+    found = build_environment(cfg, 0, "id")
+    assert cfg.openrlhf.train.colocate_all is True
+    assert found["MEDRLVR_GPUS"] == "8" and "VLLM_ENABLE_V1_MULTIPROCESSING" not in found
+
+
 def test_control_characters_of_the_engine_are_shown(tmp_path):
     """Whatever a model or a library printed: in the end of the log, and in the cause of a failure."""
     log = tmp_path / "engine.log"

@@ -44,7 +44,7 @@ def init_ray() -> None:
         ray.init(runtime_env=runtime_env)
     # "local": without it Ray joins whatever Ray was last started on this machine, running or not.
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
-        gpus = int(os.environ["MEDRLVR_LOGICAL_GPUS"])
+        gpus = int(os.environ["MEDRLVR_GPUS"])
         # Logical, both: bundles reserve a CPU and a GPU each, and the trainer needs one CPU more.
         ray.init(
             address="local",
