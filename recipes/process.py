@@ -243,8 +243,8 @@ class EngineWatch:
                 # dead, although its parent has not asked for its exit code
                 if member.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if found := PART.match(" ".join(member.cmdline())):
-                    self.names.setdefault(member.pid, found[0])
+                if (name := read_part(member)) and name != read_part(member.parent()):
+                    self.names.setdefault(member.pid, name)
                 self.seen[member.pid] = now
         # a normal end is no alarm: the engine itself has then ended before PATIENCE is over
         gone = [pid for pid in self.names if now - self.seen[pid] > PATIENCE]
@@ -263,6 +263,12 @@ class EngineWatch:
             self.is_reported = True
             return waited
         return 0.0
+
+
+def read_part(process: psutil.Process | None) -> str | None:
+    """Read which part of the engine a process is. A fork has its parent's name until it execs."""
+    found = PART.match(" ".join(process.cmdline())) if process else None
+    return found[0] if found else None
 
 
 def dump_stacks(family: Iterable[psutil.Process]) -> None:

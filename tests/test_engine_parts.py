@@ -1,6 +1,7 @@
 """A part of the engine that died while the rest waits for it."""
 
 import subprocess
+import sys
 import time
 
 import psutil
@@ -48,3 +49,27 @@ def test_parts_that_live_are_left_alone(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "PATIENCE", 0.0)
     watch = EngineWatch(None, tmp_path)
     assert [watch.find_dead(find_family(parts)) for _ in range(3)] == [None] * 3
+
+
+def test_a_fork_that_runs_another_program_next_is_no_part(tmp_path, monkeypatch):
+    """Between fork and exec it has the name of its parent; a busy machine makes that long."""
+    monkeypatch.setattr(process, "PATIENCE", 0.05)
+    code = "import os, time; os.fork() or time.sleep(0.5) or os._exit(0); time.sleep(60)"
+    part = subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable)
+    try:
+        parent, watch = psutil.Process(part.pid), EngineWatch(None, tmp_path)
+        while not parent.children():
+            time.sleep(0.01)
+        (fork,) = parent.children()
+        assert fork.cmdline() == parent.cmdline()
+        assert watch.find_dead([parent, fork]) is None
+        while fork.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert watch.find_dead([parent, fork]) is None
+        part.kill()
+        time.sleep(0.2)
+        assert watch.find_dead([parent, fork]) == f"VLLM::EngineCore (process {part.pid})"
+    finally:
+        part.kill()
+        part.wait()
