@@ -224,10 +224,8 @@ def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:
     """Check that the GPUs are there: Ray would wait for them without end, silently."""
     is_ppo, hardware = facts.method == "ppo", cfg.hardware
     demand = rules.count_gpus(cfg) if is_ppo else hardware.gpus_per_node
-    if not hardware.cuda:  # logical GPUs, as many as are asked for
-        return
     # a cluster itself is asked, see recipes/engine/ppo.py; for SFT on several see rules.py
-    if is_ppo and os.environ.get("RAY_ADDRESS"):
+    if not hardware.cuda or (is_ppo and os.environ.get("RAY_ADDRESS")):
         return
     if hardware.nodes > 1:
         if is_ppo:

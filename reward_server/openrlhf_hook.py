@@ -60,6 +60,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     from openrlhf.utils.agent import SingleTurnAgentExecutor
+    from vllm.sampling_params import RequestOutputKind
 
     from reward_server.client import RewardClient, read_token
     from reward_server.likelihood import measure_likelihood
@@ -79,6 +80,9 @@ def __getattr__(name: str) -> Any:
         ):
             """Generate one response; fill in reward, scores and extra_logs. Raises on any fault."""
             row_label = scoring.parse_label(label, prompt)
+            # not every token's text, one by one: the tokens are read at the end
+            sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
+            sampling_params.detokenize = False
             output = await super().execute(
                 prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=images
             )

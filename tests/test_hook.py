@@ -7,6 +7,7 @@ python -m pytest tests/test_hook.py -m slow    # the engine's own executor drive
 import asyncio
 import importlib.util
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -442,10 +443,12 @@ def build_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
 
 
-def run_executor(executor, tokenizer, response, label, max_tokens=64):
+def run_executor(executor, tokenizer, response, label, max_tokens=64, asked=None):
     """One sample through an executor; only the text comes from here, not from a model."""
 
     async def generate(prompt_token_ids, sampling_params, multi_modal_data=None):
+        if asked is not None:
+            asked.append((sampling_params.output_kind.name, sampling_params.detokenize))
         ids = tokenizer(response, add_special_tokens=False)["input_ids"]
         return SimpleNamespace(
             outputs=[SimpleNamespace(token_ids=ids, finish_reason="stop", logprobs=None)]
@@ -464,9 +467,10 @@ def test_agent_scores_and_writes(monkeypatch, tmp_path):
     module = load_hook()
     assert hasattr(module, "AgentExecutor")
     assert issubclass(module.AgentExecutor, AgentExecutorBase)
-    executor, tokenizer = module.AgentExecutor(), build_tokenizer()
+    executor, tokenizer, asked = module.AgentExecutor(), build_tokenizer(), []
     for response in RESPONSES[:3]:
-        output = run_executor(executor, tokenizer, response, make_label(step=1, episode=1))
+        label = make_label(step=1, episode=1)
+        output = run_executor(executor, tokenizer, response, label, asked=asked)
         expected = score(module, response)
         assert (output["reward"], output["scores"], output["extra_logs"]) == tuple(
             expected.values()
@@ -475,6 +479,21 @@ def test_agent_scores_and_writes(monkeypatch, tmp_path):
     assert [row["response"] for row in rows] == list(RESPONSES[:3])
     assert rows[0]["prompt_tokens"] == len(PROMPT.encode())
     assert rows[0]["response_tokens"] == len(RIGHT.encode()) - len("<|endoftext|>") + 1
+    assert asked == [("FINAL_ONLY", False)] * 3  # no text and no message for every token
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_went_by_name_is_the_engines(root):
+    from openrlhf.utils import get_tokenizer
+
+    from recipes.engine.trainer import TokenizerName, load_tokenizer
+
+    path, text = str(root / "recipes" / "laptop_model"), "<think> Ω </think>"
+    sent = pickle.dumps(TokenizerName(path, True))
+    here, own = pickle.loads(sent), get_tokenizer(path, None, "left", use_fast=True)
+    assert len(sent) < 300 and here is load_tokenizer(path, True)
+    assert here(text)["input_ids"] == own(text)["input_ids"]
+    assert (here.padding_side, here.pad_token_id) == (own.padding_side, own.pad_token_id)
 
 
 @pytest.mark.slow

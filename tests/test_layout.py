@@ -75,8 +75,8 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 3106,
-    "reward_server": 1490,
-    "recipes": 3781,
+    "reward_server": 1494,
+    "recipes": 3809,
     "eval": 4903,
 }
 MOST_FILES = 91  # with seven empty __init__.py

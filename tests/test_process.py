@@ -1,5 +1,6 @@
 """The engine's process: nothing of it outlives a run, and its log gives up the cause."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from recipes.engine import cpu
+from recipes.engine import cpu, trainer
 from recipes.engine.ppo import choose_forwarded
 from recipes.engine.trainer import check_finite
 from recipes.process import (
@@ -150,6 +151,34 @@ def test_without_a_gpu_all_models_compute_at_once(compose_config, tmp_path, rank
     found = build_environment(cfg, 0, "id")
     assert cfg.openrlhf.train.colocate_all is True
     assert found["MEDRLVR_GPUS"] == "8" and "VLLM_ENABLE_V1_MULTIPROCESSING" not in found
+
+
+def test_prompts_are_stamped_and_the_tokenizer_goes_by_name(monkeypatch):
+    """Not with every prompt as a whole: that takes 0.1 s for each where it has 49,152 tokens."""
+    sent = []
+
+    class SamplesGenerator:
+        tokenizer, prompts_dataloader, args = object(), range(8), SimpleNamespace()
+
+        def generate_samples(self):
+            return self._dispatch_prompts_to_vllm(["p"], ['{"id": "x"}'])
+
+        def _dispatch_prompts_to_vllm(self, prompts, labels):
+            sent.append((self.tokenizer.__reduce__(), json.loads(labels[0])))
+            raise OSError("an engine is gone")
+
+    SamplesGenerator.args.rollout = SimpleNamespace(batch_size=4)
+    SamplesGenerator.args.data = SimpleNamespace(disable_fast_tokenizer=False)
+    SamplesGenerator.args.actor = SimpleNamespace(model_name_or_path="models/some")
+    monkeypatch.setenv("MEDRLVR_START_STEP", "2")
+    trainer.stamp_prompts(SimpleNamespace(SamplesGenerator=SamplesGenerator))
+    generator = SamplesGenerator()
+    with pytest.raises(OSError, match="gone"):
+        generator.generate_samples()
+    assert sent == [
+        ((trainer.load_tokenizer, ("models/some", True)), {"id": "x", "step": 3, "episode": 2})
+    ]
+    assert generator.tokenizer is SamplesGenerator.tokenizer  # what the trainer decodes with
 
 
 def test_control_characters_of_the_engine_are_shown(tmp_path):

@@ -8,6 +8,7 @@ Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray r
 import ctypes
 import fcntl
 import functools
+import gc
 import importlib.metadata
 import os
 import sys
@@ -46,6 +47,8 @@ def install_hooks() -> None:
     """Register the patches, each to run when the module it concerns has been imported."""
     # vLLM compiles a counting function of logprobs at the first rollout: 15 s of C++ for nothing.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    # Importing all of it makes a million objects; by default they are looked through every 700.
+    gc.set_threshold(100_000, 20, 100)
     for module, patch in (
         ("openrlhf", stub_flash_attn),
         ("torch", answer_cuda_calls),
