@@ -215,9 +215,17 @@ def test_a_lack_of_memory_names_who_held_it():
     assert name_memory_holders("ValueError: no") == "ValueError: no"
 
 
-@pytest.mark.parametrize(("ranks", "at_once"), [(1, 1), (2, 2)])
-def test_actor_and_critic_step_in_turn_where_there_is_one_rank(
-    tmp_path, monkeypatch, ranks, at_once
+@pytest.mark.parametrize(
+    ("ranks", "first", "second", "at_once"),
+    [
+        (1, "optimizer_step", "optimizer_step", 1),
+        (1, "optimizer_step", "backward", 1),
+        (1, "backward", "backward", 2),
+        (2, "optimizer_step", "optimizer_step", 2),
+    ],
+)
+def test_an_optimizer_step_waits_for_the_other_model_where_there_is_one_rank(
+    tmp_path, monkeypatch, ranks, first, second, at_once
 ):
     """With two ranks a step waits for that of another process, which must not wait for its turn."""
     both, inside, most = threading.Barrier(2), [], []
@@ -232,9 +240,13 @@ def test_actor_and_critic_step_in_turn_where_there_is_one_rank(
             most.append(len(inside))
             inside.remove(self)
 
+        backward = optimizer_step
+
     monkeypatch.setenv("MEDRLVR_RUN", str(tmp_path))
     cpu.step_in_turn(SimpleNamespace(DeepspeedStrategy=DeepspeedStrategy))
-    steps = [threading.Thread(target=DeepspeedStrategy().optimizer_step) for _ in range(2)]
+    steps = [
+        threading.Thread(target=getattr(DeepspeedStrategy(), name)) for name in (first, second)
+    ]
     for step in steps:
         step.start()
     for step in steps:

@@ -87,9 +87,8 @@ def test_ppo_checkpoint_and_resume(medqa, root, tmp_path, read_metrics, read_rol
     assert abs(rows[0]["vllm_kl"]) < 5e-3
     assert statistics.median(abs(row["vllm_kl"]) for row in rows) < 5e-3
     assert len(read_rollouts(folder)) == 40
-    # 14.0 with a KV cache of 1 GiB and training's freed memory in glibc's heap
     print(f"peak of all processes: {peak[0]:.2f} GB")
-    assert peak[0] < 13.6
+    assert peak[0] < 12
     again = subprocess.run([*command, "resume=true"], cwd=root, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "after step 3" in again.stdout
