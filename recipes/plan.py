@@ -211,7 +211,7 @@ def plan_cpu(cfg: Any, shape: Shape) -> Any:
     trained, frozen = (ranks * count for count in count_models(flags))
     engines, is_ppo = flags.vllm.num_engines if "vllm" in flags else 0, "actor" in flags
     # the engine's command and trainer, and Ray's daemons; SFT has torchrun alone
-    processes = trained + frozen + 3 * engines + (3 if is_ppo else 1)
+    processes = trained + frozen + 2 * engines + (3 if is_ppo else 1)
     logits = 2 * LOGIT * flags.train.micro_batch_size * flags.data.max_len * shape.vocab
     count = count_trained(shape, flags)
     return Bytes(
