@@ -158,27 +158,30 @@ def test_prompts_are_stamped_and_the_tokenizer_goes_by_name(monkeypatch):
     sent = []
 
     class SamplesGenerator:
-        tokenizer, prompts_dataloader, args = object(), range(8), SimpleNamespace()
+        prompts_dataloader = range(8)
+
+        def __init__(self, args, tokenizer):
+            self.args, self.tokenizer = args, tokenizer
 
         def generate_samples(self):
             return self._dispatch_prompts_to_vllm(["p"], ['{"id": "x"}'])
 
         def _dispatch_prompts_to_vllm(self, prompts, labels):
             sent.append((self.tokenizer.__reduce__(), json.loads(labels[0])))
-            raise OSError("an engine is gone")
 
-    SamplesGenerator.args.rollout = SimpleNamespace(batch_size=4)
-    SamplesGenerator.args.data = SimpleNamespace(disable_fast_tokenizer=False)
-    SamplesGenerator.args.actor = SimpleNamespace(model_name_or_path="models/some")
     monkeypatch.setenv("MEDRLVR_START_STEP", "2")
-    trainer.stamp_prompts(SimpleNamespace(SamplesGenerator=SamplesGenerator))
-    generator = SamplesGenerator()
-    with pytest.raises(OSError, match="gone"):
-        generator.generate_samples()
+    module = SimpleNamespace(SamplesGenerator=SamplesGenerator)
+    trainer.stamp_prompts(module)
+    trainer.name_tokenizer(module)
+    args = SimpleNamespace(
+        rollout=SimpleNamespace(batch_size=4),
+        data=SimpleNamespace(disable_fast_tokenizer=False),
+        actor=SimpleNamespace(model_name_or_path="models/some"),
+    )
+    SamplesGenerator(args, tokenizer=object()).generate_samples()
     assert sent == [
         ((trainer.load_tokenizer, ("models/some", True)), {"id": "x", "step": 3, "episode": 2})
     ]
-    assert generator.tokenizer is SamplesGenerator.tokenizer  # what the trainer decodes with
 
 
 def test_control_characters_of_the_engine_are_shown(tmp_path):

@@ -113,7 +113,7 @@ def answer_cuda_calls(torch: Any) -> None:
 
 
 def use_torch_adam(deepspeed_module: Any) -> None:
-    """Use a "cpu" mesh (deepspeed.py:105), and torch's Adam: DeepSpeed's two compile C++ first."""
+    """Use a "cpu" mesh (deepspeed.py:105), small buckets, and an Adam that compiles no C++."""
     init_device_mesh = deepspeed_module.init_device_mesh
     deepspeed_module.init_device_mesh = lambda _device, *args, **kwargs: init_device_mesh(
         "cpu", *args, **kwargs

@@ -29,6 +29,7 @@ def install_hooks() -> None:
         ("openrlhf.trainer.ppo_trainer", hook_trainer),
         ("openrlhf.trainer.ppo_trainer_async", hook_async_trainer),
         ("openrlhf.trainer.ppo_utils.samples_generator", stamp_prompts),
+        ("openrlhf.trainer.ppo_utils.samples_generator", name_tokenizer),
         ("openrlhf.trainer.sft_trainer", hook_sft_trainer),
         ("openrlhf.trainer.ray.ppo_actor", guards.log_skipped),
         ("openrlhf.trainer.ray.ppo_actor", lora.sync_merged),
@@ -209,11 +210,27 @@ class TokenizerName:
         return load_tokenizer, self.source
 
 
+def name_tokenizer(samples_generator: Any) -> None:
+    """Send the tokenizer's name with each prompt, not all of it: 0.1 s for 49,152 tokens.
+
+    The generator keeps it for nothing else (samples_generator.py:235).
+    """
+    generator = samples_generator.SamplesGenerator
+    start = generator.__init__
+
+    @functools.wraps(start)
+    def start_with_name(self: Any, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        use_fast = not self.args.data.disable_fast_tokenizer
+        self.tokenizer = TokenizerName(self.args.actor.model_name_or_path, use_fast)
+
+    generator.__init__ = start_with_name
+
+
 def stamp_prompts(samples_generator: Any) -> None:
     """Add `step` and `episode` (both from 1) to the label of every prompt sent to a vLLM engine.
 
-    Evaluation prompts carry the step after whose update they are sampled. With every prompt goes
-    the whole tokenizer (samples_generator.py:231), 0.1 s for 49,152 tokens: here its name goes.
+    Evaluation prompts carry the step after whose update they are sampled.
     """
     generator = samples_generator.SamplesGenerator
     generate, dispatch = generator.generate_samples, generator._dispatch_prompts_to_vllm
@@ -235,13 +252,7 @@ def stamp_prompts(samples_generator: Any) -> None:
         steps_per_episode = max(1, len(self.prompts_dataloader) // self.args.rollout.batch_size)
         place = {"step": step, "episode": 1 + max(0, step - 1) // steps_per_episode}
         stamped = [json.dumps(json.loads(label) | place) for label in labels]
-        whole = self.tokenizer
-        use_fast = not self.args.data.disable_fast_tokenizer
-        self.tokenizer = TokenizerName(self.args.actor.model_name_or_path, use_fast)
-        try:
-            return dispatch(self, prompts, stamped, **kwargs)
-        finally:
-            self.tokenizer = whole
+        return dispatch(self, prompts, stamped, **kwargs)
 
     generator.generate_samples = generate_samples
     generator._dispatch_prompts_to_vllm = dispatch_prompts
