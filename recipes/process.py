@@ -24,6 +24,8 @@ from recipes.rules import count_gpus, count_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
+# weights from which memory without a GPU counts more than time: to save it costs a step a quarter
+LARGE = 25_000_000
 # ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
 PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
@@ -76,6 +78,9 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
     # read by recipes/engine/trainer.py; without it no code of a model folder is run
     if cfg.model.trust_remote_code:
         environment["MEDRLVR_TRUST_REMOTE_CODE"] = "1"
+    shape = read_shape(cfg)
+    if not hardware.cuda and (shape is None or shape.parameters >= LARGE):
+        environment["MEDRLVR_SAVE_MEMORY"] = "1"  # see recipes/engine/cpu.py
     # PPO only: SFT has neither a reward nor vLLM
     if "reward" in cfg:
         environment |= build_reward_environment(cfg.reward, cfg.seed)
@@ -83,7 +88,7 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         # vLLM's own limit is 128 at a time, whatever fits (openrlhf/trainer/ray/vllm_engine.py)
         environment["MEDRLVR_VLLM_SEQUENCES"] = str(min(1024, count_samples(cfg)))
         if not hardware.cuda:
-            environment["MEDRLVR_KV_CACHE"] = str(size_cpu_cache(cfg, read_shape(cfg)))
+            environment["MEDRLVR_KV_CACHE"] = str(size_cpu_cache(cfg, shape))
             # vLLM computes in its engine's process, not in one more next to it
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if hardware.cuda:

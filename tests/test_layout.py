@@ -76,8 +76,8 @@ def test_imports_keep_the_rules(path):
 BUDGET = {
     "data_prep": 3106,
     "reward_server": 1494,
-    "recipes": 3830,
-    "eval": 4903,
+    "recipes": 3838,
+    "eval": 4910,
 }
 MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library

@@ -109,6 +109,24 @@ def test_rounding_of_a_sound_run_is_no_alarm(scale, seed):
     assert check_run(rows) == []
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_uneven_rounding_of_few_tokens_is_no_alarm(seed):
+    """A step of 8 responses of SmolLM2-135M: 1.3e-3 ± 2.9e-3 (docs/LOG.md), and a first step near 0."""
+    rng, rows = random.Random(seed), make_steps(600)
+    for row in rows:
+        row["vllm_kl"] = rng.gauss(1.3e-3, 2.9e-3) if row["step"] > 1 else 2e-4
+    assert check_run(rows) == []
+
+
+def test_a_copy_that_gets_stale_is_seen_through_uneven_rounding():
+    rng, rows = random.Random(0), make_steps(120)
+    for row in rows:
+        rounding = rng.gauss(1.3e-3, 2.9e-3) if row["step"] > 1 else 1.3e-3
+        row["vllm_kl"] = rounding + 5e-4 * row["step"]
+    (span,) = check_run(rows)
+    assert span.alarm.monitor == "vllm_kl" and span.first < 30 and span.last == 120
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.5e-3, 2e-3])
 @pytest.mark.parametrize("drift", [5e-4, 2e-3])
 def test_a_copy_that_gets_stale_is_seen_by_its_growth(scale, drift):

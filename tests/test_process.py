@@ -138,6 +138,22 @@ def test_a_gpu_run_gets_its_allocator_its_threads_and_ninja(compose_config, tmp_
     assert "PATH" not in without and "DS_SKIP_CUDA_CHECK" not in without
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words", "saves"),
+    [
+        ("rlvr", [], False),
+        ("rlvr", ["experiment=smollm2"], True),
+        ("sft", ["model=smollm2-instruct"], True),
+        ("rlvr", ["experiment=tuned", "hardware=8x80gb"], False),
+    ],
+)
+def test_only_a_large_model_without_a_gpu_pays_time_for_memory(
+    compose_config, tmp_path, recipe, words, saves
+):
+    cfg = compose_config(recipe, f"run_dir={tmp_path}", *words)
+    assert ("MEDRLVR_SAVE_MEMORY" in build_environment(cfg, 0, "id")) is saves
+
+
 @pytest.mark.parametrize(("ranks", "gpus"), [(1, 4), (2, 8)])
 def test_without_a_gpu_all_models_compute_at_once(compose_config, tmp_path, ranks, gpus):
     """Each has a logical GPU (actor, critic, reference, vLLM); on a real one they take turns."""

@@ -83,9 +83,10 @@ def test_ppo_checkpoint_and_resume(medqa, root, tmp_path, read_metrics, read_rol
     rows = read_metrics(folder)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(row["timing/broadcast"] < 5 for row in rows)
-    # Step 1 is measured before any update: what bf16 costs this model. A stale copy grows.
-    assert abs(rows[0]["vllm_kl"]) < 5e-3
-    assert statistics.median(abs(row["vllm_kl"]) for row in rows) < 5e-3
+    # A response's tokens differ by 8e-3 on average (standard deviation of 96, bench/vllm_kl.py), so a
+    # step of 8 by 3e-3 and the run's 40 by 1.3e-3. Another model or a stale copy is far outside.
+    assert abs(statistics.mean(row["vllm_kl"] for row in rows)) < 5e-3
+    assert all(abs(row["vllm_kl"]) < 2e-2 for row in rows)
     assert len(read_rollouts(folder)) == 40
     print(f"peak of all processes: {peak[0]:.2f} GB")
     assert peak[0] < 12

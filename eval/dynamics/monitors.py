@@ -6,8 +6,9 @@ names of metrics.jsonl. A monitor whose metric is not logged stays silent.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median_high, variance
+from statistics import fmean, median, median_high, variance
 from typing import Any, NamedTuple
 
 import yaml
@@ -30,6 +31,7 @@ SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
 # vllm_kl of the first step, before any update, is the rounding (bf16) of this model and machine
 HEALTHY_KL = 2.5e-3  # nats a token; sound GPU runs reach 2e-3
 KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind with every update
+KL_NOISE = 4.0  # and so many standard errors of what is judged: few tokens a step round unevenly
 MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
 
 
@@ -110,7 +112,12 @@ def watch_vllm_kl(rows: Sequence[Row]) -> Found:
     first = max(map(abs, read_values(rows[:1], "vllm_kl")), default=0.0)
     if first >= MOST_ROUNDING:
         return first, MOST_ROUNDING
-    value, limit = abs(mean_recent(rows, "vllm_kl")), max(HEALTHY_KL, KL_GROWTH * first)
+    # of the changes from step to step, about their median: a drift, which is sought, is no noise
+    jumps = [b - a for a, b in pairwise(read_values(rows, "vllm_kl"))] or [0.0]
+    middle = median(jumps)
+    noise = KL_NOISE * median(abs(jump - middle) for jump in jumps) / math.sqrt(RECENT)
+    limit = max(HEALTHY_KL, KL_GROWTH * first) + noise
+    value = abs(mean_recent(rows, "vllm_kl"))
     return (value, limit) if value >= limit else None
 
 

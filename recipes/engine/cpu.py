@@ -49,17 +49,19 @@ def install_hooks() -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # Importing all of it makes a million objects; by default they are looked through every 700.
     gc.set_threshold(100_000, 20, 100)
-    for module, patch in (
+    patches = [
         ("openrlhf", stub_flash_attn),
         ("torch", answer_cuda_calls),
         ("openrlhf.utils.deepspeed.deepspeed", use_torch_adam),
-        ("openrlhf.utils.deepspeed.deepspeed", step_in_turn),
         ("deepspeed.comm.torch", skip_shared_memory_op),
         ("openrlhf.utils.distributed_util", sync_over_gloo),
         ("openrlhf.trainer.ray.vllm_worker_wrap", receive_on_cpu),
         ("vllm.engine.arg_utils", size_kv_cache),
         ("vllm.model_executor.layers.utils", keep_plain_weights),
-    ):
+    ]
+    if os.environ.get("MEDRLVR_SAVE_MEMORY"):
+        patches.append(("openrlhf.utils.deepspeed.deepspeed", step_in_turn))
+    for module, patch in patches:
         wrapt.register_post_import_hook(patch, module)
 
 
@@ -107,7 +109,8 @@ def answer_cuda_calls(torch: Any) -> None:
     """Answer torch.cuda's calls for the CPU: launcher.py, ppo_actor.py and others make them."""
     torch.cuda.set_device = lambda *_: None
     torch.cuda.synchronize = lambda *_: None
-    torch.cuda.empty_cache = trim_heap
+    is_tight = os.environ.get("MEDRLVR_SAVE_MEMORY")
+    torch.cuda.empty_cache = trim_heap if is_tight else lambda: None
     torch.cuda.current_stream = lambda *_: None
     torch.cuda.current_device = lambda: _CpuDevice("cpu")
 
