@@ -109,7 +109,7 @@ def test_rounding_of_a_sound_run_is_no_alarm(scale, seed):
     assert check_run(rows) == []
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_uneven_rounding_of_few_tokens_is_no_alarm(seed):
     """A step of 8 responses of SmolLM2-135M: 1.3e-3 ± 2.9e-3 (docs/LOG.md), and a first step near 0."""
     rng, rows = random.Random(seed), make_steps(600)
