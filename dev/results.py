@@ -60,8 +60,9 @@ def add_result(name: str, what: str) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     numbers = {
         key: {
-            "value": round(one["value"], 4),
-            "interval": [round(one["low"], 4), round(one["high"], 4)],
+            # as study.json has them: with fewer digits the page would round twice
+            "value": one["value"],
+            "interval": [one["low"], one["high"]],
             "band": find_band(one),
             "n": one["n"],
             "seeds": one["seeds"],
@@ -102,6 +103,12 @@ def render(ledger: dict[str, Any]) -> str:
         "`make check-results NAME=…` runs it again and says if each number is inside its band: where a repetition with",
         "other seeds on the same questions falls in 95 of 100. Values, 95 % intervals over seeds and questions, and bands",
         "are in %; differences in points.",
+        "",
+        "Accuracy is strict, of four answers to each question at T = 1, else greedy. *format*: the answers to test at T = 1 that follow",
+        "the model's own format. Views of test, greedy: *rotated*: each question in every rotation of its options; *flips*: the questions",
+        "to which not always the same option was chosen; *gold replaced*: `None of the above` in the place of the right option; *no stem*:",
+        "the question hidden; *lost …*: the accuracy that the view costs. Chance: 25.0 on test, 12.5 on ood. *more*, *less*: the",
+        "interval of a difference is above, below 0.",
     ]
     for name, entry in ledger.items():
         counts = sorted({len(seeds) for seeds in entry["seeds"].values()})
@@ -130,7 +137,7 @@ def render(ledger: dict[str, Any]) -> str:
                 f"{low} to {high}",
                 ends,
             ]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+            lines.append("| " + " | ".join(map(str, cells)).replace(" -", " −") + " |")
     return "\n".join(lines) + "\n"
 
 

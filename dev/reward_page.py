@@ -24,14 +24,13 @@ BODY_FRAME = "<think>Fever and a rash.</think>\n<answer>{}</answer>"
 """The response that a row's `body` is put into."""
 OPTIONS = ["Aspirin", "Glipizide", "Metformin", "Insulin"]
 LEAK_OPTIONS = ["Rubella", "Nitrofurantoin", "Measles", "CT scan of the head"]
-NO_CHOICE = {"no_choice", "ambiguous", "out_of_range"}
 
 INTRODUCTION = """\
 <!-- Written by `python -m dev.reward_page` from tests/verdicts.yaml: edit that file, not this. -->
 # The reward
 
 A response is judged by `reward_server.verifier.verify(response, answer, options, mode)`: the text,
-the gold letter and the options' texts go in, nothing else.
+the gold letter and the options' texts go in, nothing else. Open answers: [open.md](open.md).
 
 * **Format**, mode `paper`: exactly one each of `<think>`, `</think>`, `<answer>`, `</answer>`, in
   this order; only white space between `</think>` and `<answer>`; nothing after `</answer>` but white
@@ -75,10 +74,8 @@ def list_options(row: dict[str, Any]) -> list[str]:
 
 
 def get_reward(reason: str) -> int:
-    """Return the reward that goes with a reason, as the table's head says."""
-    if reason in {"correct", "wrong"} | NO_CHOICE:
-        return int(reason == "correct")
-    return -1
+    """Return the reward that goes with a reason: -1 for the ten of a format that is not followed."""
+    return -1 if reason in list(REASONS)[:10] else int(reason == "correct")
 
 
 def render_page(table: dict[str, Any]) -> str:

@@ -202,13 +202,15 @@ def judge_study(
         verdict, ending = judge(kind, one["low"], one["high"], 0.0, limit)
         if rows["sft_named"][key]["low"] <= chance[key.partition(",")[0]]:
             verdict, ending = "cannot be judged", "SFT is not above chance there"
-        claim = "level with" if kind == "level" else f"ahead by {100 * AHEAD:g} points of"
+        claim = "level with" if kind == "level" else "ahead of"
+        # wrong in its format is wrong: a part of the difference says nothing of the questions
+        rate = f"SFT follows its format in {format_value(rows['sft_named']['format'])} % at T = 1"
         verdicts.append(
             {
                 "claim": kind,
                 "verdict": verdict,
                 "sentence": f"RLVR {claim} SFT (named) on {key}: {verdict}. "
-                f"{show_difference(one)}; {ending}.",
+                f"{show_difference(one)}; {ending}; {rate}.",
             }
         )
     for (a, b, key), one in found.items():

@@ -45,7 +45,7 @@ def make_card(cfg: DictConfig) -> Path:
         missing.append(f"{folder} saved no model yet; `make rlvr resume=true` finishes it")
     if missing:
         raise UserError(*missing)
-    gaps: list[str] = []
+    gaps: list[str] = []  # from here on what is missing is named in the card, and ends nothing
     run = read_mapping(folder / "run.json", gaps)
     config = read_mapping(folder / "config.yaml", gaps)
     scores = find_scores(Path(cfg.evaluation) / "summary.json", model, gaps)

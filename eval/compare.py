@@ -115,7 +115,7 @@ def judge_claims(comparisons: list[Result], claims: Any, results: list[Result]) 
                 verdict, ending = "cannot be judged", "; ".join(faults)
             claim, test = f"{of} level with {over}", ""
             if kind == "ahead":
-                claim = f"{of} ahead of {over} by {100 * limit:g} points"
+                claim = f"{of} ahead of {over}, {100 * limit:g} points not excluded,"
                 test = f" ({c['test']} {format_p(c['p'])}, after Holm {format_p(c['p_holm'])})"
             sentence = (
                 f"{claim} on {c['benchmark']}: {verdict}. Difference {format_points(value)} points "
@@ -142,7 +142,7 @@ def judge(kind: str, low: float, high: float, p: float, limit: float) -> tuple[s
             held = f"the interval is below 0 and holds −{points}"
             return verdict, f"{held}: worse, by more than the margin or by less"
         return verdict, f"the interval holds −{points}: too few questions to tell at that margin"
-    if low > 0 and p >= 0.05:
+    if low > 0 and p >= 0.05:  # interval and test must agree
         return "open", "the interval is above 0, but the corrected test does not reach 5 %"
     if low > limit:
         return "shown", f"ahead, and the difference is more than {points}"
@@ -166,13 +166,13 @@ def find_faults(benchmark: str, claims: Any, results: list[Result]) -> list[str]
         if result["errors"]:
             faults.append(f"{result['errors']:,} answers of {system} are errors")
         needed = (claims["format_rate"] or {}).get(split_mode(result["mode"])[0], 0)
-        if result["format_rate"] < needed:
+        if result["format_rate"] < needed:  # then accuracy is about the format first
             faults.append(
                 f"{system} follows its format in {format_percent(result['format_rate'])} % of its "
                 f"answers, {100 * needed:g} % are needed"
             )
     accuracy, chance = found[claims["over"]]["accuracy"], found[claims["over"]]["chance"]
-    if accuracy["low"] <= chance:
+    if accuracy["low"] <= chance:  # to beat a model that guesses shows nothing
         faults.append(
             f"{claims['over']} is not above chance: {format_value(accuracy)} % "
             f"({format_interval(accuracy)}), chance {format_percent(chance)} %"

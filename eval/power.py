@@ -68,7 +68,7 @@ def describe(args: Namespace) -> list[str]:
     n, discordant, wanted = args.questions, args.discordant, args.difference
     if args.results:
         summary = json.loads((args.results / "summary.json").read_text(encoding="utf-8"))
-        pairs = [c for c in summary["comparisons"] if c["only_a"] is not None]
+        pairs = [c for c in summary["comparisons"] if c["only_a"] is not None]  # else sampled
         if not pairs:
             raise ValueError(f"{args.results} compares no single answers: give --discordant")
         discordant = float(np.mean([(c["only_a"] + c["only_b"]) / c["n"] for c in pairs]))

@@ -1,6 +1,6 @@
 """Ask the base model before a run how often it follows the format: `make probe experiment=paper`.
 
-200 dev questions at temperature 1, as the first rollouts will be; answers: results/probe-NAME/.
+It asks 200 dev questions at temperature 1, as the first rollouts do, into results/probe-NAME/.
 """
 
 from omegaconf import DictConfig

@@ -260,11 +260,11 @@ def is_joined(between: str, after: str) -> bool:
 def find_level(lead: str, after: str) -> tuple[int, bool]:
     """Find how strongly the words around a mention state it (0: not), and if they deny it."""
     gap = MARK.split(lead)[-1]  # since the mention before, in the same sentence
-    if begins("denied", after):
+    if begins("denied", after):  # "C is wrong"
         return ANNOUNCED, True
-    if finds("excepted", gap) and begins("end", after):
+    if finds("excepted", gap) and begins("end", after):  # "all are true except C"
         return CONCLUDED, False
-    if copula := PATTERNS["copula"].search(gap):
+    if copula := PATTERNS["copula"].search(gap):  # "the answer is C", "it cannot be C"
         modal = PATTERNS["modal"].search(gap[: copula.start()])
         if finds("denies", (modal[0] if modal else "") + copula[0]):
             return ANNOUNCED, True
@@ -272,13 +272,13 @@ def find_level(lead: str, after: str) -> tuple[int, bool]:
             return 0, False
         if not finds("other", gap) and (finds("answer", gap) or finds("best", gap)):
             return (ANNOUNCED if finds("answer", gap) else CONCLUDED), False
-    if chosen := PATTERNS["chosen"].search(gap):
+    if chosen := PATTERNS["chosen"].search(gap):  # "I would pick C"
         denied = finds("denies", gap[max(0, chosen.start() - 12) :].rpartition(",")[2])
         return 0 if finds("hedges", chosen["tail"]) else ANNOUNCED, denied
     concluded = finds("concluded", gap) and begins("end", after) and not finds("denies", gap)
-    if concluded or begins("checked", after):
+    if concluded or begins("checked", after):  # "hence C", "C ✅"
         return CONCLUDED, False
-    if verdict := PATTERNS["verdict"].match(after):
+    if verdict := PATTERNS["verdict"].match(after):  # "C is correct", weaker: "C is likely"
         return (CONCLUDED if verdict["weak"] else ANNOUNCED), False
     return 0, False
 

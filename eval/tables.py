@@ -173,7 +173,7 @@ def build_sampled(results: list[Result]) -> Table:
     """Build the table of results with several answers to each question."""
     rows = []
     for result in results:
-        if not (sampled := result["sampled"]):
+        if not (sampled := result["sampled"]):  # one answer to each question
             continue
         row, k = describe_head(result), sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
@@ -285,7 +285,7 @@ def build_published(results: list[Result]) -> Table:
     """
     rows, prompts, support = [], set(), []
     for benchmark, group in group_results(results).items():
-        paper = PAPER["benchmarks"].get(benchmark.replace("_2026/", "/"))
+        paper = PAPER["benchmarks"].get(benchmark.replace("_2026/", "/"))  # later labels
         if paper is None:
             continue
         support.append(describe_support(paper))

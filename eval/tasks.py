@@ -47,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """models: name -> folder, hub id, or the name under which an endpoint serves it."""
+    """Hold what to ask. models: name -> folder, hub id, or the name that an endpoint gives it."""
 
     models: dict[str, str]
     tasks: list[Task]

@@ -16,8 +16,8 @@ from data_prep.files import read_mapping
 
 REVISION = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # Qwen/Qwen2.5-3B
-# Weights as safetensors only: .bin files are pickles, which run code when loaded.
 AGAIN = "fetch the model again"
+# Weights as safetensors only: .bin files are pickles, which run code when loaded.
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 
 
@@ -92,7 +92,7 @@ def read_shape(cfg: Any) -> Shape | None:
             hidden=hidden,
             intermediate=config["intermediate_size"],
             heads=heads,
-            kv_heads=config.get("num_key_value_heads", heads),
+            kv_heads=config.get("num_key_value_heads", heads),  # absent: no head is shared
             head_dim=config.get("head_dim") or hidden // heads,
             vocab=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),

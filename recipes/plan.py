@@ -411,12 +411,12 @@ def print_plan(cfg: DictConfig) -> None:
     size = shape.parameters / 1e9
     print(f"{cfg.name} on {hardware.name}: {size:.2f} B parameters; planned, not measured\n")
     if hardware.cuda:
-        phases, host = plan_phases(cfg, shape)
+        phases, host = plan_phases(cfg, shape)  # memory first: it decides if the run can start
         memory = DataFrame(phases).T / GIB
         print(memory.assign(all=memory.sum(axis=1)).to_string(na_rep="", float_format="%.1f"))
         has = f"this machine has {psutil.virtual_memory().total / GIB:.0f}"
         print(f"GiB on a GPU of {hardware.gpu_memory_gb:g}; a node: {host / GIB:.0f} ({has})\n")
-        machine = read_machine(cfg)
+        machine = read_machine(cfg)  # then time, as a range: nothing of it was measured here
         time = DataFrame({"seconds": estimate_run(cfg, shape, machine)})
         time["range from"], time["to"] = (time["seconds"] * factor for factor in RANGE)
         print(time[time["seconds"] > 0].drop("run").to_string(float_format="%.3g"))
@@ -432,7 +432,7 @@ def print_plan(cfg: DictConfig) -> None:
         print(f"rests on {counted}; {given}; {longest}; {constants}\n")
     else:
         print("hardware=cpu: a GPU's memory and time do not apply; see docs/engine.md")
-    disk = plan_disk(cfg, shape, rows)
+    disk = plan_disk(cfg, shape, rows)  # without a GPU too
     listed = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in disk.items())
     print(f"disk: {sum(disk.values()) / 1e9:.0f} GB ({listed})")
     for kind, lines in zip(("does not fit", "may not fit"), check_memory(cfg, shape), strict=True):

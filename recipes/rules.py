@@ -119,7 +119,7 @@ def check_bounds(cfg: Any, method: str) -> Iterator[str]:
 def check_secrets(cfg: Any) -> Iterator[str]:
     """Refuse keys that do not come from the environment: the configuration is written down."""
     for key in ("reward.url", "openrlhf.reward.remote_url"):
-        if re.search("[?@#]", str(OmegaConf.select(cfg, key))):
+        if re.search("[?@#]", str(OmegaConf.select(cfg, key))):  # ?token=…, user:password@host
             yield (
                 f"{key}: leave token, user and password out, they would be written to config.yaml "
                 "and shown by ps; export MEDRLVR_REWARD_TOKEN=…"

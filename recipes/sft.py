@@ -1,4 +1,4 @@
-"""SFT baseline, by OpenRLHF's own trainer: direct prompt → letter, on the rows that RLVR trains on.
+"""SFT baseline, by OpenRLHF's own trainer: direct prompt → answer, on the rows that RLVR trains on.
 
 make sft                                        the laptop experiment, without a GPU
 make sft dry_run=true                           print the engine's command and stop

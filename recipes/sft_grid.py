@@ -93,7 +93,7 @@ def score_epochs(cfg: DictConfig, name: str, models: list[Path]) -> list[float]:
         f"benchmarks=[{cfg.data.name}/dev]",
         "models={" + ", ".join(f"{key}: {path}" for key, path in named.items()) + "}",
         "modes=[direct]",
-        "compare=[]",
+        "compare=[]",  # epochs of one run are chosen from, not tested against each other
     )
     summary = json.loads(Path(f"results/{name}/summary.json").read_text(encoding="utf-8"))
     found = {result["model"]: result["accuracy"]["value"] for result in summary["results"]}

@@ -2,7 +2,7 @@
 
 The engine's flags are the recipe's, but model and questions are the laptop's, for three steps (and
 small batches without a GPU); it is ended after its first checkpoint and resumed. A table says what
-was wrong; runs/smoke/NAME/smoke.json is for `make plan plan.measured=FILE`. Exits with 1 then.
+was right; it exits with 1 where something was not. `make plan plan.measured=` takes its smoke.json.
 """
 
 import json

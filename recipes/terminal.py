@@ -48,7 +48,7 @@ class LiveView:
     def take(self, row: Mapping[str, Any]) -> list[str]:
         """Write the lines to print after this step: a new phase, and each monitor when it trips.
 
-        Not again while it stays so, pauses of up to PAUSE steps included.
+        It is not repeated while it stays tripped, pauses of up to PAUSE steps included.
         """
         lines = []
         self.rows = append_step(self.rows, row)

@@ -217,11 +217,10 @@ def find_truth(
 ) -> bool:
     """Find out if a response counts as right in training.
 
-    A control (`reward.control`) replaces the truth by something that teaches no medicine, to find
-    out what the true reward is worth: `coin` tosses a coin seeded by row and response,
-    `format_only` takes every answer for right, `shuffled_labels` replaces the gold letter by
-    another one of the row, always the same. `wrong_penalty` makes a wrong answer cost 0.5. Logged
-    accuracy stays true.
+    A control (`reward.control`) is a run to compare the true reward with. Three teach no medicine:
+    `coin` tosses a coin seeded by row and response, `format_only` takes every answer for right,
+    `shuffled_labels` takes another letter of the row for gold, always the same. `wrong_penalty`
+    keeps the truth and makes a wrong answer cost 0.5. Logged accuracy stays true.
     """
     if settings.control == "coin":
         return bool(_draw(2, settings.seed, label.id, response))

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dev.open_page import PAGE, TABLE, count_labelled, read_labelled, read_row, render_page
+from dev.reward_page import BODY_FRAME, get_reward
 from reward_server.number import TABLE as UNITS
 from reward_server.number import Target, find_factor, read_number
 from reward_server.text import TABLE as SPELLINGS
 from reward_server.text import list_forms, read_text
+from reward_server.verifier import verify_open
 
 ROWS = [
     (kind, row)
@@ -36,6 +38,12 @@ TARGET = Target(5.5, 5.2, 5.8, "mmol/L", "glucose")
 )
 def test_matrix(kind, row):
     assert read_row(kind, row).reason == row["is"], row["why"]
+
+
+@pytest.mark.parametrize("reason", sorted(REASONS["text"] | REASONS["number"]))
+def test_the_page_of_reasons_has_the_reward_of_an_open_answer(reason):
+    verdict = verify_open(BODY_FRAME.format("gout"), lambda _: ("gout", reason))
+    assert get_reward(reason) == verdict.reward
 
 
 @pytest.mark.parametrize("kind", ["text", "number"])

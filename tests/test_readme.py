@@ -56,3 +56,12 @@ def test_every_folder_of_the_tree_in_the_readme_exists():
     names = [line.split()[0] for line in tree.strip().splitlines()]
     assert len(names) >= 8 and all((ROOT / name).exists() for name in names)
     assert all((ROOT / doc).exists() for doc in re.findall(r"docs/\w+\.md", tree))
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_ledger():
+    table = (ROOT / "README.md").read_text().split("![")[1].split("```")[0]
+    page = (ROOT / "docs" / "RESULTS.md").read_text()
+    cells = re.findall(r"\|\s*\**([\d.]+) \(([\d.]+)–([\d.]+)\)", table)
+    assert len(cells) == 36  # nine recipes, four measures
+    for value, low, high in cells:
+        assert f"| {value} | {low} to {high} |" in page, f"{value} ({low}–{high})"

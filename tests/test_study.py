@@ -229,6 +229,11 @@ def test_ledger_says_inside_or_outside_the_band(tmp_path, monkeypatch, capsys) -
     entry = results.read_ledger()["short"]
     low, high = entry["numbers"]["PPO, true reward: test, T = 1"]["band"]
     assert low < entry["numbers"]["PPO, true reward: test, T = 1"]["value"] < high
+    # all digits: a page made of rounded ones would say 48.9 where the table says 48.8
+    found = json.loads((tmp_path / "results" / "short" / "study.json").read_text())["rows"]
+    for measure in MEASURES:
+        one, known = found["format_only"][measure], entry["numbers"][f"PPO, format only: {measure}"]
+        assert [known["value"], *known["interval"]] == [one["value"], one["low"], one["high"]]
 
     def run_again(settings: Settings) -> int:
         record = json.loads((tmp_path / "results" / "short" / "study.json").read_text())

@@ -46,7 +46,7 @@ class Analysis(NamedTuple):
 
 
 def analyse(run: RunFiles, group: str, label: str) -> Analysis:
-    """Analyse a run."""
+    """Analyse a run: measure its rollouts, average its steps, label phases, look for alarms."""
     texts = {key: " ".join([row.question, *row.options]) for key, row in run.questions.items()}
     # the unit of lengths; QUESTION_WORDS also for questions of no word
     counts = [len(text.split()) for text in texts.values()]

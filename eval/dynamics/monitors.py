@@ -29,7 +29,7 @@ NOISE = 1.0  # standard errors that a reward must gain over FLAT steps not to be
 SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
 
 # vllm_kl of the first step, before any update, is the rounding (bf16) of this model and machine
-HEALTHY_KL = 2.5e-3  # nats a token; sound GPU runs reach 2e-3
+HEALTHY_KL = 2.5e-3  # nats a token; GPU runs of others reach 2e-3 (trl#5312)
 KL_GROWTH = 4.0  # times the first step's; a stale copy falls further behind with every update
 KL_NOISE = 4.0  # and so many standard errors of what is judged: few tokens a step round unevenly
 MOST_ROUNDING = 0.05  # nats a token; more at the first step is another model, not rounding
@@ -73,7 +73,7 @@ def watch_fraction(rows: Sequence[Row], monitor: Monitor) -> Found:
 
 
 def watch_no_format(rows: Sequence[Row]) -> Found:
-    """Watch for a format that was never followed: all rewards are -1, and nothing is learnt."""
+    """Watch for a format that was never followed: all rewards are -1, and nothing is learned."""
     values = read_values(rows, "format")
     never = len(values) >= max(FIRST_STEPS, len(rows)) and max(values) < NEVER
     return (max(values), NEVER) if never else None

@@ -80,7 +80,7 @@ def fits(phase: int, shape: StepShape, slack: float = 0.0) -> bool:
         outside = shape.pre_think >= HALF - slack
         return followed and outside and shape.before >= max(shape.think, SOME_REASONING) * shorter
     reasons = phase == 6 and shape.think >= DRASTICALLY_SHORT * shorter
-    honest = shape.leak < (STILL_HACKS if reasons else HALF) + slack
+    honest = shape.leak < (STILL_HACKS if reasons else HALF) + slack  # 3 and 6 differ in this alone
     return fully and inside and honest and shape.think < VERBOSE * longer
 
 

@@ -76,7 +76,7 @@ def save_merged(deepspeed_module: Any) -> None:
         plain = self._unwrap_model(model)
         if not hasattr(plain, "peft_config"):
             return save(self, model, tokenizer, output_dir, **kwargs)
-        save(self, model, tokenizer, str(Path(output_dir) / "adapter"), **kwargs)
+        save(self, model, tokenizer, str(Path(output_dir) / "adapter"), **kwargs)  # PEFT's part
         if self.is_rank_0():
             weights = {name: weight.data.cpu() for name, weight in list_merged(plain)}
             plain.get_base_model().save_pretrained(output_dir, state_dict=weights)

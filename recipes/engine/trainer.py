@@ -201,7 +201,7 @@ def load_tokenizer(path: str, use_fast: bool) -> Any:
 
 
 class TokenizerName:
-    """Go to a vLLM engine in the tokenizer's place, and be the tokenizer there."""
+    """Travel to a vLLM engine in the tokenizer's place, and become the tokenizer there."""
 
     def __init__(self, path: str, use_fast: bool) -> None:
         self.source = path, use_fast
