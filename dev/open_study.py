@@ -45,12 +45,14 @@ CONDITIONS: dict[str, tuple[str, list[str], str]] = {
     "likelihood": ("rlvr", ["experiment=open", "reward.kind=likelihood"], "think"),
     "likelihood_gain": ("rlvr", ["experiment=open", "reward.kind=likelihood_gain"], "think"),
     "likelihood_joint": ("rlvr", ["experiment=open", "reward.kind=likelihood_joint"], "think"),
+    "format_only": ("rlvr", ["experiment=open", "reward.control=format_only"], "think"),
     "sft": ("sft", ["experiment=sft/open", *SFT], "direct"),
 }
 NAMES = {
     "base": "base",
     "sft": "SFT on the references",
     "choice": "PPO on choices",
+    "format_only": "control: PPO, format only",
     "text": "PPO, text",
     "likelihood": "PPO, likelihood",
     "likelihood_gain": "PPO, likelihood gain",
