@@ -1,6 +1,7 @@
 """Run a recipe: check it, run OpenRLHF, report. Common to `recipes.rlvr` and `recipes.sft`."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -98,9 +99,11 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
         # where the engine refuses what is of the right kind, our own rules name the keys
         asserted = isinstance(error.__cause__, AssertionError) and not problems
         broken = find_broken_rules(cfg, method) if asserted else []
-        problems = broken or [str(error), *problems]
-    except (OSError, ValueError):  # of a path that is none, which is among them
-        if not problems:
+        flag = re.split("[:=]", str(error))[0]  # which may be among the problems by its kind
+        named = any(line.startswith(f"{flag}=") for line in problems)
+        problems = broken or [*([] if named else [str(error)]), *problems]
+    except (OSError, ValueError, TypeError, RuntimeError, AttributeError):
+        if not problems:  # of a path or a section that is none, which is among them
             raise
     return argv, problems or find_problems(cfg, method)
 
@@ -120,7 +123,7 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
         if flags.get(key):
             try:
                 flags[key] = str(Path(flags[key]).resolve())
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, RuntimeError) as error:  # of a loop of links
                 raise FlagError(f"openrlhf.{key}={flags[key]!r:.80} is no path: {error}") from error
     # of a hub id the snapshot: the engine knows no revisions
     if folder := find_folder(cfg):

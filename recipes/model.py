@@ -82,24 +82,37 @@ def find_folder(cfg: Any) -> Path | None:
 def read_shape(cfg: Any) -> Shape | None:
     """Read the shape from config.json, else model.shape; None without either. Raises UserError."""
     folder = find_folder(cfg)
-    if folder is None or not (folder / "config.json").is_file():
-        return Shape(**cfg.model.shape) if cfg.model.shape else None
-    config = read_mapping(folder / "config.json", AGAIN)
+    is_here = folder is not None and (folder / "config.json").is_file()
+    if not is_here and not cfg.model.shape:
+        return None
+    source, fix, config = "model.shape", "see recipes/configs/model/*.yaml", {}
+    if is_here:
+        source, fix = f"{folder}/config.json", AGAIN
+        config = read_mapping(Path(source), fix)
     try:
-        heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        return Shape(
-            layers=config["num_hidden_layers"],
-            hidden=hidden,
-            intermediate=config["intermediate_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads", heads),  # absent: no head is shared
-            head_dim=config.get("head_dim") or hidden // heads,
-            vocab=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, TypeError, ArithmeticError) as error:
+        sizes = list_sizes(config) if is_here else dict(cfg.model.shape)
+        for name, size in sizes.items():
+            if name != "tied" and (type(size) is not int or not 0 < size < 2**31):
+                raise ValueError(f"{name} is {size!r:.40}")
+        return Shape(**sizes)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         said = f"has no sizes of a model that we know ({error})"
-        raise UserError(f"{folder}/config.json {said}: {AGAIN}") from error
+        raise UserError(f"{source} {said}: {fix}") from error
+
+
+def list_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """List the sizes that config.json names. Raises KeyError, or what odd values lead to."""
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    return {
+        "layers": config["num_hidden_layers"],
+        "hidden": hidden,
+        "intermediate": config["intermediate_size"],
+        "heads": heads,
+        "kv_heads": config.get("num_key_value_heads", heads),  # absent: no head is shared
+        "head_dim": config.get("head_dim") or hidden // heads,
+        "vocab": config["vocab_size"],
+        "tied": bool(config.get("tie_word_embeddings", False)),
+    }
 
 
 def list_code(folder: Path) -> Iterator[str]:
@@ -179,12 +192,13 @@ def fetch_model(cfg: Any) -> Path:
         errors.GatedRepoError: "is gated: accept its terms on its page and run `hf auth login`",
         errors.RevisionNotFoundError: "has no such commit: take one from the model's page",
         errors.RepositoryNotFoundError: "does not exist or is private: check it, `hf auth login`",
+        errors.HFValidationError: "is no id of the hub: org/name",
         errors.LocalEntryNotFoundError: f"is not here and {offline}",
         httpx.TransportError: f"cannot be fetched: {offline}",
     }
     try:
         folder = Path(snapshot_download(path, revision=revision, allow_patterns=PATTERNS))
-    except (errors.HfHubHTTPError, httpx.TransportError, OSError) as error:
+    except (errors.HfHubHTTPError, httpx.TransportError, OSError, ValueError) as error:
         known = [text for kind, text in advice.items() if isinstance(error, kind)]
         other = f"cannot be fetched: {error}. Run it again, a download resumes"
         raise UserError(f"{name} {[*known, other][0]}") from error

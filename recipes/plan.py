@@ -8,7 +8,6 @@ Bytes are those on one GPU where nothing else is said, by the formulas of OpenRL
 DeepSpeed 0.19.6. Time is a range. Nothing was measured here: docs/hardware.md.
 """
 
-import json
 import math
 import sys
 from collections import Counter
@@ -23,10 +22,11 @@ from omegaconf import DictConfig
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
+from data_prep.files import read_mapping
 from data_prep.prepared import MANIFEST
 from recipes.machine import complete_words
 from recipes.model import Shape, read_shape
-from recipes.rules import count_samples
+from recipes.rules import count_samples, find_wrong_values
 from recipes.run_folder import find_data, open_data
 
 GIB = 1024**3
@@ -301,8 +301,10 @@ def read_machine(cfg: Any) -> Any:
     path, hardware, measured = cfg.plan.measured, cfg.hardware, {}
     try:
         if path is not None:
-            measured = json.loads(Path(path).read_text(encoding="utf-8"))["constants"]
+            measured = read_mapping(Path(path), "run `make smoke`")["constants"]
         known = {name: type(CONSTANTS[name])(value) for name, value in measured.items()}
+        if not all(0 < value < math.inf for value in known.values()):
+            raise ValueError(f"{known}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"plan.measured={path} is no smoke.json ({error!r:.100}): run `make smoke`"
         raise UserError(message) from error
@@ -404,6 +406,8 @@ def print_plan(cfg: DictConfig) -> None:
     """Print memory and time by phase, disk, what does not fit, what the time depends on."""
     from pandas import DataFrame
 
+    if wrong := find_wrong_values(cfg, "ppo" if "actor" in cfg.openrlhf else "sft"):
+        raise UserError(*wrong)
     shape, hardware, rows = read_shape(cfg), cfg.hardware, count_rows(cfg)
     if shape is None:
         advice = "download it, or set model.shape"

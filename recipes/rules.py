@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from recipes.flags import build_parser, flatten, group_actions
+
 ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"\w[\w.+=@-]{0,99}")  # paper-2, 0.5B; also the name of a folder of results
 # Ray writes the interpreter's path, unquoted, into a line of bash; PYTHONPATH is split at colons.
@@ -26,17 +28,35 @@ SOCKET_BYTES = 107
 
 TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
-BOUNDS = TABLES["bounds"] | dict.fromkeys(TABLES["positive"], TINY)
 MOST = 1e15
+BOUNDS = {key: (*bound, MOST)[:2] for key, bound in TABLES["bounds"].items()}
+BOUNDS |= {key: (TINY, most or MOST) for key, most in TABLES["positive"].items()}
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # ${hardware.nodes}: the value is that key's
+MOST_COUNT = 2**31 - 1  # of a seed too: numpy's are 32 bits, and the engine adds ranks to it
+KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    None: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("text", (str, int, float)),
+}
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
 
 def find_wrong_settings(cfg: Any, method: str) -> list[str]:
     """Find all settings of a composed configuration that no run can have. method: ppo or sft."""
-    names = list(check_names(cfg))
-    places = [] if names else check_places(cfg, method)  # of paths that are paths
-    bounds = check_bounds(cfg, method)
-    return [*check_values(cfg), *names, *places, *bounds, *check_secrets(cfg)]
+    places = [] if list(check_names(cfg)) else check_places(cfg, method)  # of paths that are paths
+    return [*find_wrong_values(cfg, method), *places, *check_secrets(cfg)]
+
+
+def find_wrong_values(cfg: Any, method: str) -> list[str]:
+    """Find all values that neither a run nor a plan can have, each by the key that was given."""
+    given, lines = list_values(cfg, resolve=False), dict[str, str]()
+    found = [*check_names(cfg), *check_values(cfg), *check_kinds(cfg, method)]
+    for key, words in [*found, *check_bounds(cfg, method)]:
+        while reference := REFERENCE.fullmatch(str(given.get(key))):
+            key = reference[1]
+        lines.setdefault(key, f"{key}={show(OmegaConf.select(cfg, key)):.60} {words}")
+    return list(lines.values())
 
 
 def find_broken_rules(cfg: Any, method: str) -> list[str]:
@@ -47,30 +67,50 @@ def find_broken_rules(cfg: Any, method: str) -> list[str]:
     return [problem for rule in rules for problem in rule(cfg)]
 
 
-def check_values(cfg: Any) -> Iterator[str]:
+def check_values(cfg: Any) -> Iterator[tuple[str, str]]:
     """Check that our own keys have one of their values, or a whole number large enough."""
     for key, allowed in TABLES["choices"].items():
         value = OmegaConf.select(cfg, key, default=allowed[0])
         # 1 == True in Python, and dry_run=1 is a slip
         if (type(value), value) not in [(type(known), known) for known in allowed]:
-            yield f"{key}={show(value)} is none of {', '.join(map(show, allowed))}"
+            yield key, f"is none of {', '.join(map(show, allowed))}"
     for key, least in TABLES["counts"].items():
         value = OmegaConf.select(cfg, key)
-        if type(value) is not int or value < least:
-            yield f"{key}={show(value)} must be a whole number, {least} or more"
+        if type(value) is not int or not least <= value <= MOST_COUNT:
+            most = f", {MOST_COUNT} at most" if type(value) is int and value > least else ""
+            yield key, f"must be a whole number, {least} or more{most}"
+    if cfg.hardware.cuda is True and not isinstance(cfg.hardware.gpu_memory_gb, (int, float)):
+        yield "hardware.gpu_memory_gb", "must be the GiB of a GPU: choose hardware=8x80gb"
 
 
-def check_names(cfg: Any) -> Iterator[str]:
+def check_kinds(cfg: Any, method: str) -> Iterator[tuple[str, str]]:
+    """Check that each flag of the engine has a value of its own kind.
+
+    In argv all is text: `[3]`, "nan" and true would become numbers there, null the default.
+    """
+    given = list_values(cfg.openrlhf)
+    for key, (action, *_) in group_actions(build_parser(method)).items():
+        value, (words, kinds) = given.get(key), KINDS[action.type]
+        several = value if isinstance(value, list) and action.nargs else [value]
+        if value is not action.default and any(type(one) not in kinds for one in several):
+            yield f"openrlhf.{key}", f"must be {words}"
+
+
+def check_names(cfg: Any) -> Iterator[tuple[str, str]]:
     """Check that names lead out of no folder, since they become folders here and in results/."""
-    for key in ("name", "data.name", "run_dir", "data_dir", "model.path"):
-        value = str(OmegaConf.select(cfg, key))
-        if key.endswith("name") and not NAME.fullmatch(value):
-            allowed = "letters and digits, after the first also . _ - + = @, 100 at most"
-            yield f"{key}={value[:60]!r} is no name: {allowed}"
+    for key in ("name", "data.name", "hardware.name"):
+        value = OmegaConf.select(cfg, key)
+        if type(value) not in (str, int, float) or not NAME.fullmatch(str(value)):
+            yield (
+                key,
+                "is no name: letters and digits, after the first also . _ - + = @, 100 at most",
+            )
+    for key in ("run_dir", "data_dir", "model.path"):
+        value = OmegaConf.select(cfg, key)
         # NUL, line breaks and half characters are not printable
-        long = any(len(part.encode("utf-8", "replace")) > 255 for part in value.split("/"))
-        if not key.endswith("name") and (long or not value.isprintable()):
-            yield f"{key}={value[:60]!r} is no path: printable, each part of 255 bytes at most"
+        is_path = type(value) is str and value.isprintable() and not value.startswith("~")
+        if not is_path or any(len(part.encode()) > 255 for part in value.split("/")):
+            yield key, "is no path: printable text, each part of 255 bytes at most, no ~ for $HOME"
 
 
 def check_places(cfg: Any, method: str) -> Iterator[str]:
@@ -85,35 +125,48 @@ def check_places(cfg: Any, method: str) -> Iterator[str]:
         folder = tempfile.gettempdir()
         if len(os.path.join(folder, SOCKET).encode()) > SOCKET_BYTES:
             yield f"TMPDIR={folder} is too long for Ray's sockets: export TMPDIR=/tmp"
-    place = find_existing(cfg.run_dir)
+    try:
+        place = find_existing(cfg.run_dir)
+    except (OSError, RuntimeError) as error:  # a loop of links
+        yield f"run_dir={cfg.run_dir:.200} cannot be followed ({error!s:.80}): set run_dir=FOLDER"
+        return
     if not place.is_dir() or not os.access(place, os.W_OK):
         yield f"run_dir={cfg.run_dir}: {place} cannot be written; set run_dir=FOLDER elsewhere"
 
 
-def check_bounds(cfg: Any, method: str) -> Iterator[str]:
+def check_bounds(cfg: Any, method: str) -> Iterator[tuple[str, str]]:
     """Refuse numbers with which the engine trains on nothing, or in the wrong direction."""
     flags = cfg.openrlhf
     has_critic = method == "ppo" and flags.algo.advantage.estimator == "gae"
-    for key, least in BOUNDS.items():
-        value = None if "critic" in key and not has_critic else OmegaConf.select(flags, key)
-        # null is the engine's default, and a word is refused by the engine; not `<`, for NaN
-        if isinstance(value, (int, float)) and not least <= value < MOST:
-            words = "above 0" if least == TINY else f"{least} or more"
-            yield f"openrlhf.{key}={show(value):.60} must be {words}, and finite (below {MOST:g})"
-    top_p, samples = (
-        OmegaConf.select(flags, key) for key in ("rollout.top_p", "eval.n_samples_per_prompt")
-    )
-    if isinstance(top_p, (int, float)) and top_p > 1:
-        yield f"openrlhf.rollout.top_p={top_p} must be 1 at most"
-    if method == "ppo" and flags.eval.temperature == 0 and samples > 1:
-        yield (
-            f"openrlhf.eval.n_samples_per_prompt={samples} greedy samples are all the same: 1, or "
-            "openrlhf.eval.temperature above 0"
-        )
+    for key, value in list_values(cfg).items():
+        least, most = BOUNDS.get(key, (-MOST, MOST))
+        for number in value if isinstance(value, list) else [value]:
+            # null is the engine's default, and a word is refused above; not `<`, for NaN
+            if not isinstance(number, (int, float)) or least <= number <= most:
+                continue
+            if key.startswith("openrlhf.critic") and not has_critic:
+                continue
+            words = "above 0, and " if least == TINY else f"{least:g} or more, and "
+            words = f"{words if key in BOUNDS else ''}finite (below {MOST:g})"
+            is_high = key in BOUNDS and most < number < math.inf
+            yield key, f"must be {f'{most:g} at most' if is_high else words}"
+    for key in ("eval.steps", "ckpt.save_steps"):
+        if OmegaConf.select(flags, key) == 0:
+            yield f"openrlhf.{key}", "divides by zero at the first step: -1 for never"
+    samples = OmegaConf.select(flags, "eval.n_samples_per_prompt")
+    if method == "ppo" and flags.eval.temperature == 0 and samples != 1:
+        words = "greedy samples are all the same: 1, or openrlhf.eval.temperature above 0"
+        yield "openrlhf.eval.n_samples_per_prompt", words
+    if method == "ppo" and not (flags.train.agent_func_path or flags.reward.remote_url):
+        yield "openrlhf.train.agent_func_path", "gives no reward: reward_server/openrlhf_hook.py"
+    longest, response = flags.data.max_len, OmegaConf.select(flags, "rollout.max_new_tokens")
+    if isinstance(longest, int) and isinstance(response, int) and longest <= response:
+        words = f"leaves no room for a prompt in openrlhf.data.max_len={longest}"
+        yield "openrlhf.rollout.max_new_tokens", words
     batch = flags.rollout.batch_size if method == "ppo" else flags.train.batch_size
     most = flags.data.max_samples
-    if isinstance(batch, int) and isinstance(most, int) and 0 < most < batch:
-        yield f"openrlhf.data.max_samples={most} is less than one batch of {batch}: no step is made"
+    if isinstance(batch, int) and isinstance(most, int) and most < batch:
+        yield "openrlhf.data.max_samples", f"is less than one batch of {batch}: no step is made"
 
 
 def check_secrets(cfg: Any) -> Iterator[str]:
@@ -134,6 +187,12 @@ def check_secrets(cfg: Any) -> Iterator[str]:
     elif key and not os.environ.get("WANDB_API_KEY") and not offline:
         known = "openrlhf.logger.wandb.key=environment"
         yield f"{known}, but WANDB_API_KEY is not set: export it, or WANDB_MODE=offline"
+
+
+def list_values(config: Any, resolve: bool = True) -> dict[str, Any]:
+    """List all values of a configuration by their keys, nested ones with dots."""
+    plain: Any = OmegaConf.to_container(config, resolve=resolve)
+    return flatten(plain)
 
 
 def find_existing(path: str) -> Path:

@@ -25,6 +25,7 @@ from data_prep.command import run_command
 from data_prep.errors import UserError
 from data_prep.files import write_json, write_text
 from recipes.machine import complete_words
+from recipes.rules import find_wrong_settings, show
 from recipes.run_folder import open_data, read_record
 
 Scores = dict[str, list[float]]
@@ -33,13 +34,20 @@ Scores = dict[str, list[float]]
 
 def run_grid(cfg: DictConfig) -> None:
     """Train and score every rate, then write table, plot and link. Raises UserError."""
-    rates, select = [f"{rate:g}" for rate in cfg.grid.rates], cfg.grid.select
-    if select not in ("best", "last") or not rates:
-        raise UserError(f"grid.select={select} is best or last; grid.rates has at least one rate")
+    wrong, select = find_wrong_settings(cfg, "sft"), cfg.grid.select
+    if select not in ("best", "last"):
+        wrong.append(f"grid.select={show(select)} is best or last")
+    if not cfg.grid.rates or any(type(rate) not in (int, float) for rate in cfg.grid.rates):
+        wrong.append(f"grid.rates={show(cfg.grid.rates)} is no list of rates: [1e-5,5e-6]")
+    if wrong:
+        raise UserError(*wrong)
+    rates = [f"{rate:g}" for rate in cfg.grid.rates]
     folder, epochs, data = Path(cfg.run_dir), cfg.openrlhf.train.max_epochs, open_data(cfg)
     rows = min(data.manifest["files"]["train.jsonl"]["rows"], cfg.openrlhf.data.max_samples)
     # the engine leaves out the last, partial batch of each epoch
-    steps = rows // cfg.openrlhf.train.batch_size
+    if not (steps := rows // cfg.openrlhf.train.batch_size):
+        size = f"openrlhf.train.batch_size={cfg.openrlhf.train.batch_size}"
+        raise UserError(f"{rows} rows are less than one batch: lower {size}")
     print(f"{len(rates)} rates × {epochs} epochs of {steps} steps → {folder}", flush=True)
     if cfg.dry_run:
         return

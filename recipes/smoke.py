@@ -21,10 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.command import run_command
+from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json
 from recipes.engine.checkpoints import list_complete
 from recipes.launcher import INTERRUPTED
 from recipes.machine import complete_words, read_nvidia
+from recipes.rules import find_wrong_settings
 from recipes.run_folder import read_record
 
 MODEL = Path("recipes/laptop_model")
@@ -36,6 +38,8 @@ STALE_KL = 0.01  # of this model; about 1e-3 where vLLM has the trained weights
 
 def main(cfg: DictConfig) -> None:
     """Run the recipe, resume it, check what it left, print the table."""
+    if wrong := find_wrong_settings(cfg, "ppo"):  # a folder of this name is removed
+        raise UserError(*wrong)
     words = [word for word in sys.argv[1:] if not word.startswith(("name=", "run_dir="))]
     folder = Path("runs/smoke") / f"{cfg.name}-{cfg.hardware.name}"
     shutil.rmtree(folder, ignore_errors=True)

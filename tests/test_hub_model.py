@@ -130,6 +130,7 @@ def fetch(root: Path, cache: Path, port: int, *models: str, child: str = CHILD) 
 
 def test_fetching_and_refusing(hub, root, tmp_path):
     asked = [f"lab/tiny@{PINNED}", f"lab/tiny@{OTHER}", f"lab/none@{PINNED}", f"lab/gated@{PINNED}"]
+    asked += [f"lab/..@{PINNED}"]
     folder, *refused = fetch(root, tmp_path, hub.server_port, *asked, f"lab/pickled@{PINNED}")
     assert sorted(path.name for path in Path(folder).iterdir()) == [
         "config.json",
@@ -139,7 +140,13 @@ def test_fetching_and_refusing(hub, root, tmp_path):
     assert Path(folder).name == PINNED
     for line, mend in zip(
         refused,
-        ("no such commit", "does not exist", "accept its terms", "no *.safetensors"),
+        (
+            "no such commit",
+            "does not exist",
+            "accept its terms",
+            "no id of the hub",
+            "no *.safetensors",
+        ),
         strict=True,
     ):
         assert line.startswith("refused: model.path=lab/") and mend in line

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -323,9 +325,42 @@ def test_measured_constants_replace_the_assumed_ones(compose_one, tmp_path):
     path.write_text('{"constants": {"tensor_call": 0.04}}')
     cfg, _ = compose_one("paper", "8x80gb", f"plan.measured={path}")
     assert plan.read_machine(cfg) == plan.build_machine(tensor_call=0.04)
-    path.write_text('{"constants": {"no_such": 1}}')
-    with pytest.raises(UserError, match="make smoke"):
-        plan.read_machine(cfg)
+    for wrong in ('{"no_such": 1}', '{"tensor_call": NaN}', '{"disk": -1}', '{"disk": "1"', "[]"):
+        path.write_text(f'{{"constants": {wrong}}}')
+        with pytest.raises(UserError, match="make smoke"):
+            plan.read_machine(cfg)
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("plan.prompt_tokens=nan", "plan.prompt_tokens=nan must be above 0"),
+        ("openrlhf.rollout.batch_size=0", "batch_size=0 must be 1 or more"),
+        ("openrlhf.vllm.tensor_parallel_size=0", "tensor_parallel_size=0 must be 1 or more"),
+        ("hardware.gpu_memory_gb=null", "hardware.gpu_memory_gb=null must be the GiB"),
+        ("hardware.gpu_tflops=0", "hardware.gpu_tflops=0 must be above 0"),
+    ],
+)
+def test_a_plan_is_of_values_that_a_run_may_have(compose_config, capsys, word, part):
+    with pytest.raises(UserError, match=re.escape(part)):
+        plan.print_plan(compose_config("rlvr", "experiment=paper", "hardware=8x80gb", word))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("size", ["x", -1, 0, 1.5, 2**40, None, [3], True])
+def test_the_sizes_of_a_model_are_sizes(compose_config, tmp_path, size):
+    cfg = compose_config("rlvr", f"model.path={tmp_path}")
+    known = json.loads(Path("recipes/laptop_model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known | {"num_hidden_layers": size}))
+    with pytest.raises(UserError, match="has no sizes of a model that we know"):
+        read_shape(cfg)
+    cfg.model.path = "org/name"
+    cfg.model.shape = Shape(1, 1, 1, 1, 1, 1, 1, True)._asdict() | {"layers": size}
+    with pytest.raises(UserError, match=r"model\.shape has no sizes of a model"):
+        read_shape(cfg)
+    cfg.model.shape = {"layers": 1}
+    with pytest.raises(UserError, match=r"model\.shape has no sizes of a model"):
+        read_shape(cfg)
 
 
 def test_the_disk_counts_what_is_kept(compose_one):

@@ -48,6 +48,29 @@ def test_a_finished_rate_is_kept_and_an_unfinished_one_resumed(tmp_path: Path, m
     assert {"openrlhf.adam.lr=1e-05", "openrlhf.ckpt.save_steps=79"} <= set(asked[0])
 
 
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("grid.rates=[]", "grid.rates=[] is no list of rates"),
+        ("grid.rates=[x]", "grid.rates=['x'] is no list of rates"),
+        ("grid.rates=[nan]", "grid.rates=[nan] must be above 0"),
+        ("grid.rates=[1e-5,-1]", "grid.rates=[1e-05, -1] must be above 0"),
+        ("grid.select=worst", "grid.select=worst is best or last"),
+        ("openrlhf.train.batch_size=0", "batch_size=0 must be 1 or more"),
+        ("openrlhf.train.batch_size=999999", "lower openrlhf.train.batch_size=999999"),
+        ("openrlhf.train.max_epochs=1.5", "max_epochs=1.5 must be a whole number"),
+        ("name=../x", "name=../x is no name"),
+    ],
+)
+def test_a_grid_that_cannot_be_trained_is_refused_before_its_first_run(
+    compose_config, bank, word, part
+) -> None:
+    cfg = compose_config("sft", "hardware=cpu", f"data_dir={bank}", "dry_run=true", word)
+    with pytest.raises(UserError) as error:
+        sft_grid.run_grid(cfg)
+    assert any(part in line for line in error.value.problems), error.value.problems
+
+
 def test_a_part_that_fails_stops_the_grid() -> None:
     with pytest.raises(UserError, match=r"eval.run failed .*the same command continues"):
         run_child("eval.run", "experiment=no_such_experiment")

@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from data_prep.errors import UserError
+from recipes.smoke import main
 
 
 def smoke(root: Path, *words: str, cwd: Path) -> tuple[subprocess.CompletedProcess, dict]:
@@ -19,6 +23,16 @@ def smoke(root: Path, *words: str, cwd: Path) -> tuple[subprocess.CompletedProce
 
 def list_wrong(result: dict) -> list[str]:
     return [name for name, (ok, _) in result["checks"].items() if not ok]
+
+
+@pytest.mark.parametrize("word", ["name=../../precious", "hardware.name=/../../../precious"])
+def test_a_name_leads_to_no_other_folder_which_would_be_removed(
+    compose_config, tmp_path, monkeypatch, word
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: pytest.fail(f"removed {folder}"))
+    with pytest.raises(UserError, match="is no name"):
+        main(compose_config("rlvr", "hardware=cpu", word))
 
 
 @pytest.mark.e2e

@@ -72,6 +72,96 @@ def test_what_cannot_train_is_refused_by_key_and_value(wrong, override, part):
 @pytest.mark.parametrize(
     ("override", "part"),
     [
+        # in argv all is text, where these would be the number 3, NaN, 1 and the engine's default
+        ("openrlhf.actor.adam.lr=[0.001]", "adam.lr=[0.001] must be a number"),
+        ("openrlhf.rollout.temperature='nan'", "temperature=nan must be a number"),
+        ("openrlhf.rollout.temperature=true", "temperature=true must be a number"),
+        ("openrlhf.actor.adam.lr=null", "adam.lr=null must be a number"),
+        ("~openrlhf.actor.adam.lr", "adam.lr=null must be a number"),
+        ("openrlhf.rollout.batch_size='64'", "batch_size=64 must be a whole number"),
+        ("openrlhf.rollout.batch_size=64.0", "batch_size=64.0 must be a whole number"),
+        ("openrlhf.data.max_len=null", "max_len=null must be a whole number"),
+        ("openrlhf.train.colocate_all=1", "colocate_all=1 must be true or false"),
+        ("openrlhf.actor.adam.betas=[0.9,x]", "betas=[0.9, 'x'] must be a number"),
+        ("openrlhf.data.input_key=[a]", "input_key=['a'] must be text"),
+        # NaN and infinity anywhere, and numbers out of what they mean
+        ("openrlhf.actor.max_norm=nan", "max_norm=nan must be 0 or more, and finite"),
+        ("openrlhf.algo.advantage.gamma=2", "gamma=2 must be 1 at most"),
+        ("openrlhf.algo.advantage.lambd=-3", "lambd=-3 must be 0 or more"),
+        ("openrlhf.actor.eps_clip_low_high=[0.2,nan]", "[0.2, nan] must be 0 or more"),
+        ("openrlhf.actor.adam.betas=[2,2]", "betas=[2, 2] must be 1 at most"),
+        ("openrlhf.actor.adam.lr=1000", "adam.lr=1000 must be 1 at most"),
+        ("openrlhf.actor.lr_warmup_ratio=2", "lr_warmup_ratio=2 must be 1 at most"),
+        ("openrlhf.actor.lr_scheduler=cosin", "lr_scheduler=cosin is none of cosine_with_min_lr"),
+        ("openrlhf.ds.zero_stage=7", "zero_stage=7 must be 3 at most"),
+        ("openrlhf.ds.lora.rank=-4", "lora.rank=-4 must be 0 or more"),
+        ("openrlhf.logger.logging_steps=0", "logging_steps=0 must be 1 or more"),
+        ("openrlhf.eval.steps=0", "eval.steps=0 divides by zero at the first step: -1"),
+        ("openrlhf.ckpt.save_steps=-7", "save_steps=-7 must be -1 or more"),
+        ("openrlhf.train.seed=-5", "train.seed=-5 must be 0 or more"),
+        ("openrlhf.reward.overlong_buffer_len=nan", "buffer_len=nan must be finite (below 1e+15)"),
+        ("openrlhf.rollout.max_new_tokens=1024", "leaves no room for a prompt in openrlhf.data."),
+        ("seed=4294967296", "seed=4294967296 must be a whole number, 0 or more, 2147483647 at"),
+        ("reward.patience=0", "reward.patience=0 must be above 0"),
+        ("reward.options.correct=nan", "reward.options.correct=nan must be finite"),
+        ("plan.prompt_tokens=-5", "plan.prompt_tokens=-5 must be above 0"),
+        ("plan.rows.train=x", "plan.rows.train=x must be a whole number, 0 or more"),
+        # by the key that was given, not by the flag that refers to it
+        ("hardware.vllm_memory=nan", "hardware.vllm_memory=nan must be above 0"),
+        ("hardware.gpus_per_node=1e3", "hardware.gpus_per_node=1000.0 must be a whole number, 1"),
+        ("hardware.training_gpus_per_node=0", "hardware.training_gpus_per_node=0"),
+        ("hardware.async=null", "hardware.async=null is none of true, false"),
+        ("hardware.name=../x", "hardware.name=../x is no name"),
+        ("name=null", "name=null is no name"),
+        ("name=true", "name=true is no name"),
+        ("run_dir='~/run'", "run_dir=~/run is no path: printable text"),
+        ("data_dir=[data]", "is no path"),
+    ],
+)
+def test_a_value_of_another_kind_or_out_of_its_range(wrong, override, part):
+    found = wrong("rlvr", override)
+    assert any(part in line for line in found), found
+    (key,) = {line.partition("=")[0] for line in found}
+    assert len(found) == 1 or key == "data_dir"
+
+
+def test_each_wrong_value_is_one_line_and_all_are_there(compose_config, tmp_path):
+    words = ["openrlhf.actor.adam.lr='x'", "openrlhf.rollout.batch_size=1.5", "seed=1e3"]
+    argv, problems = check_recipe(compose_config("rlvr", f"run_dir={tmp_path}/run", *words), "ppo")
+    keys = [line.partition("=")[0] for line in problems]
+    assert argv == []
+    assert sorted(keys) == ["openrlhf.actor.adam.lr", "openrlhf.rollout.batch_size", "seed"]
+
+
+def test_a_gpu_has_a_size(wrong):
+    found = wrong("rlvr", "hardware=cpu", "hardware.cuda=true")
+    assert "hardware.gpu_memory_gb=null must be the GiB of a GPU: choose hardware=8x80gb" in found
+
+
+@pytest.mark.parametrize("key", ["run_dir", "data_dir"])
+def test_a_loop_of_links_is_named(compose_config, tmp_path, key):
+    (tmp_path / "loop").symlink_to("loop")
+    words = [f"run_dir={tmp_path}/run", f"{key}={tmp_path}/loop"]
+    argv, problems = check_recipe(compose_config("rlvr", *words), "ppo")
+    assert argv == [] and any(f"{tmp_path}/loop" in line for line in problems)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["openrlhf.train.agent_func_path=''"],
+        ["openrlhf.eval.dataset=5"],
+    ],
+)
+def test_what_the_engine_stumbles_over_is_a_line(compose_config, tmp_path, words):
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}/run", *words)
+    argv, problems = check_recipe(cfg, "ppo")
+    assert argv == [] and problems and all("\n" not in line for line in problems)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
         ("openrlhf.adam.lr=0", "openrlhf.adam.lr=0 must be above 0"),
         ("openrlhf.train.max_epochs=0", "max_epochs=0"),
         ("openrlhf.data.max_samples=63", "less than one batch of 64"),
