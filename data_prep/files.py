@@ -65,6 +65,8 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     import yaml
 
     read: Any = json.loads if path.suffix == ".json" else yaml.safe_load
+    if not path.is_file():  # a FIFO would wait, /dev/zero would never end
+        raise UserError(f"{path} is no regular file: {fix}")
     try:
         return dict(read(path.read_bytes()).items())
     except (ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:

@@ -167,9 +167,10 @@ def check_data(cfg: Any, facts: Facts) -> Iterator[str]:
     if facts.method == "sft":  # which alone reads the rows' responses
         held["direct_response"] = manifest.get("direct_response", "letter")
         asked["direct_response"] = cfg.data.direct_response
-    other = [f"{key} {held[key]}" for key in asked if held.get(key, asked[key]) != asked[key]]
+    show = rules.show
+    other = [f"{key} {show(held[key])}" for key in asked if held.get(key, asked[key]) != asked[key]]
     if other:
-        wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
+        wanted = ", ".join(f"{key} {show(value)}" for key, value in asked.items())
         yield f"{folder} was prepared with {', '.join(other)}, not {wanted}: run `{prepare}`"
     # the engine cuts a long prompt from the left, where the instruction is
     limit, longest = find_prompt_limit(cfg, facts.method), manifest["max_prompt_tokens"]["found"]

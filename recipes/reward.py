@@ -11,6 +11,8 @@ from unittest.mock import patch
 
 from omegaconf import OmegaConf
 
+from data_prep.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 HOOK_FILE = "reward_server/openrlhf_hook.py"
 URL = re.compile(r"https?://[^/?]+/get_reward")  # http://node7:5000/get_reward
@@ -116,6 +118,8 @@ def check_hook(file: str, rows: list[dict[str, Any]], reward: Any, seed: int) ->
                         f"{rewards[1]} to a wrong one, for row {row['id']}"
                     )
                     return
+        except UserError as error:  # of reward.options
+            yield from error.problems
         except Exception as error:  # a user's own hook may raise anything
             yield f"the reward hook {file} fails on the training rows: {error!r:.300}"
 

@@ -95,7 +95,9 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
         # resume=auto passes over what a start that failed before the engine has left
         if is_begun(folder) or (cfg.resume is False and started - {".lock"}):
             advice = "choose another name (name=NAME), continue it (resume=true), or delete it"
-            yield f"{folder} holds a run: {advice}"
+            is_run = is_begun(folder) or "config.yaml" in started
+            held = f"holds a run: {advice}" if is_run else "is not empty: run_dir=FOLDER elsewhere"
+            yield f"{folder} {held}"
         return
     if not (folder / "run.json").is_file():
         yield f"{folder} holds no run to resume: leave resume=… out, or delete it"

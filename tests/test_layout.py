@@ -74,9 +74,9 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3106,
+    "data_prep": 3108,
     "reward_server": 1494,
-    "recipes": 3930,
+    "recipes": 3937,
     "eval": 4910,
 }
 MOST_FILES = 91  # with seven empty __init__.py

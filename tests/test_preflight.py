@@ -421,3 +421,15 @@ def test_the_command_line_tells_it_and_exits_with_2(root, tmp_path):
     assert done.returncode == 2
     assert "make prep data=bank" in done.stderr and "Traceback" not in done.stderr
     assert not Path(tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("reward.options.leak_penalty=-1", "reward.options.leak_penalty=-1: must be greater"),
+        ("+reward.options.foo=1", "reward.options.foo=1: "),
+    ],
+)
+def test_options_of_the_reward_are_refused_in_their_own_words(laptop, word, said):
+    (line,) = find_problems(laptop(word), "ppo")
+    assert line.startswith(said)

@@ -1,14 +1,16 @@
 """The run folder: whole files or none, trimmed rows, what resume forgets, and what it refuses."""
 
 import json
+import os
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, write_text
+from data_prep.files import hash_file, read_mapping, write_text
 from recipes.engine.checkpoints import list_complete
 from recipes.run_folder import (
     check_run_folder,
@@ -59,6 +61,22 @@ def test_resume_forgets_what_will_be_run_again(tmp_path):
     assert [
         json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ] == [1, 2, 1]
+
+
+def test_a_folder_of_other_files_is_no_run_to_delete(compose_config, tmp_path):
+    (tmp_path / "thesis.pdf").write_text("")
+    (line,) = check_run_folder(compose_config("rlvr", f"run_dir={tmp_path}"), {})
+    assert line == f"{tmp_path} is not empty: run_dir=FOLDER elsewhere"
+    (tmp_path / "config.yaml").write_text("")  # of a start that failed
+    (line,) = check_run_folder(compose_config("rlvr", f"run_dir={tmp_path}"), {})
+    assert "holds a run" in line and "or delete it" in line
+
+
+def test_a_mapping_is_read_from_a_regular_file_alone(tmp_path):
+    os.mkfifo(tmp_path / "fifo.json")
+    for path in (tmp_path / "fifo.json", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match="is no regular file: fix it"):
+            read_mapping(path, "fix it")
 
 
 def test_one_launcher_at_a_time_and_none_while_its_engine_lives(tmp_path):
