@@ -13,10 +13,13 @@ QUOTE = '$(subst <make-space>,$(SPACE),$(subst <make-backslash>,\,$(subst ','\''
 WORDS = $(subst \$(SPACE),<make-space>,$(subst \\,<make-backslash>,$(subst $$$$,$$,$(MAKEOVERRIDES))))
 GIVEN = $(filter-out PYTHON=% PY=% EXPERIMENT=% HARDWARE=%,$(WORDS))
 # nor does make itself look into them: to export name='$(shell …)' it would run that
-unexport $(foreach word,$(GIVEN),$(firstword $(subst =,$(SPACE),$(word))))
+unexport $(foreach word,$(GIVEN),$(firstword $(subst =,$(SPACE),$(word)))) EXPERIMENT HARDWARE
+# what a user said of these two is data as well; only the defaults above are of make's language
+SAID = $(if $(filter file,$(origin $(1))),$($(1)),$(value $(1)))
+PLACE = $(call QUOTE,hardware=$(call SAID,HARDWARE))
 OVERRIDES = $(foreach word,$(GIVEN),$(call QUOTE,$(word)))
 # First, so that what the user says wins: of a group that is chosen twice Hydra takes the last.
-CHOICE = $(call QUOTE,experiment=$(EXPERIMENT)) $(OVERRIDES)
+CHOICE = $(call QUOTE,experiment=$(call SAID,EXPERIMENT)) $(OVERRIDES)
 BANK := data/bank/manifest.json
 
 .DEFAULT_GOAL := help
@@ -35,22 +38,22 @@ prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER
 	@$(PY) -m data_prep.run $(CHOICE)
 
 plan: setup ## memory, time and disk of a run: make plan experiment=paper hardware=8x80gb
-	@$(PY) -m recipes.plan $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+	@$(PY) -m recipes.plan $(PLACE) $(CHOICE)
 
 smoke: setup $(BANK) ## prove an installation: three steps of a recipe with a tiny model
-	@$(PY) -m recipes.smoke $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+	@$(PY) -m recipes.smoke $(PLACE) $(CHOICE)
 
 probe: setup $(BANK) ## before a run: how many answers of the base model follow the format
 	@$(PY) -m eval.probe $(CHOICE)
 
 rlvr: setup $(BANK) ## train by PPO with the verifiable reward
-	@$(PY) -m recipes.rlvr $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+	@$(PY) -m recipes.rlvr $(PLACE) $(CHOICE)
 
 sft: setup $(BANK) ## train the SFT baseline
-	@$(PY) -m recipes.sft $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+	@$(PY) -m recipes.sft $(PLACE) $(CHOICE)
 
 sft-grid: setup $(BANK) ## SFT baseline over learning rates and epochs, the best on dev is kept
-	@$(PY) -m recipes.sft_grid $(call QUOTE,hardware=$(HARDWARE)) $(CHOICE)
+	@$(PY) -m recipes.sft_grid $(PLACE) $(CHOICE)
 
 eval: setup $(BANK) ## evaluate base, SFT and RLVR: accuracy with n and 95 % interval
 	@$(PY) -m eval.run $(CHOICE)

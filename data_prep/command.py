@@ -24,6 +24,7 @@ CONFIGS = ROOT / "recipes" / "configs"
 USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
 
 SEVERAL = ("-m", "--m", "hydra.mode=", "hydra.sweep")  # Hydra's ways to ask for several runs
+HYDRAS = re.compile(r"[+~]*hydra[./@=](?!searchpath)")  # they would write folders and logs
 # Escape, bell, carriage return, C1, line separators, marks that turn the direction of text, halves
 # of emoji: a terminal would obey them, or a reader see another text.
 UNSEEN = [*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, 0xFEFF]
@@ -65,6 +66,8 @@ def run_command(
             sys.argv[1:] = complete(sys.argv[1:])
         if several := [word for word in sys.argv[1:] if word.startswith(SEVERAL)]:
             raise UserError(f"{several[0]}: a command makes one run; start it once for each value")
+        if own := [word for word in sys.argv[1:] if HYDRAS.match(word)]:
+            raise UserError(f"{own[0]}: Hydra's own settings are the command's; leave it out")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises then, instead of printing by itself
         hydra.main(config_path=str(CONFIGS), config_name=name, version_base="1.3")(job)()
         if failed:
@@ -82,10 +85,13 @@ def run_command(
     except KeyboardInterrupt:
         problems, code = ["stopped"], 130
     except Exception as error:
-        # no check can know every key: a list for a number breaks what uses it
-        if not (kinds := explain_kinds(name, sys.argv[1:])):
+        # no check can know every key: a list for a number breaks what uses it, Hydra `data=null`
+        if wrong := explain_overrides(name, sys.argv[1:]):
+            problems, code = wrong, 2
+        elif kinds := explain_kinds(name, sys.argv[1:]):
+            problems, code = [*kinds, f"with this: {type(error).__name__}: {error}"], 2
+        else:
             raise
-        problems, code = [*kinds, f"with this: {type(error).__name__}: {error}"], 2
     for problem in problems:
         print(show_text(problem), file=sys.stderr)
     sys.exit(code)
@@ -112,10 +118,13 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
     from hydra.errors import HydraException
 
     problems, parsed, groups = [], [], []
-    for word in [word for word in words if "=" in word and not word.startswith("-")]:
+    for word in [word for word in words if not word.startswith("-")]:
+        if not re.match(r"~|[^=]+=", word):
+            problems.append(f"{word} is no setting: KEY=VALUE")
+            continue
         try:
             override = OverridesParser.create().parse_override(word)
-        except HydraException:
+        except (HydraException, ValueError):  # ValueError: a number of more than 4,300 digits
             override = None
         # a,b would be several runs of one command, which no recipe has
         if override is None or override.is_sweep_override():

@@ -1,6 +1,7 @@
 """The door of every command: what a user can get wrong on the command line is one line, never a traceback."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -24,6 +25,11 @@ from data_prep.errors import UserError
         ("name=a,b", ["name=a,b: Hydra cannot read this value", "'name=\"a,b\"'"]),
         ("data.source=/data/médecine/q (1).csv", ["'data.source=\"/data/médecine/q (1).csv\"'"]),
         ("name=a#b=c", ["'name=\"a#b=c\"'"]),
+        ("select", ["select is no setting: KEY=VALUE"]),
+        ("seed:3", ["seed:3 is no setting: KEY=VALUE"]),
+        ("=x", ["=x is no setting: KEY=VALUE"]),
+        ("data=null", ["data=None is none of bank"]),
+        ("seed=" + "9" * 5000, ["Hydra cannot read this value"]),
     ],
 )
 def test_a_wrong_override_is_one_line_that_says_what_may_be(word, parts):
@@ -112,6 +118,35 @@ def test_a_command_is_one_run(monkeypatch, capsys, word):
     )
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hydra.run.dir=x",
+        "hydra.output_subdir=x",
+        "hydra/job_logging=default",
+        "+hydra.verbose=true",
+    ],
+)
+def test_hydra_writes_nothing(monkeypatch, capsys, tmp_path, word):
+    """Its folders and logs would be in the project's root, also of a dry run."""
+    monkeypatch.setattr(sys, "argv", ["report", word])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda cfg: pytest.fail("it began"), "report")
+    assert ended.value.code == 2 and list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.startswith(f"{word}: Hydra's own settings are the command's")
+
+
+@pytest.mark.parametrize("word", ["data=null", "experiment=null", "seed=" + "9" * 5000])
+def test_what_hydra_stumbles_over_is_a_line(monkeypatch, capsys, word):
+    monkeypatch.setattr(sys, "argv", ["rlvr", word])
+    monkeypatch.setattr(command.os, "environ", dict(command.os.environ))
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda cfg: pytest.fail("it began"), "rlvr")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith(word.partition("=")[0])
+
+
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def work(cfg):
         raise KeyError("ours")
@@ -178,6 +213,21 @@ def test_make_hands_values_over_as_they_are(root, tmp_path, target, word):
     words = json.loads(done.stdout)
     assert words[-1] == word, done.stderr
     assert "experiment=x" in words and not list(tmp_path.glob("pwned*"))
+
+
+@pytest.mark.parametrize("word", ["$(shell id>pwned)", "a;id>pwned", "$(id>pwned)", "a b"])
+def test_make_runs_nothing_of_what_chooses_an_experiment(root, tmp_path, word):
+    script = tmp_path / "show.py"
+    script.write_text("import json, sys; print(json.dumps(sys.argv[1:]))")
+    old = ["-o", ".venv/ready", "-o", "setup", "-o", "data/bank/manifest.json"]
+    run = ["make", "-s", "-f", str(root / "Makefile"), *old, "rlvr"]
+    run += [f"PY={sys.executable} {script}", f"EXPERIMENT={word}"]
+    # a variable of the environment is one of make's too
+    done = subprocess.run(
+        run, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HARDWARE": word}
+    )
+    assert json.loads(done.stdout)[2:] == [f"hardware={word}", f"experiment={word}"], done.stderr
+    assert not list(tmp_path.glob("pwned*"))
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,21 @@ def test_the_script_asks_for_gpus_memory_and_a_warning_before_the_limit(root):
     asked = set(re.findall(r"^#SBATCH (\S+)$", script, re.MULTILINE))
     assert {"--gpus-per-node=8", "--mem=0", "--requeue", "--signal=B:TERM@180"} <= asked
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["RAY_PORT", "RAY_PATIENCE", "RAY_GPUS", "RAY_CPUS"])
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "a[$(id>pwned)]", "1 2", "9" * 20])
+def test_a_number_is_one_before_bash_computes_with_it(root, tmp_path, name, value):
+    """In `$((port + 1))` a name with brackets would be run."""
+    write(tmp_path / "scontrol", "echo node1")
+    write(tmp_path / "srun", "exit 7")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    slurm = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "node1"}
+    done = subprocess.run(
+        ["bash", str(root / "recipes" / "launch" / "train.sbatch")],
+        env={"PATH": path, "SLURM_JOB_NUM_NODES": "1", name: value} | slurm,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.endswith(f"are whole numbers, not {value}\n")
+    assert not (tmp_path / "pwned").exists()
