@@ -197,6 +197,15 @@ def check_settings(data: DictConfig) -> list[str]:
         if value not in allowed:
             words = [json.dumps(word).strip('"') for word in allowed]  # as YAML has them
             problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
+    readers = sorted(path.stem for path in Path(__file__).parent.glob("sources/[a-z]*.py"))
+    if data.reader not in readers:
+        problems.append(f"data.reader={data.reader!s:.60} is not one of {', '.join(readers)}")
+    for key in ("drop", "flag"):
+        share = OmegaConf.select(data, f"overlap.{key}")
+        if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
+            problems.append(
+                f"data.overlap.{key}={share!s:.60} must be a share, above 0 and 1 at most"
+            )
     if unknown := [name for name in data.drop or () if name not in WARNINGS]:
         problems.append(f"data.drop={unknown} is no warning; there are {', '.join(WARNINGS)}")
     if data.get("answer_is") == "index" and data.index_base is None:

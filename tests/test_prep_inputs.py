@@ -207,6 +207,16 @@ def test_the_target_of_sft_is_a_letter_or_names_the_option(run, tmp_path):
         run(source, "data.direct_response=text")
 
 
+@pytest.mark.parametrize(
+    "word", ["reader=nope", "reader=../x", "overlap.drop=2", "overlap.drop=nan", "overlap.flag=-1"]
+)
+def test_a_reader_is_one_of_ours_and_a_share_is_one(run, tmp_path, word):
+    with pytest.raises(UserError) as error:
+        run(write_rows(tmp_path / "q.jsonl", [make_row()]), ALONE, f"data.{word}")
+    (line,) = error.value.problems
+    assert line.startswith(f"data.{word} ")
+
+
 # --- splits ---------------------------------------------------------------------------------------
 
 
