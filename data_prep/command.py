@@ -167,6 +167,8 @@ def explain_kinds(name: str, words: list[str]) -> list[str]:
     for override in parser.parse_overrides([word for word in words if word not in groups]):
         key, value = override.key_or_group, override.value()
         default = defaults.get(key, value)
+        if default is None and isinstance(value, str):
+            continue  # most keys without a default are texts
         kinds = {float if type(known) is int else type(known) for known in (value, default)}
         if len(kinds) > 1:
             shown = f"{json.dumps(default, default=str):.100}"

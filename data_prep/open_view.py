@@ -41,6 +41,8 @@ def open_questions(split: Split) -> None:
 
 def open_question(question: Question) -> Question:
     """Return a question without its options. Raises BadRow where it cannot be asked so."""
+    if question.target:  # asked openly already, with all its accepted forms
+        return question
     asked = ASKED.search(question.question)
     case, stem = question.question[: asked.start() if asked else 0], asked[0] if asked else ""
     stem = NOUNS.sub(lambda found: f"{found[1]} {re.sub('ie$', 'y', found[2])}", stem)

@@ -6,27 +6,33 @@ Views (`data.options.*`, `data.stem`) show what a score depends on; docs/paper.m
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from data_prep.errors import UserError
+from data_prep.errors import BadRow, UserError
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question, read_index
 
 NONE, NO_STEM = "None of the above", "Which option is right?"
-# Options that name others by letter: "A and C", "both a & b", "abd", "A, B, and D", "A to C",
-# "option B is wrong", "(a) only", "all but D", "options 1 and 2", "the first two". A lone letter is
-# a whole word next to a joiner, so "vitamin A and vitamin C" is none.
+# Words of options that speak of other options: nothing but these is no answer of its own.
+ORDINAL = "first|second|third|fourth|last|former|latter|other|previous"
+ABOUT = (
+    "all|any|both|each|either|neither|none|not?|nor|only|one|two|three|four|some|and|or|but|except|"
+    "excluding|plus|with|without|as|well|to|through|thru|from|then|followed|by|if|because|of|vs|"
+    "the|these|those|them|above|below|same|see|identical|equal|opposite|alone|also|together|"
+    "is|are|true|false|correct|incorrect|right|wrong|apply|applies|mentioned|listed|given|"
+    f"options?|choices?|answers?|statements?|letters?|items?|et|und|oder|ou|[ye]|{ORDINAL}"
+)
+# Options that name others by letter or place and say no more: "A and C", "all of the above but B",
+# "A is true, B is not", "A和B", "the first two"; "vitamin A and vitamin C" says more. Also "abd",
+# "option B is wrong", "options 1 and 2". A letter alone may be a blood group.
 LETTER_LIST = re.compile(
-    r"^(?:both |only |either |neither )?\(?[A-J]\)?"
-    r"(?:(?:\s*(?:[,&+/–-]|\b(?:and|or|nor|to|through|but|not)\b))+\s*\(?[A-J]\)?)+"
-    r"(?: only| both| (?:is|are) \w+)?[. ]*$"
-    r"|^(?:both|only|either|neither|all except|all but|(?:the )?same as|see|as in)"
-    r" \(?[A-J]\)?[. ]*$"
-    r"|^\(?[A-J]\)? only[. ]*$"
-    r"|^[a-e]{2,5}$|\b(?:options?|choices?|answers?|statements?) \(?(?:[A-J]|\d+)\)?(?![a-z])"
-    r"|^the (?:first|last|other|former|latter)(?: (?:two|three|four)|$)\b",
+    rf"^(?!\W*\w\W*$|all but the last)(?=.*(?:(?<![a-z0-9])[A-J](?![a-z0-9])|\bthe (?:{ORDINAL})\b"
+    rf"|\b(?:{ORDINAL}) (?:two|three|four|options?|choices?|answers?)\b))"
+    rf"(?:(?:{ABOUT}|are \w+|[A-J])(?![a-z0-9])"
+    r"|[\s,;.:&+/()\[\]'\"*|•…–—和与跟及或、都均也是对正确不错误-])+$"
+    r"|^[a-e]{2,5}$|\b(?:options?|choices?|answers?|statements?) \(?(?:[A-J]|\d+)\)?(?![a-z])",
     re.IGNORECASE,
 )
 # Stems that cite letters of the options ("option B", "choice (c)") or list them ("A. rest B. run").
@@ -36,21 +42,19 @@ STEM_CITES = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # An option's own label: `A. text`, `(a) text`, `1. text`, `[B] text`, `**C.** text`, `Ｄ．text`,
-# `Option E: text`, `F - text`; not the first digits of `1.5 mg`.
+# `Option E: text`, `F - text`; not the first digits of `1.5 mg`, `1 : 2` or `1 - 2 days`.
 LABEL = re.compile(
-    r"(?:option |choice )?[(\[<（【*]*([A-Za-zＡ-Ｚａ-ｚ]|\d{1,2})"
+    r"(?:option |choice )?[(\[<（【*]*([A-Za-zＡ-Ｚａ-ｚ]|\d{1,2}(?!\s*[:：-]\s*\d))"
     r"(?:\s*[)\].:>*）】．：、]+(?!\d)\s*| - )(?=\S)",
     re.IGNORECASE,
 )
 # "all of the above", "none of these", "both", "all of them", "none apply": stay below the others.
 COLLECTIVE = re.compile(
-    r"\b(?:all|none|both|any|either|neither|some|two|most|every)\b.*"
+    r"\b(?:all|none|both|any|either|neither|some|two|most|every)\b.{0,99}"
     r"\b(?:above|these|those|following|foregoing|options|answers|choices)\b"
-    r"|^(?:all|none|both|neither|either|any|every)"
-    r"(?: one)?(?: of them| apply| applies| two| three| four| but the last)?"
-    r"(?: (?:are|is) (?:true|correct|false|wrong|incorrect|right))?[.]?$"
+    rf"|^(?:all|none|both|neither|either|any|every|no(?= \w))(?:\W|(?:{ABOUT})(?![a-z]))*$"
     r"|^(?:more than one|no (?:correct|right) (?:answer|option)|the previous)\b"
-    r"|\b(?:above|preceding|foregoing)\b",
+    r"|\b(?:above|preceding|foregoing)\b|^(?:以上|上述|[都均皆]|全[部都])",
     re.IGNORECASE,
 )
 
@@ -87,10 +91,10 @@ def reorder_options(question: Question, order: list[int]) -> Question:
 
 def view_question(question: Question, none: str | None, rotate: int) -> Question | None:
     """Rotate the options, then put in "None of the above"; None where that changes the meaning."""
-    count = len(question.options)
+    options, count = question.options, len(question.options)
     is_fixed = count_free(question) < count
-    # with a second "None of the above" two letters would mean the same
-    has_none = any(NONE.casefold() in option.casefold() for option in question.options)
+    # with a second "none of these" two letters would mean the same
+    has_none = any(re.match("n|.*none of", o, re.I) and COLLECTIVE.search(o) for o in options)
     if is_fixed and (rotate or none == "replace_gold"):
         return None
     if none and (has_none or (none == "add" and count == MAX_OPTIONS)):
@@ -167,13 +171,20 @@ def find_index_base(records: Iterable[Any], column: str, options: str | Sequence
     An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError
     where rows show neither, or both: a wrong base would mark nearly every row wrongly.
     """
+    from data_prep.sources.custom import read_options  # which reads labels by this file
+
     lowest = highest = 0
     for record in records:
         if isinstance(record, dict):  # any other is rejected by name when it is parsed
             index = read_index(record.get(column))
-            texts = record.get(options) if isinstance(options, str) else options
+            texts: Sequence[str] = options
+            if isinstance(options, str):
+                try:
+                    texts = read_options(record, options)[0]
+                except BadRow:
+                    continue
             lowest += index == 0
-            highest += index is not None and isinstance(texts, Sized) and index == len(texts)
+            highest += index == len(texts)
     if bool(lowest) == bool(highest):
         raise UserError(
             f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from data_prep.card import draw_lengths, render_card
 from data_prep.clean import WARNINGS
@@ -46,9 +46,10 @@ from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 BATCH = 1000  # rows that are built and measured together
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # becomes a folder's name
+SOURCES = Path(__file__).with_name("sources")
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "chat": (False, True),
-    "openly": (False, True),
+    "reader": tuple(sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))),
+    **dict.fromkeys(("accept", "chat", "openly", "shuffle_options"), (False, True)),
     "direct_response": tuple(DIRECT_RESPONSES),
     "answer_is": ("letter", "text", "index", "references", "number"),
     "index_base": (None, 0, 1, "auto"),
@@ -56,6 +57,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "stem": ("keep", "none"),
     "options.none_of_the_above": (None, "add", "replace_gold"),
 }
+LISTS = ["drop", "parts", "parts_of_mixture", "csv_columns", "units_in_question"]
+LISTS += ["overlap.against", "columns.limits", "columns.meta"]
+OWN_META = ("warnings", "cluster", "overlap_id", "overlap_share", "rotation_of")
 
 
 def prepare(cfg: DictConfig) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
     template, tokenizer, records = read_inputs(cfg)
     data, folder = cfg.data, Path(cfg.data_dir) / str(cfg.data.name)
     origin, remarks = records.origin, records.remarks
+    absent = list_absent_columns(records, data.columns)
     if data.index_base == "auto":
         contents = (content for split in records.splits.values() for _, content in split)
         base = find_index_base(contents, data.columns.answer, data.columns.options)
@@ -81,6 +86,8 @@ def prepare(cfg: DictConfig) -> dict[str, Any]:
         raw = records.splits.pop(name)
         splits[name], parsed = parse_records(name, raw, parse_row, data)
         origin["rows"][name] = {"rows": splits[name].read, "sha256": hash_rows(parsed)}
+    if absent and any(split.questions for split in splits.values()):
+        raise UserError(*absent)
     remarks = [*remarks, *check_rows(data, folder, origin["rows"], origin.get("revision"))]
     # across splits too: rewards and rollouts know a row by its id alone
     counts = Counter(question.id for split in splits.values() for question in split.questions)
@@ -162,6 +169,11 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
         raise UserError(*(f"{key} is not set: give {key}=…" for key in sorted(missing)))
     data, model = cfg.data, cfg.model
     problems = check_settings(data)
+    if not problems and (foreign := list_foreign(Path(cfg.data_dir) / str(data.name))):
+        problems.append(
+            f"{cfg.data_dir}/{data.name} would be replaced, with files that no preparation wrote "
+            f"({', '.join(foreign)[:100]}): move it, or give another data.name or data_dir"
+        )
     if type(cfg.seed) is not int or cfg.seed < 0:
         problems.append(f"seed={cfg.seed} must be a whole number, 0 or more")
     # all three are tried, so that one message has the problems of all
@@ -178,6 +190,29 @@ def read_inputs(cfg: DictConfig) -> tuple[Template, ModelTokenizer, Records]:
     if problems:
         raise UserError(*problems)
     return found[0], found[1], found[2]
+
+
+def list_foreign(folder: Path) -> list[str]:
+    """List files that no preparation wrote: they would be lost where a data set is replaced."""
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() else []
+    ours = {MANIFEST, "README.md", "lengths.png", *(f"{split}.jsonl" for split in SPLITS)}
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name not in ours or MANIFEST not in names]
+
+
+def list_absent_columns(records: Records, columns: DictConfig) -> list[str]:
+    """List the columns of a list that no row has: each would pass for one that is empty."""
+    rows = [row for split in records.splits.values() for _, row in split if isinstance(row, dict)]
+    known: set[str] = set().union(*rows)
+    said = f"they have {', '.join(sorted(known)):.300}"
+    listed = {key: names for key, names in columns.items() if isinstance(names, ListConfig)}
+    return [
+        f"data.columns.{key!s}: no row has {name!r}, {said}"
+        for key, names in listed.items()
+        for name in names
+        if name not in known
+    ]
 
 
 def check_settings(data: DictConfig) -> list[str]:
@@ -197,20 +232,31 @@ def check_settings(data: DictConfig) -> list[str]:
         if value not in allowed:
             words = [json.dumps(word).strip('"') for word in allowed]  # as YAML has them
             problems.append(f"data.{key}={value} is not one of {', '.join(words)}")
-    readers = sorted(path.stem for path in Path(__file__).parent.glob("sources/[a-z]*.py"))
-    if data.reader not in readers:
-        problems.append(f"data.reader={data.reader!s:.60} is not one of {', '.join(readers)}")
-    for key in ("drop", "flag"):
-        share = OmegaConf.select(data, f"overlap.{key}")
-        if share is not None and not (type(share) in (int, float) and 0 < share <= 1):
-            problems.append(
-                f"data.overlap.{key}={share!s:.60} must be a share, above 0 and 1 at most"
-            )
     if unknown := [name for name in data.drop or () if name not in WARNINGS]:
         problems.append(f"data.drop={unknown} is no warning; there are {', '.join(WARNINGS)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
+    for key in LISTS:
+        # a text would be read letter by letter
+        value = OmegaConf.select(data, key, default=OmegaConf.create([]))
+        if not isinstance(value, ListConfig) or not all(isinstance(name, str) for name in value):
+            problems.append(f"data.{key}={value} must be a list of names: give data.{key}=[NAME]")
+    if taken := [name for name in data.columns.get("meta") or () if name in OWN_META]:
+        problems.append(f"data.columns.meta: preparation writes {taken} itself: rename the columns")
+    if len(data.columns.get("limits") or ()) not in (0, 2):
+        problems.append("data.columns.limits must be two columns, the lower and the upper limit")
+    flag, drop = data.overlap.flag, data.overlap.drop
+    highest = 1 if drop is None else drop
+    is_number = all(type(share) in (int, float) for share in (flag, highest))
+    if not is_number or not 0 < flag <= highest <= 1:  # nor NaN
+        fix = "give 0 < flag <= drop <= 1, or drop=null"
+        problems.append(f"data.overlap: flag={flag} and drop={drop} are no shares: {fix}")
     limit, rotate = data.max_prompt_tokens, data.options.rotate
+    if data.prompt.name == "open" and (
+        data.shuffle_options or rotate or data.options.none_of_the_above or data.stem != "keep"
+    ):
+        keys = "data.shuffle_options, data.options and data.stem"
+        problems.append(f"data.prompt.name=open shows no options: leave {keys} as they are")
     if type(limit) is not int or limit < 1:
         problems.append(f"data.max_prompt_tokens={limit} must be a number of tokens, 1 or more")
     if type(rotate) is not int and rotate != "all":

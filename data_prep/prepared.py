@@ -46,6 +46,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     On any error in the block the old folder stays as it was and the new one is removed.
     Raises UserError where the disk is full or not writable, or another preparation runs.
     """
+    folder = folder.resolve()  # where it is a link, its target is replaced
     partial, old, lock = (
         folder.with_name(f".{folder.name}.{kind}") for kind in ("new", "old", "lock")
     )

@@ -84,23 +84,31 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
                 ]
     elif source.is_dir():
         for path in sorted(source.glob("[!.]*")):
-            split = ALIASES.get(path.stem.lower(), path.stem.lower())
-            if split in SPLITS and path.suffix in READERS:
+            is_read = path.suffix.lower() in READERS
+            name = (path.stem if is_read else path.name.partition(".")[0]).lower()
+            # a split is not given up because its file is a zip; notes on it may be next to it
+            if (split := ALIASES.get(name, name)) in SPLITS:
                 found.setdefault(split, []).append(("", path))
             else:
                 remarks.append(f"not read, since it is named after no split: {path.name}")
         found = {split: found[split] for split in SPLITS if split in found}
-        for split, named in found.items():
+        for split, every in found.items():
+            named = [file for file in every if file[1].suffix.lower() in READERS] or every
+            found[split] = named
+            remarks += [
+                f"not read: {path.name}" for part, path in every if (part, path) not in named
+            ]
             if len(named) > 1:  # we cannot know which is meant
                 both = ", ".join(path.name for _, path in named)
                 problems.append(f"{source} holds several files for {split} ({both}): keep one")
         if not found:
             kinds = ", ".join(READERS)
-            problems.append(f"{source} holds no train, dev, test or ood file ({kinds})")
+            fix = f"rename them, or give one file ({kinds}) and its data.split"
+            problems.append(f"{source} holds no file named train, dev, test or ood: {fix}")
     else:
         found[data.split] = [("", source)]
     for _, path in chain.from_iterable(found.values()):
-        if path.suffix not in READERS:
+        if path.suffix.lower() not in READERS:
             problems.append(f"{path}: cannot read {path.suffix!r}; give {', '.join(READERS)}")
         elif not path.is_file():
             problems.append(f"{path} not found; give the place of the files with data.source")
@@ -146,10 +154,11 @@ def read_files(named: list[tuple[str, Path]], data: DictConfig) -> list[tuple[st
     for part, path in named:
         prefix = f"{part}-" if part else ""
         try:
-            for number, row in enumerate(READERS[path.suffix](path, data)):
+            for number, row in enumerate(READERS[kind := path.suffix.lower()](path, data)):
                 records.append((f"{prefix}{number}", limit_row(row)))
         except (OSError, ValueError, RecursionError, csv.Error) as error:
-            raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {error}"[:500]) from error
+            said = f"{path} cannot be read as {kind[1:]}: {error}"[:400]
+            raise UserError(said + FORMS.get(kind, "")) from error
     return records
 
 
@@ -208,9 +217,14 @@ def read_csv(path: Path, data: DictConfig) -> Iterator[Any]:
         reader = csv.DictReader(lines, fieldnames=list(data.csv_columns) or None, strict=True)
         reader.fieldnames = names = [name.strip() for name in reader.fieldnames or []]
         check_columns(names)
-        for row in reader:
-            is_whole = None not in row and None not in row.values()
-            yield row if is_whole else BadRow("number_of_cells", f"not {len(names)}: {row!r:.100}")
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    yield BadRow("number_of_cells", f"not {len(names)}: {row!r:.100}")
+                else:
+                    yield row
+        except csv.Error as error:
+            raise ValueError(f"line {reader.reader.line_num}: {error}") from error
 
 
 def read_parquet(path: Path, data: DictConfig) -> Iterator[Any]:
@@ -241,9 +255,14 @@ def list_values(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError):
-        return [None] * len(column)
+        ones = (column.slice(place, 1) for place in range(len(column)))
+        return [None] if len(column) == 1 else [list_values(one)[0] for one in ones]
 
 
+FORMS = {
+    ".json": ". It must be one list of rows; a file with a row a line is named .jsonl",
+    ".csv": ". Save it in UTF-8, its cells in double quotes and a quote inside a cell twice",
+}
 READERS = {".jsonl": read_jsonl, ".json": read_json, ".csv": read_csv, ".parquet": read_parquet}
 
 

@@ -184,8 +184,7 @@ def check_rows(
         change = f"revision {last.get('revision')} before, {revision} now"
         differences.append(f"{data.name}: {change}")
     if differences and not data.accept:
-        fix = f"to take these rows as they are: make prep data={data.name} data.accept=true"
-        raise UserError(*differences, fix)
+        raise UserError(*differences, "to take these rows as they are, add data.accept=true")
     return [*remarks, *(f"accepted: {line}" for line in differences)]
 
 

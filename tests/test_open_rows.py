@@ -84,6 +84,16 @@ def test_a_gold_option_that_nobody_would_say_is_dropped(gold, reason):
     assert caught.value.reason == reason
 
 
+def test_what_is_asked_openly_already_keeps_its_answer():
+    """data.openly=true on numbers or on names with synonyms: nothing becomes a text, no form is lost."""
+    for target in (
+        {"references": ["gout", "podagra"], "kind": "text"},
+        {"value": 5, "kind": "number"},
+    ):
+        question = Question("a/test/1", "What is it?", [], "", target=target)
+        assert open_question(question) == question
+
+
 def test_the_open_bank_is_what_its_generator_writes(tmp_path):
     for split, rows in build_open_bank().items():
         write_jsonl(tmp_path / f"{split}.jsonl", rows)

@@ -48,6 +48,9 @@ def test_replace_gold_makes_it_right_in_the_place_of_the_right_one() -> None:
     ("question", "view", "turn"),
     [
         (make(["x1", "x2", "none of the above."]), "add", 0),
+        (make(["x1", "x2", "None of these"], "C"), "add", 0),
+        (make(["x1", "x2", "Neither of the options"]), "add", 0),
+        (make(["x1", "x2", "No option is right"]), "add", 0),
         (make(["x1", "x2", "None of the above"], "C"), "replace_gold", 0),
         (make(["x1", "x2", "All of the above"]), "replace_gold", 0),
         (make(["x1", "x2", "All of the above"]), None, 1),

@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from data_prep import tokenizer
+from data_prep.command import explain_kinds
 from data_prep.errors import UserError
 from data_prep.options import shuffle_options
 from data_prep.prepare import prepare
@@ -134,6 +135,8 @@ def test_an_index_may_be_a_decimal_number_and_count_from_one(run, tmp_path, valu
         (make_row(options={"x": "a"}), r"options has the keys \['x'\], not A, B, C"),
         (make_row(question=7), r"1 wrong_type \(custom/train/0: question is 7, not text\)"),
         (make_row(answer="see below"), r"answer 'see below' with 4 options"),
+        (make_row(options=["B. x", "A. y", "C. z"]), r"label_differs .* answer 'B', options"),
+        (make_row(options=["A. x", "C. y", "D. z"], answer="C"), "label_differs"),
         ({"stem": "q"}, r"1 missing_field \(custom/train/0: question is not among \['stem'\]"),
         (["q", "a", "b"], r"not_an_object \(custom/train/0: got list \['q', 'a', 'b'\]"),
     ],
@@ -174,6 +177,14 @@ HEADED = "question,a,b,answer\n"
         ("q.json", '[{"question": "q", "question": "r"}]', r"as json: a key is given twice"),
         ("q.json", "[" * 100_000, r"as json: maximum recursion depth"),
         ("q.jsonl", json.dumps({"question": "q"}).encode("utf-16"), r"not_json .* can't decode"),
+        (
+            "q.csv",
+            HEADED + '"Why" not?,x,y,B\n',
+            "line 2: ',' expected .* a quote inside a cell twice",
+        ),
+        ("q.csv", '"que"s,a\n', "as csv: ',' expected"),
+        ("q.csv", HEADED.encode("utf-16"), "can't decode byte .* Save it in UTF-8"),
+        ("q.json", '{"question": "q"}\n{"question": "r"}\n', r"Extra data.* is named \.jsonl"),
     ],
 )
 def test_what_would_move_values_silently_is_refused(run, tmp_path, name, content, told):
@@ -182,6 +193,68 @@ def test_what_would_move_values_silently_is_refused(run, tmp_path, name, content
     source.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=told):
         run(source, ALONE, "data.columns.options=[a,b]")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["1 - 2 days", "2 - 3 days", "3 - 4 days", "4 - 5 days"],
+        ["1 : 2", "2 : 3", "3 : 4", "4 : 5"],
+        ["1: 10", "2: 10", "3: 10", "4: 10"],
+    ],
+)
+def test_ranges_and_ratios_are_no_labels(run, tmp_path, options):
+    run(write_rows(tmp_path / "q.jsonl", [make_row(options=options)]), ALONE)
+    assert read_train(tmp_path)[0]["options"] == options
+
+
+def test_names_of_bacteria_are_no_labels_that_contradict_the_answer(run, tmp_path):
+    bacteria = [["S. aureus", "E. coli", "C. tetani", "B. cereus"], ["x", "y", "z", "C. tetani"]]
+    rows = [make_row(n, options=options, answer="C") for n, options in enumerate(bacteria)]
+    run(write_rows(tmp_path / "q.jsonl", rows), ALONE)
+    assert [row["options"] for row in read_train(tmp_path)] == bacteria
+
+
+COLUMNS = "data.columns.options=[opa,opb,opc,opd]"
+
+
+def make_columns(number: int, **changes: object) -> dict:
+    row = {"question": f"Case {number * 37}: what?", "opa": f"a{number}", "opb": "b", "opc": "c"}
+    return row | {"opd": "d", "answer": "ABCD"[number % 4]} | changes
+
+
+def test_a_listed_column_that_no_row_has_is_refused(run, tmp_path):
+    """A misspelt last option would leave a row in four out, and a misspelt meta says nothing."""
+    source = write_rows(tmp_path / "q.jsonl", [make_columns(n) for n in range(8)])
+    for word, told in (
+        (
+            "data.columns.options=[opa,opb,opc,opdd]",
+            "columns.options: no row has 'opdd', they have",
+        ),
+        ("data.columns.meta=[subjct]", "columns.meta: no row has 'subjct'"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run(source, COLUMNS, word)
+    # some rows may have fewer options
+    write_rows(source, [make_columns(0), {**make_columns(1), "opd": None}])
+    assert run(source, ALONE, COLUMNS)["files"]["train.jsonl"]["rows"] == 2
+
+
+def test_columns_to_keep_are_kept_whatever_they_hold(run, tmp_path):
+    rows = [make_columns(0, tags=["x", 1], year=None), make_columns(1, tags={"a": 1}, year=2)]
+    source = write_rows(tmp_path / "q.jsonl", rows)
+    run(source, ALONE, COLUMNS, "data.columns.meta=[tags,year]")
+    kept = [(row["meta"]["tags"], row["meta"]["year"]) for row in read_train(tmp_path)]
+    assert kept == [("['x', 1]", ""), ("{'a': 1}", "2")]
+
+
+def test_one_value_that_python_cannot_hold_costs_no_other(run, tmp_path):
+    table = pyarrow.Table.from_pylist([make_row(n) for n in range(3)])
+    dates = pyarrow.array([10_000_000, 18_000, 18_001], pyarrow.date32())
+    parquet.write_table(table.append_column("asked", dates), tmp_path / "q.parquet")
+    run(tmp_path / "q.parquet", ALONE, "data.columns.meta=[asked]")
+    asked = [row["meta"]["asked"] for row in read_train(tmp_path)]
+    assert asked == ["", "2019-04-14", "2019-04-15"]
 
 
 def test_a_column_of_parquet_that_is_there_twice_is_refused(run, tmp_path):
@@ -205,16 +278,6 @@ def test_the_target_of_sft_is_a_letter_or_names_the_option(run, tmp_path):
         assert read_train(tmp_path)[0]["response"] == f"{said}<|endoftext|>"
     with pytest.raises(UserError, match=r"data\.direct_response=text is not one of letter, named"):
         run(source, "data.direct_response=text")
-
-
-@pytest.mark.parametrize(
-    "word", ["reader=nope", "reader=../x", "overlap.drop=2", "overlap.drop=nan", "overlap.flag=-1"]
-)
-def test_a_reader_is_one_of_ours_and_a_share_is_one(run, tmp_path, word):
-    with pytest.raises(UserError) as error:
-        run(write_rows(tmp_path / "q.jsonl", [make_row()]), ALONE, f"data.{word}")
-    (line,) = error.value.problems
-    assert line.startswith(f"data.{word} ")
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -241,6 +304,55 @@ def test_a_file_that_is_not_read_is_reported(run, tmp_path):
         write_rows(tmp_path / f"mine/{name}.jsonl", [make_row(n) for n in range(3)])
     remarks = run(tmp_path / "mine")["remarks"]
     assert "not read, since it is named after no split: extra.jsonl" in remarks
+
+
+def test_a_split_whose_file_is_of_another_kind_is_refused(run, tmp_path):
+    write_rows(tmp_path / "mine/train.jsonl", [make_row(n) for n in range(3)])
+    (tmp_path / "mine/train.log").write_text("notes")
+    assert "not read: train.log" in run(tmp_path / "mine")["remarks"]
+    for name in ("test.tsv", "val.jsonl.gz", "ood/a.jsonl"):
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+        with pytest.raises(UserError, match=f"{name.partition('/')[0]}: cannot read"):
+            run(tmp_path / "mine")
+        path.unlink()
+    (tmp_path / "mine/ood").rmdir()
+    write_rows(tmp_path / "mine/TEST.JSONL", [make_row(50)])
+    assert "test.jsonl" in run(tmp_path / "mine", "data.accept=true")["files"]
+
+
+@pytest.mark.parametrize("kept", ["train.jsonl", "thesis.txt"])
+def test_files_that_no_preparation_wrote_are_never_replaced(run, tmp_path, kept):
+    # where people put their own: data/NAME is also where a preparation writes
+    mine = write_rows(tmp_path / "data/custom" / kept, [make_row(n) for n in range(30)])
+    before = mine.read_bytes()
+    source = (
+        mine.parent if kept == "train.jsonl" else write_rows(tmp_path / "q.jsonl", [make_row()])
+    )
+    with pytest.raises(
+        UserError, match=f"data/custom would be replaced, .*{kept}.*: move it, or give"
+    ):
+        run(source)
+    assert mine.read_bytes() == before and list(mine.parent.iterdir()) == [mine]
+    run(source, "data.name=other", ALONE)
+    (tmp_path / "data/other/notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"data/other would be replaced, .*notes.md"):
+        run(source, "data.name=other")
+
+
+def test_a_file_or_a_link_in_the_place_of_the_folder(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/custom").write_text("mine")
+    with pytest.raises(UserError, match="data/custom would be replaced"):
+        run(source)
+    (tmp_path / "data/custom").unlink()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data/custom").symlink_to(tmp_path / "disk")
+    run(source), run(source)
+    assert (tmp_path / "data/custom").is_symlink() and len(read_train(tmp_path)) == 8
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["custom"]
 
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (40, 4), (6000, 500)])
@@ -281,6 +393,23 @@ def test_names_that_leave_the_data_folder_are_refused(run, tmp_path):
     ("word", "told"),
     [
         ("data.drop=[absent_figur]", "data.drop=.* is no warning; there are absent_figure"),
+        ("data.overlap.against=medqa", r"against=medqa must be a list .*against=\[NAME\]"),
+        ("data.columns.meta=subject", "columns.meta=subject must be a list of names"),
+        ("data.csv_columns=[0,1]", "csv_columns=.* must be a list of names"),
+        ("data.drop=null", "data.drop=None must be a list of names"),
+        ("data.columns.meta=[cluster]", r"columns.meta: preparation writes \['cluster'\] itself"),
+        ("data.columns.limits=[low]", "columns.limits must be two columns"),
+        ("data.overlap.drop=80", r"drop=80 are no shares: give 0 < flag <= drop <= 1"),
+        ("data.overlap.drop=0.3", "flag=0.5 and drop=0.3 are no shares"),
+        ("data.overlap.drop=2", "flag=0.5 and drop=2 are no shares"),
+        ("data.overlap.drop=nan", "flag=0.5 and drop=nan are no shares"),
+        ("data.overlap.flag=-1", "flag=-1 and drop=0.8 are no shares"),
+        ("data.overlap.flag=0", "flag=0 and drop=0.8 are no shares"),
+        ("data.overlap.flag=null", "flag=None and drop=0.8 are no shares"),
+        ("data.accept=no", "data.accept=no is not one of false, true"),
+        ("data.shuffle_options=off", "data.shuffle_options=off is not one of false, true"),
+        ("data.reader=nope", "data.reader=nope is not one of custom, medmcqa"),
+        ("data.reader=../x", r"data.reader=\.\./x is not one of custom, medmcqa"),
         ("seed=null", "seed=None must be a whole number"),
         ("seed=-1", "seed=-1 must be"),
         ("data.prompt.file=/dev/zero", "data.prompt.file=/dev/zero cannot be read"),
@@ -292,6 +421,28 @@ def test_settings_of_a_preparation_that_say_nothing_are_refused(run, tmp_path, w
     source = write_rows(tmp_path / "q.jsonl", [make_row()])
     with pytest.raises(UserError, match=told):
         run(source, word)
+
+
+@pytest.mark.parametrize("word", ["shuffle_options=true", "options.rotate=1", "stem=none"])
+def test_a_view_of_options_that_are_not_shown_is_refused(run, tmp_path, word):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(answer=["rest"])])
+    words = ["data.answer_is=references", "data.prompt.name=open", f"data.{word}"]
+    with pytest.raises(UserError, match=r"open shows no options: leave data\.shuffle_options"):
+        run(source, *words)
+
+
+def test_a_text_for_a_key_without_a_default_is_no_value_of_another_kind():
+    assert explain_kinds("prep", ["data=custom", "data.source=q.csv"]) == []
+    [problem] = explain_kinds("prep", ["data=custom", "data.source=[q.csv]"])
+    assert problem.startswith("data.source=[q.csv]: the default is null")
+
+
+def test_the_advice_to_take_other_rows_fits_any_command(run, tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [make_row(n) for n in range(9)])
+    run(source)
+    write_rows(source, [make_row(n) for n in range(10)])
+    with pytest.raises(UserError, match=r"rows as they are, add data.accept=true$"):
+        run(source)
 
 
 def test_data_without_a_dev_split_can_be_trained_on(tmp_path, capsys):

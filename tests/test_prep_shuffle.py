@@ -1,5 +1,6 @@
 """Shuffling options: seeded, the gold text stays gold, and rows that speak of their own options keep their order."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -37,6 +38,22 @@ def make_question(
         ["x", "y", "z", "The same as A"],
         ["x", "y", "z", "The latter two"],
         ["x", "y", "z", "The former"],
+        ["x", "y", "z", "All of the above except C"],
+        ["x", "y", "z", "A and B of the above"],
+        ["x", "y", "z", "Any of A, B or C"],
+        ["x", "y", "z", "All but A and B"],
+        ["x", "y", "z", "A, B and C are all correct"],
+        ["x", "y", "z", "a and b are true, c is false"],
+        ["x", "y", "z", "A is true, B is not"],
+        ["x", "y", "z", "A and B are isomers"],
+        ["x", "y", "z", "A plus B"],
+        ["x", "y", "z", "A, then C"],
+        ["x", "y", "z", "A thru C"],
+        ["x", "y", "z", "A or B, but not both"],
+        ["x", "y", "z", "A und C"],
+        ["x", "y", "z", "A和C都对"],
+        ["x", "y", "z", "First two options"],
+        ["x", "y", "z", "The first and the third"],
         ["A. x", "y", "C. z", "u"],
         ["[D] x", "[C] y", "[A] z", "[B] u"],
         ["abc", "bcd", "ab", "d"],  # MedMCQA
@@ -85,6 +102,12 @@ def test_stems_that_cite_letters_keep_the_order(stem: str) -> None:
         ["No correct answer"],
         ["Every one of these"],
         ["All of the foregoing"],
+        ["All correct"],
+        ["Both statements are true"],
+        ["No option is correct"],
+        ["All but one"],
+        ["以上都是"],
+        ["都不对"],
     ],
 )
 def test_collective_options_stay_last(last: list[str]) -> None:
@@ -111,6 +134,10 @@ def test_collective_options_stay_last(last: list[str]) -> None:
         ["1:10", "2:10", "3:10", "4:10"],
         ["A-fibres", "B-fibres", "C-fibres", "None"],
         ["The former smoker", "The first child", "Both ears", "Every day"],
+        ["A false positive", "A cell", "C and D chains", "The other eye"],
+        ["A", "B", "O", "None seen"],
+        ["60岁以上", "40岁", "20岁", "No"],
+        ["3 - 6 months", "2 - 12 months", "1 : 2", "4 years"],
     ],
 )
 def test_letters_and_words_that_mean_something_else_do_not_hold_a_row(options: list[str]) -> None:
@@ -141,3 +168,9 @@ def test_the_gold_letter_becomes_even() -> None:
         for n in range(4000)
     )
     assert all(900 < letters[letter] < 1100 for letter in "ABCD")
+
+
+def test_a_huge_option_is_looked_at_in_linear_time() -> None:
+    started = time.process_time()
+    shuffle_options(make_question(["x", "all " * 50_000, "none of the " * 20_000]), 1)
+    assert time.process_time() - started < 5

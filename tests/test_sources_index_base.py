@@ -28,6 +28,22 @@ def test_the_base_is_found_out(values: list, base: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"label": list("ABCD"), "text": list("abcd")},
+        str(list("abcd")),
+        [*"abcd", None],
+    ],
+)
+def test_options_are_counted_as_they_are_read(options) -> None:
+    """A table of labels and texts has four options, not two; a text has no length of its own."""
+    rows = [{"cop": index, "options": options} for index in (1, 2, 4)]
+    assert find_index_base(rows, "cop", "options") == 1
+    with pytest.raises(UserError, match="0 rows have index 0 and 0 have the number of options"):
+        find_index_base(rows[:2], "cop", "options")
+
+
+@pytest.mark.parametrize(
     "rows",
     [
         cop_rows([1, 2, 3]),  # could be either

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, ListConfig
 from data_prep.errors import BadRow
 from data_prep.files import build_object
 from data_prep.open_view import MOST_WORDS
+from data_prep.options import read_labels
 from data_prep.prompt import LETTERS
 from data_prep.rows import Question, get_letter, get_text, get_texts, get_value
 
@@ -39,8 +40,7 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
     stem = columns.question
     parts = [stem] if isinstance(stem, str) else stem
     question = "\n\n".join(get_text(record, part).strip() for part in parts)
-    plain = (str, int, float, bool)
-    meta = {key: record[key] for key in columns.meta if isinstance(record.get(key), plain)}
+    meta = {key: record.get(key) for key in columns.meta}
     if data.answer_is in ("references", "number"):
         target = read_target(record, question, data)
         return Question(row_id, question, [], "", meta, target=target)
@@ -60,6 +60,12 @@ def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
         letter = LETTER.fullmatch(said)
         answer = letter[1].upper() if letter else said
         notes += ["answer_letter"] if answer != said else []
+        places = read_labels([text.strip() for text in options])
+        place, in_order = LETTERS.find(answer), [places, list(range(len(options)))]
+        is_labelled = letter and -1 not in places and sorted(places) in in_order
+        # "B. x", "A. y" and the answer A: x by its place, y by its label
+        if is_labelled and place in places and places[place : place + 1] != [place]:
+            raise BadRow("label_differs", f"answer {answer!r}, options {options!r:.100}")
     return Question(row_id, question, options, answer, meta, notes)
 
 
