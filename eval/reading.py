@@ -169,7 +169,7 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             # the option's text may be before its letter too: "metformin (C)"
             parted, close = between[0] if between else "", text[max(end, start - LEAD) : start]
             shut = close.casefold().rstrip() if match["in"] else ""
-            named = [option for option in texts if len(option) > 1 and shut.endswith(option)]
+            named = [one for one in texts if len(one) > 1 and f" {shut}".endswith(f" {one}")]
             if named := [max(named, key=len)] if named else []:
                 start = max(end, start - len(close) + len(shut) - len(named[0]))
             if skip and "\n" not in parted and begins("slot_end", text, skip):

@@ -225,6 +225,7 @@ DIGITS = ["1", "2", "3", "4"]
         ("The answer is C. Insulin is slow.", DRUGS, "C"),
         ("Answer: C\nInsulin: slow.\nGlipizide: new.", DRUGS, "C"),
         ("The answer is metformin (C).", DRUGS, "C"),
+        ("The answer is NSTEMI (B).", ["STEMI", "Non-ST-elevation infarction", "Angina"], "B"),
         ("Vitamin C (C)", VITAMINS, "C"),
         ("The answer is C. Twice", ["One", "Twice", "Twice", "Never"], "C"),
         ("The answer is 1.", DIGITS, "A"),
