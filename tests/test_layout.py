@@ -75,7 +75,7 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 3106,
-    "reward_server": 1494,
+    "reward_server": 1495,
     "recipes": 3838,
     "eval": 4935,
 }
