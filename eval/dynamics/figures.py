@@ -192,8 +192,8 @@ def draw_chart(axis: Any, chart: Chart) -> None:
             axis.fill_between(steps, line["low"], line["high"], color=colour, lw=0, **style)
         if not area:
             axis.plot(steps, values, lw=0.6, alpha=0.35, color=colour)
-            style = {"marker": "o" if "dots" in line else "", "ms": 3.5, "lw": 1.6}
-            axis.plot(steps, line.get("drawn", values), color=colour, label=name, **style)
+            mark = {"marker": "o" if "dots" in line else "", "ms": 3.5, "lw": 1.6}
+            axis.plot(steps, line.get("drawn", values), color=colour, label=name, **mark)
     stacked = "height" in chart
     axis.set_title(chart["title"][:90], pad=28 if stacked else 6)
     axis.set_ylim(chart.get("low"), chart.get("high"))
