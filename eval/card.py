@@ -21,7 +21,7 @@ from data_prep.command import run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.dynamics.run_files import find_value, read_mapping
-from eval.tables import build_published, build_scores, render_markdown
+from eval.tables import build_published, build_scores, escape_markdown, render_markdown
 
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
@@ -116,7 +116,9 @@ def render_card(
 
     name, base = str(config.get("name") or "model"), find_base(config)
     facts = {"name": licence} if licence else find_value(config, "model.licence", {})
-    kind, link = str(find_value(facts, "name", "see-base-model")), find_value(facts, "link")
+    facts = {"name": facts} if isinstance(facts, str) else facts
+    kind, link = find_value(facts, "name"), find_value(facts, "link")
+    kind = kind if isinstance(kind, str) and kind.strip() else "see-base-model"
     if kind == "see-base-model":
         gaps = [*gaps, "the licence of the base model is not recorded: `make card licence=NAME`"]
     # the hub's header: a licence that it does not list is `other` with its name and link
@@ -149,7 +151,7 @@ def render_card(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=escape_markdown,
+        finalize=lambda text: text if hasattr(text, "__html__") else escape_markdown(text),
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("model_card.md.j2").render(
@@ -160,7 +162,7 @@ def render_card(
         scores=Markup(render_markdown(build_scores(scores))) if scores else "",
         prompts=sorted({score["settings"]["benchmark"]["prompt"]["name"] for score in scores}),
         paper=Markup(render_markdown(paper)) if len(paper.frame) else "",
-        paper_note=Markup(paper.note),
+        paper_note=paper.note,
         picture=PICTURE,
         dynamics=dynamics,
         run=lambda key, default="not recorded": find_value(run, key, default),
@@ -176,14 +178,6 @@ def find_base(config: Values) -> str:
         if HUB_ID.fullmatch(name) and not Path(name).exists():
             return name
     return Path(path).name
-
-
-def escape_markdown(value: Any) -> Any:
-    """Write a text of the run as text: no HTML, no link, no new line, no end of a table's cell."""
-    if hasattr(value, "__html__"):
-        return value
-    text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
 def main(cfg: DictConfig) -> None:

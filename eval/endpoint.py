@@ -148,8 +148,10 @@ async def send(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
             return Answer(error=f"http_{status}: {text}")
         try:
             return read_content(json.loads(content))
-        except Exception as error:  # such as a 200 whose body says what is wrong
-            raise PassingError(f"malformed: {type(error).__name__} in {text}", 0.0) from error
+        except Exception as error:
+            # a 200 whose body says what is wrong needs no word of ours
+            kind = "error" if '"error"' in text else f"malformed: {type(error).__name__}"
+            raise PassingError(f"{kind} in {text}", 0.0) from error
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:
@@ -163,7 +165,7 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def read_content(content: Any) -> Answer:
-    """Read a completion's JSON. Raises KeyError, IndexError or TypeError for anything else."""
+    """Read a completion's JSON. Raises KeyError, TypeError or the like for anything else."""
     choice = content["choices"][0]
     message = choice.get("message", choice)
     text = message["content"] if "message" in choice else choice["text"]
@@ -171,6 +173,8 @@ def read_content(content: Any) -> Answer:
     ended = choice.get("finish_reason")
     if ended == "content_filter":
         return Answer(error="content_filter: the server withheld the answer")
+    if ended in ("abort", "error"):  # half an answer: vLLM's words where its engine stopped
+        raise ValueError(ended)
     if isinstance(reasoning, str) and reasoning:
         # a reasoning parser took the tags away: put them back, as the engine would have answered
         text = f"<think>{reasoning}" + ("" if text is None else f"</think>{text}")
@@ -180,7 +184,7 @@ def read_content(content: Any) -> Answer:
         raise TypeError(f"the text is {type(text).__name__}")
     usage = content.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    if not isinstance(tokens, int) or not 0 <= tokens < 10**9:
+    if type(tokens) is not int or not 0 <= tokens < 10**9:  # true is an int to isinstance
         tokens = 0
     return Answer(text, tokens, ended == "length")
 
@@ -206,11 +210,13 @@ def find_fingerprints(cfg: DictConfig, served: list[str]) -> dict[str, Any]:
     except Exception:  # it answers, though not with a list of models: each request will show
         return dict.fromkeys(served)
     if missing := [repr(name) for name in served if name not in models]:
-        has = ", ".join(sorted(models))[:500]
+        has = ", ".join(sorted(models))[:500] or "none"
         raise UserError(f"endpoint={cfg.endpoint} serves no {', '.join(missing)}: it has {has}")
     prints: dict[str, Any] = {}
     for name in served:
         # vLLM's `root` is the model's path; `created` is the time of the question
-        facts = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}
+        found = {key: models[name].get(key) for key in ("root", "parent", "max_model_len")}
+        # NaN and nested values are no facts, and NaN could not be written
+        facts = {key: fact if isinstance(fact, str | int) else None for key, fact in found.items()}
         prints[name] = facts if facts["root"] not in (None, name) else None
     return prints

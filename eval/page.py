@@ -24,6 +24,7 @@ from eval.tables import (
     build_sampled,
     build_scores,
     build_subsets,
+    escape_markdown,
     group_results,
     render_markdown,
 )
@@ -74,11 +75,12 @@ def build_tables(summary: Result) -> dict[str, list[Table]]:
 def render_text(summary: Result, made: str) -> str:
     """Render the report in Markdown."""
     parts = [f"# Evaluation: {summary['name']}", made]
-    parts += [f"> {claim['sentence']}" for claim in summary["claims"]]
+    parts += [f"> {escape_markdown(claim['sentence'])}" for claim in summary["claims"]]
     for title, tables in build_tables(summary).items():
         parts.append(f"## {title}")
         for table in tables:
-            parts += [f"### {table.title}", render_markdown(table), table.note]
+            title, note = escape_markdown(table.title), escape_markdown(table.note)
+            parts += [f"### {title}", render_markdown(table), note]
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 

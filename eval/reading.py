@@ -120,7 +120,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
 
 
 TO_ASCII = {0xFEE0 + code: chr(code) for code in range(0x21, 0x7F)}  # full-width forms
-TO_ASCII |= dict(zip(map(ord, "。、【】‘’\u00a0\u3000"), ".,[]''  ", strict=True))
+TO_ASCII |= {ord("。"): ". "} | dict(zip(map(ord, "、【】‘’\u00a0\u3000"), ",[]''  ", strict=True))
 TO_ASCII |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0f“”「」«»"), "")
 
 
@@ -162,12 +162,21 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
             number = ord((match["in"] or match["bare"]).upper()) - 65
             number = number if number < len(texts) else OUTSIDE
             between = PATTERNS["separator"].match(text, after)
-            _, skip = find_option(text, between.end(), texts) if between else (-1, 0)
+            stated, skip = find_option(text, between.end(), texts) if between else (-1, 0)
             sure = bool(match["in"] or match["named"] or match["tail"] or skip)
             if not sure and not is_mention(text, match):
                 continue
+            # the option's text may be before its letter too: "metformin (C)"
+            parted, close = between[0] if between else "", text[max(end, start - LEAD) : start]
+            shut = close.casefold().rstrip() if match["in"] else ""
+            named = [one for one in texts if len(one) > 1 and f" {shut}".endswith(f" {one}")]
+            if named := [max(named, key=len)] if named else []:
+                start = max(end, start - len(close) + len(shut) - len(named[0]))
+            if skip and "\n" not in parted and begins("slot_end", text, skip):
+                named.append(texts[stated])
+            if not set(named) <= set(texts[number : number + 1]):
+                number = OUTSIDE  # "C. Insulin" where insulin is B: two answers in one
             # "The answer is C. Metformin is safe": the text begins the next sentence.
-            parted = between[0] if between else ""
             announced = finds("copula", text[max(0, start - 40) : start])
             apart = "\n" in parted or ("." in parted and announced)
             if not (apart and begins("goes_on", text, skip)):
@@ -185,7 +194,7 @@ def find_option(text: str, place: int, texts: Sequence[str]) -> tuple[int, int]:
         if end <= found[1] or text[place:end].casefold() != option:
             continue
         known = len(option) > 1 or option.isdigit()  # a letter may be a label
-        if known and not re.match("[A-Za-z0-9]", text[end : end + 1]):
+        if known and not re.match(r"[A-Za-z]|[.,/]?[0-9]", text[end : end + 2]):  # not 1 of 1.5
             found = (number, end)
     return found
 
@@ -300,9 +309,11 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
         return None
     level = max(statement.level for statement in statements)
     last = [statement for statement in statements if statement.level == level][-1]
-    if finds("retracted", text[last.place + 1 :]):
+    rest = text[last.place + 1 :]
+    if retracted := PATTERNS["retracted"].search(rest):
         later = [statement for statement in statements if statement.place > last.place]
-        return later[-1] if later else read_closing(text) or last._replace(number=None)
+        closing = read_closing(rest[retracted.end() :])
+        return later[-1] if later else closing or last._replace(number=None)
     twice = level == CONCLUDED and finds("checked_twice", text)
     if twice or finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
         return last._replace(number=None)
@@ -312,7 +323,8 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
 def read_opening(text: str) -> Statement | None:
     """Read marked `text` that begins with an option (`C`), not with a list of them."""
     first, second = [*text.split("\n", 2), ""][:2]
-    if not MARK.match(first) or begins("item", second) or not begins("opened", first, 1):
+    listed = len(set(MARK.findall(text))) > 1 and begins("item", second)  # not C, again and again
+    if not MARK.match(first) or listed or not begins("opened", first, 1):
         return None
     numbers = [ord(mark) & 0x1F for mark in MARK.findall(first)]
     betweens = MARK.split(first)[1:]
@@ -340,10 +352,11 @@ def read_closing(text: str) -> Statement | None:
     gap, after = sentence[: last.start()], sentence[last.end() :]
     # The last of a list of options, or of numbered answers
     listed = not gap and (MARK.match(before.rpartition("\n")[2]) or finds("numbered", before))
-    leads = any(finds(name, gap) for name in ("leads", "copula", "concluded"))
-    if listed or not (leads or ord(last[0]) < BARE) or not begins("end", after):
+    names = ["leads", "copula", "concluded", *(["states"] if ord(last[0]) < BARE else [])]
+    leads = any(finds(name, gap) for name in names) and not finds("other", gap)
+    if listed or not leads or not begins("end", after) or is_no_choice(gap, after):
         return None
-    return None if is_no_choice(gap, after) else Statement(CLOSING, ord(last[0]) & 0x1F, 0)
+    return Statement(CLOSING, ord(last[0]) & 0x1F, 0)
 
 
 def read_text(text: str, options: Sequence[str]) -> Statement | None:
@@ -358,10 +371,12 @@ def read_text(text: str, options: Sequence[str]) -> Statement | None:
     if not named or any(option not in longest for option in named) or MARK.search(sentence):
         return None
     before, _, after = sentence.rpartition(longest)
-    whole = not (before[-1:].isalnum() or after[:1].isalnum())
+    whole = not (re.search(r"[\w.,/-]\Z", before) or after[:1].isalnum())
     alone = sum(option in text.casefold() for option in texts if len(option) > 5) == len(named)
     follows = begins("slot_end", after) and finds("copula", before)
-    stated = not after or follows or (not before and alone and begins("verb", after))
+    stated = follows or (
+        finds("states", before) if not after else not before and alone and begins("verdict", after)
+    )
     if not whole or not stated or finds("closing_denied", sentence):
         return None
     return Statement(CLOSING, texts.index(longest), 0)

@@ -104,7 +104,7 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
             read = judge(answer.response, gold, row["options"], mode, datasource)
         else:
             read = judge_open(answer.response, json.loads(row["label"]), mode)
-    groups = [str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")]
+    found = [str(meta[key]) for key in GROUP_KEYS if meta.get(key) not in (None, "")]
     prompt = request.prompt.encode("utf-8", "surrogatepass")
     sample = {
         "id": row["id"],
@@ -122,7 +122,8 @@ def build_sample(request: Request, answer: Answer, mode: str) -> dict[str, Any]:
         "correct_lenient": read.choice_lenient == gold,
         "answer": gold,
         "num_options": len(row["options"]),
-        "group": groups[0] if groups else "",
+        # pandas cannot group by half an emoji
+        "group": found[0].encode("utf-8", "replace").decode() if found else "",
         "cluster": meta.get("cluster") or row["id"],
         "rotation_of": meta.get("rotation_of") or row["id"],
         "overlap": bool(meta.get("overlap_id")),

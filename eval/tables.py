@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from data_prep.command import show_text
 from eval.modes import split_mode
 
 PAPER: dict[str, Any] = yaml.safe_load(
@@ -340,11 +341,16 @@ def group_results(results: list[Result]) -> dict[str, list[Result]]:
     return groups
 
 
+def escape_markdown(text: object) -> str:
+    """Write text of others as text: no HTML, link, picture, line break or end of a table's cell."""
+    line = re.sub(r"([\\`\[\]|])", r"\\\1", " ".join(show_text(text).split()))
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", line)
+
+
 def render_markdown(table: Table) -> str:
-    """Render a table in Markdown, without its title; a cell cannot leave its place, nor be HTML."""
+    """Render a table in Markdown, without its title."""
     marks = ["---" if index < table.left else "---:" for index in range(table.frame.shape[1])]
     text = ""
     for row in [list(table.frame.columns), marks, *table.frame.to_numpy().tolist()]:
-        cells = [re.sub("<(?=[A-Za-z/!?])", "&lt;", " ".join(cell.split())) for cell in row]
-        text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        text += "| " + " | ".join(map(escape_markdown, row)) + " |\n"
     return text

@@ -4,6 +4,7 @@ OpenRLHF's own client logs the token in a URL and gives up silently. Here it is 
 """
 
 import asyncio
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class RewardClient:
                     session.post(url, json=body) as response,
                 ):
                     if response.ok:
-                        return read_reply(await response.json(content_type=None))
+                        return read_reply(await response.text("utf-8", "replace"))
                     reason = f"HTTP {response.status}: {(await response.text())[:300]}"
                     final = response.status < 500
             except (aiohttp.ClientError, asyncio.TimeoutError) as error:
@@ -64,14 +65,14 @@ def read_token(environ: Mapping[str, str]) -> str:
     return token
 
 
-def read_reply(reply: Any) -> dict[str, Any]:
+def read_reply(text: str) -> dict[str, Any]:
     """Read the one sample of a reply. Raises ValueError where its values are no lists of one."""
     try:
+        reply = json.loads(text)
         (reward,), (score,) = map(float, reply["rewards"]), map(float, reply["scores"])
         logs = {key: float(value) for key, (value,) in reply["extra_logs"].items()}
-        if math.isfinite(reward):
+        if all(map(math.isfinite, [reward, score, *logs.values()])):
             return {"rewards": reward, "scores": score, "extra_logs": logs}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass  # refused below, like a reward that is no finite number
-    said = "the reward server's reply is not rewards, scores, extra_logs"
-    raise ValueError(f"{said}: {reply!r:.300}")
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+        pass  # refused below, like a number that is not finite
+    raise ValueError(f"the reward server's reply is not rewards, scores, extra_logs: {text!r:.300}")

@@ -78,8 +78,8 @@ def simplify(text: str) -> str:
     """Drop what need not agree in one name; "" where there is nothing but punctuation."""
     text = PATTERNS["hyphen"].sub(" ", unicodedata.normalize("NFKC", text))
     text = text.translate(GREEK).casefold().translate(LETTERS)
-    # in this form an accent is a character of its own: Sjögren → Sjogren
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    # in this form an accent is a character of its own: Sjögren → Sjogren; class 1 strikes through
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.combining(c) < 2)
     text = PATTERNS["article"].sub(" ", PATTERNS["possessive"].sub("", text))
     words = PATTERNS["token"].findall(text)
     pairs = zip(["", *words], words, strict=False)  # each word with the one before it

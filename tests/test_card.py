@@ -115,6 +115,26 @@ def test_a_qwen_model_stays_under_the_qwen_research_licence(run):
     assert "someone" not in text, "a path of the user's"
 
 
+@pytest.mark.parametrize(
+    ("licence", "name"),
+    [
+        ("mit", "mit"),
+        ({"name": "x-1"}, "x-1"),
+        (["mit", "gemma"], "see-base-model"),
+        ({"name": ["mit"]}, "see-base-model"),
+        ({"name": " "}, "see-base-model"),
+        ({}, "see-base-model"),
+    ],
+)
+def test_a_licence_is_one_name_or_not_recorded(run, licence, name):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["licence"] = licence
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    header, text = write_card(run)
+    assert header.get("license_name", header["license"]) == name
+    assert ("licence of the base model is not recorded" in text) == (name == "see-base-model")
+
+
 def test_what_is_missing_is_said(run):
     (run / "report" / "dynamics.json").unlink()
     header, text = write_card(run, evaluation="nowhere")

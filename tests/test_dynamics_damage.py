@@ -252,6 +252,24 @@ def test_control_characters_of_a_run_are_shown(run, capsys):
     assert "\\x1b[2J\\x07\\r\\u202ex" in said and not set("\x1b\x07\r\u202e") & set(said)
 
 
+def test_runs_and_data_sets_may_have_any_name(run, monkeypatch):
+    """Their names are titles and legends of the figure, where `$` and `_` mean something else."""
+    from matplotlib.axes import Axes
+
+    legends, legend = [], Axes.legend
+    monkeypatch.setattr(report, "draw_figure", draw_figure)
+    monkeypatch.setattr(Axes, "legend", lambda *a, **k: legends.append(legend(*a, **k)))
+    (path,) = (run / "rollouts").glob("*.jsonl")
+    rows = read_rows(path)
+    write_rows(path, rows + [row | {"id": "$\\x$/t/1", "split": "$\\y$"} for row in rows[:9]])
+    group, hidden = "cost $\\bad$", "_" + "x" * 300
+    cfg = compose_words("report", [f"out={run / 'report'}"])
+    cfg.run = {group: str(run), hidden: str(run)}
+    make_report(cfg)
+    names = {text.get_text().strip() for one in legends for text in one.get_texts()}
+    assert {group, hidden[:48]} <= names, names
+
+
 def test_a_step_far_away_is_one_gap(run):
     path = run / "rollouts" / "simulated-1.jsonl"
     rows = read_rows(path)

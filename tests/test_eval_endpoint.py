@@ -190,7 +190,7 @@ def test_faults_that_stay_become_errors(cfg: DictConfig, server: Server, fault: 
         "500": "http_500",
         "malformed": 'malformed: JSONDecodeError in {"choices": [{"te',
         "closed": "connection",
-        "said with 200": 'malformed: KeyError in {"error": {"message": "no credits left"}}',
+        "said with 200": 'error in {"error": {"message": "no credits left"}}',
     }
     assert said[fault] in answers[1].error
 

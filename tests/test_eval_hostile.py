@@ -4,10 +4,12 @@
 import gzip
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from aiohttp import web
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +23,7 @@ from eval.run import evaluate, main, print_results
 from eval.samples import Request, build_sample, load_samples
 from eval.settings import check_settings
 from eval.summary import summarise_samples
+from eval.tables import Table, render_markdown
 from eval.tasks import make_plan
 from tests.test_card import run as run_folder  # noqa: F401
 from tests.test_eval_endpoint import SAMPLING, Server, ask, cfg, say, server, write_toy_data  # noqa: F401
@@ -81,6 +84,7 @@ def test_a_bad_body_is_an_error_and_the_run_continues(
         {"completion_tokens": 10**400},
         {"completion_tokens": -1},
         {"completion_tokens": "9"},
+        {"completion_tokens": True},
         None,
     ],
 )
@@ -91,6 +95,7 @@ def test_odd_counts_of_tokens_are_no_counts(cfg: DictConfig, server: Server, usa
     server.handler = answer
     (found,) = ask(cfg)
     assert (found.response, found.tokens, found.error) == ("C", 0, None)
+    assert type(found.tokens) is int, "or the row that is written cannot be read back"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,32 @@ def test_null_content_and_reasoning_are_read_and_asked_for_once(
     assert (found.response, found.truncated) == (response, truncated)
     assert (found.error or "").startswith(error or "") and bool(found.error) == bool(error)
     assert server.asked["prompt 0"] == 1
+
+
+@pytest.mark.parametrize("ended", ["abort", "error"])
+def test_half_an_answer_is_asked_for_again(cfg: DictConfig, server: Server, ended: str) -> None:
+    """vLLM's finish_reason where its engine stopped in the middle of an answer."""
+
+    async def answer(request: web.Request, body: dict[str, Any], attempt: int) -> web.Response:
+        return say("A", finish_reason=ended) if attempt == 1 else say("C")
+
+    server.handler = answer
+    (found,) = ask(cfg)
+    assert (found.response, server.asked["prompt 0"]) == ("C", 2)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), {"a": [1]}, [["x"] * 9]])
+def test_odd_facts_of_a_model_are_no_facts(
+    make_cfg: Callable[..., DictConfig], server: Server, odd: Any
+) -> None:
+    server.models = [{"id": "tiny", "root": "/models/a", "parent": odd, "max_model_len": odd}]
+    summary = evaluate(make_cfg())
+    print_of = summary["results"][0]["settings"]["model"]["fingerprint"]
+    assert print_of == {"root": "/models/a", "parent": None, "max_model_len": None}
+    server.models = [{"id": "tiny", "root": odd}]
+    assert (
+        evaluate(make_cfg("name=other"))["results"][0]["settings"]["model"]["fingerprint"] is None
+    )
 
 
 def test_prompts_with_their_own_bos_forbid_another_one(cfg: DictConfig) -> None:
@@ -337,6 +368,31 @@ def test_odd_subjects_and_names_are_drawn_as_they_are() -> None:
     result["settings"] = list_results({"b/t": {"m.think": samples}})[0]["settings"]
     summary = {"name": "n", "results": [result], "comparisons": [], "claims": []}
     assert "cost $5 to $9" in render_page(summary, {}, "now")
+
+
+def test_texts_of_others_stay_in_their_cell_of_a_table() -> None:
+    """By GitHub's rule a backslash escapes the next sign, so `\\\\|` ends a cell; a picture would be loaded."""
+    odd = [
+        "back\\|slash",
+        "![p](http://e/x.png)",
+        "<b>",
+        "two\nlines",
+        "\x1b[2J",
+        "end\\",
+        "p < 0.05",
+    ]
+    text = render_markdown(Table("t", pd.DataFrame([odd], columns=list("abcdefg")), 7))
+    cells = re.sub(r"\\.", "", text).split("\n")[2].split("|")
+    assert len(cells) == len(odd) + 2 and text.count("\n") == 3
+    assert "](" not in re.sub(r"\\.", "", text) and "<b" not in text and "\x1b" not in text
+    assert "p < 0.05" in text
+
+
+def test_half_an_emoji_may_name_a_subject() -> None:
+    row = {"id": "a", "answer": "A", "options": ["x", "y"], "meta": {"group": "\ud83d"}}
+    request, answer = Request(row, 0, 1, "p"), endpoint.Answer("A")
+    samples = [build_sample(request, answer, "direct"), *make_samples([1])]
+    assert summarise_samples(samples)["n"] == 2
 
 
 def test_a_baseline_at_chance_cannot_be_judged(compose_config: Callable[..., DictConfig]) -> None:

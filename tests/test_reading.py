@@ -207,6 +207,36 @@ def test_names_and_pronouns_are_no_letters() -> None:
     assert lenient_choice("B. Vitamin C", vitamins) == "B"
 
 
+VITAMINS = ["Vitamin A", "Vitamin B12", "Vitamin C", "Vitamin D"]
+DOSES = ["5 mg", "50 mg", "0.5 mg", "500 mg"]
+DIGITS = ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "letter"),
+    [
+        ("C. Vitamin D", VITAMINS, None),
+        ("Vitamin C (D)", VITAMINS, None),
+        ("The answer is A. 50 mg", DOSES, None),
+        ("The best dose is 1,500 mg.", DOSES, None),
+        ("The answer is 1.5.", DIGITS, None),
+        ("The answer is 1,500.", DIGITS, None),
+        # the text begins the next sentence, or is the letter's own
+        ("The answer is C. Insulin is slow.", DRUGS, "C"),
+        ("Answer: C\nInsulin: slow.\nGlipizide: new.", DRUGS, "C"),
+        ("The answer is metformin (C).", DRUGS, "C"),
+        ("The answer is NSTEMI (B).", ["STEMI", "Non-ST-elevation infarction", "Angina"], "B"),
+        ("Vitamin C (C)", VITAMINS, "C"),
+        ("The answer is C. Twice", ["One", "Twice", "Twice", "Never"], "C"),
+        ("The answer is 1.", DIGITS, "A"),
+    ],
+)
+def test_a_letter_with_another_options_text_is_no_choice(
+    text: str, options: list[str], letter: str | None
+) -> None:
+    assert lenient_choice(text, options) == letter
+
+
 def test_cut_keeps_what_is_before() -> None:
     assert cut_runaway("Answer: C\n\nQuestion: x") == "Answer: C\n\n"
     assert cut_runaway("No answer.\n\nQuestion: x") == "No answer.\n\nQuestion: x"

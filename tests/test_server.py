@@ -267,7 +267,7 @@ def test_a_token_that_no_header_carries_is_refused(token):
         read_token({"MEDRLVR_REWARD_TOKEN": token})
 
 
-def ask_through_client(statuses, token="", patience=0.0, urls=1):
+def ask_through_client(statuses, token="", patience=0.0, urls=1, body=None):
     """Let our own client ask servers that answer with `statuses` in turn: its reply and what they saw."""
     seen = []
 
@@ -275,6 +275,8 @@ def ask_through_client(statuses, token="", patience=0.0, urls=1):
         seen.append((request.path_qs, request.headers.get("Authorization")))
         status = statuses[min(len(seen), len(statuses)) - 1]
         reply = {"rewards": [1.0], "scores": [1.0], "extra_logs": {"leak": [0.0]}}
+        if body is not None:
+            return web.Response(body=body, content_type="application/json")
         return web.json_response(reply if status == 200 else {"error": "no"}, status=status)
 
     async def run():
@@ -325,11 +327,20 @@ def test_our_client_names_a_refusal_at_once_and_no_token(caplog):
         {"rewards": ["x"], "scores": [1.0], "extra_logs": {}},
         {"rewards": [1.0], "scores": [1.0], "extra_logs": []},
         {"rewards": [1.0], "scores": [1.0], "extra_logs": {"leak": 0.0}},
+        {"rewards": [10**400], "scores": [1.0], "extra_logs": {}},
+        {"rewards": [1.0], "scores": [float("nan")], "extra_logs": {}},
+        {"rewards": [1.0], "scores": [1.0], "extra_logs": {"leak": [float("inf")]}},
     ],
 )
 def test_our_client_refuses_other_replies(reply):
     with pytest.raises(ValueError, match="the reward server's reply is not"):
-        read_reply(reply)
+        read_reply(json.dumps(reply))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>login</html>", b"[" * 100_000, b"\xff", b"NaN"])
+def test_our_client_says_what_is_no_reply(body):
+    with pytest.raises(ValueError, match="the reward server's reply is not"):
+        ask_through_client([200], body=body)
 
 
 def test_metrics_count():

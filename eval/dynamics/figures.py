@@ -185,16 +185,17 @@ def draw_chart(axis: Any, chart: Chart) -> None:
     """Draw a chart's lines: areas, or bands with each step thin or as a dot and the mean bold."""
     for line in chart["lines"]:
         steps, values, colour = line["steps"], line["values"], COLOURS[line["colour"]]
-        area = "area" in line
+        # a legend leaves out a name that begins with _, and a long one would leave no room
+        area, name = "area" in line, f" {line['name']:.48}"
         if "low" in line:
-            style = {"alpha": 0.88, "label": line["name"]} if area else {"alpha": 0.16}
+            style = {"alpha": 0.88, "label": name} if area else {"alpha": 0.16}
             axis.fill_between(steps, line["low"], line["high"], color=colour, lw=0, **style)
         if not area:
             axis.plot(steps, values, lw=0.6, alpha=0.35, color=colour)
-            style = {"marker": "o" if "dots" in line else "", "ms": 3.5, "lw": 1.6}
-            axis.plot(steps, line.get("drawn", values), color=colour, label=line["name"], **style)
+            mark = {"marker": "o" if "dots" in line else "", "ms": 3.5, "lw": 1.6}
+            axis.plot(steps, line.get("drawn", values), color=colour, label=name, **mark)
     stacked = "height" in chart
-    axis.set_title(chart["title"], pad=28 if stacked else 6)
+    axis.set_title(chart["title"][:90], pad=28 if stacked else 6)
     axis.set_ylim(chart.get("low"), chart.get("high"))
     if stacked:  # room above the areas for their legend
         axis.set_ylim(top=1.22 * axis.get_ylim()[1])
