@@ -11,19 +11,8 @@ from eval.plots import plot_accuracy, plot_parts
 from eval.tables import (
     COLUMNS,
     Result,
-    Table,
-    build_asked,
-    build_comparisons,
-    build_lengths,
-    build_letters,
-    build_open,
-    build_parts,
-    build_published,
-    build_reasons,
-    build_results,
-    build_sampled,
     build_scores,
-    build_subsets,
+    build_tables,
     group_results,
     render_markdown,
 )
@@ -45,30 +34,6 @@ def write_report(
     write_text(folder / "report.md", render_text(summary, made))
     differing = find_differing(summary, systems, questions)
     write_text(folder / "report.html", render_page(summary, differing, made))
-
-
-def build_tables(summary: Result) -> dict[str, list[Table]]:
-    """Build the tables of the report by its sections, in order; those without rows are left out."""
-    results = summary["results"]
-    sections = {
-        "Results": [build_results(results), build_published(results), build_asked(results)],
-        "Counted in other ways": [
-            build_subsets(results),
-            build_sampled(results),
-            build_letters(results),
-        ],
-        "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
-        "Choice and open answer": [build_open(summary.get("open", []))],
-        "By subject": build_parts(results, "by_group"),
-        "By number of options": build_parts(results, "by_num_options"),
-        "By tokens of the answer": [build_lengths(results)],
-        "Lengths and what was read": [build_reasons(results)],
-    }
-    found = {}
-    for title, tables in sections.items():
-        if filled := [table for table in tables if len(table.frame)]:
-            found[title] = filled
-    return found
 
 
 def render_text(summary: Result, made: str) -> str:

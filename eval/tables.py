@@ -1,4 +1,7 @@
-"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones."""
+"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones.
+
+Their titles, columns and notes are in tables.yaml.
+"""
 
 import re
 from collections.abc import Callable
@@ -10,9 +13,9 @@ import yaml
 
 from eval.modes import split_mode
 
-PAPER: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
-)
+HERE = Path(__file__).parent
+TABLES: dict[str, Any] = yaml.safe_load((HERE / "tables.yaml").read_bytes())
+PAPER: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_bytes())
 CLAIM = ("rlvr.think", "sft.direct")
 """The paper's two claims are about the first against the second."""
 
@@ -109,64 +112,67 @@ COLUMNS: dict[str, Callable[[Result], str]] = {
     "max": lambda r: f"{r['tokens']['max']:,}",
 }
 """Heading -> cell of a result."""
-OPEN_COLUMNS = {"as a choice": "choice", "openly": "open", "right both ways": "both"}
 HEAD = ["model", "benchmark", "mode"]
-SCORES = ["n", "strict", "95 % CI", "lenient", "format", "given format"]
 
 
-def select(results: list[Result], headings: list[str]) -> pd.DataFrame:
-    """Select columns: one row for each result."""
-    rows = [[COLUMNS[heading](result) for heading in headings] for result in results]
-    return pd.DataFrame(rows, columns=headings, dtype=object)
+def build_tables(summary: Result) -> dict[str, list[Table]]:
+    """Build the tables of the report by its sections, in order; those without rows are left out."""
+    results = summary["results"]
+    sections = {
+        "Results": [build_results(results), build_published(results), build_asked(results)],
+        "Counted in other ways": [
+            select("subsets", results),
+            build_sampled(results),
+            build_letters(results),
+        ],
+        "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
+        "Choice and open answer": [build_open(summary.get("open", []))],
+        "By subject": build_parts(results, "by_group"),
+        "By number of options": build_parts(results, "by_num_options"),
+        "By tokens of the answer": [build_lengths(results)],
+        "Lengths and what was read": [select("reasons", results)],
+    }
+    filled = {title: [one for one in sections[title] if len(one.frame)] for title in sections}
+    return {title: tables for title, tables in filled.items() if tables}
+
+
+def make_table(name: str, rows: list[dict[str, str]]) -> Table:
+    """Make a table of tables.yaml; a cell that a row does not have is `–`."""
+    known, frame = TABLES[name], pd.DataFrame(rows, dtype=object).fillna("–")
+    return Table(known["title"], frame, known["left"], known.get("note", ""))
+
+
+def describe(result: Result, headings: list[str]) -> dict[str, str]:
+    """Describe a result under these headings."""
+    return {heading: COLUMNS[heading](result) for heading in headings}
+
+
+def select(name: str, results: list[Result]) -> Table:
+    """Make a table of tables.yaml with one row for each result."""
+    return make_table(name, [describe(result, TABLES[name]["columns"]) for result in results])
 
 
 def build_results(results: list[Result]) -> Table:
-    """Build the main table."""
-    headings = [*HEAD, *SCORES, "published rules", "cut", "errors"]
-    note = (
-        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last "
-        "choice clearly stated. Given format: strict, of answers that follow the format. Unread "
-        "answers and errors count as wrong; nothing is guessed."
-    )
+    """Build the main table, with published rules where a benchmark has them."""
+    table = select("results", results)
     if any(result["accuracy_published"] for result in results):
-        note += " Published rules: how the benchmark's own script reads mode cot."
-    else:
-        headings.remove("published rules")
-    return Table("Accuracy (%)", select(results, headings), 3, note)
+        return table._replace(note=f"{table.note} {TABLES['results']['published']}")
+    return table._replace(frame=table.frame.drop(columns="published rules"))
 
 
 def build_asked(results: list[Result]) -> Table:
     """Build the table of what was asked: state of the labels, prompt template, questions' hash."""
-    headings = ["benchmark", "labels", "prompt", "prompt SHA-256", "questions SHA-256"]
-    frame = select(results, headings).drop_duplicates()
+    table = select("asked", results)
+    frame = table.frame.drop_duplicates()
     several = len(frame[["prompt", "prompt SHA-256"]].drop_duplicates()) > 1
-    note = "The prompt templates differ: do not compare scores between these benchmarks."
-    return Table("What was asked", frame, 5, note if several else "")
+    return table._replace(frame=frame, note=table.note if several else "")
 
 
 def build_scores(results: list[Result], **facts: str) -> Table:
-    """Build the rows for a README or a card: each number with all that it depends on.
-
-    facts: columns that are the same in every row, such as the commit.
-    """
-    head = [*HEAD, "labels", "prompt"]
-    frame = select(results, [*head, *SCORES, "chance", "failed requests", "seed"])
-    rates = ("strict", "lenient", "format", "given format", "chance")
-    frame = frame.rename(columns={name: f"{name} (%)" for name in rates})
-    return Table("Scores", frame.assign(**facts), len(head))
-
-
-def build_subsets(results: list[Result]) -> Table:
-    """Build the table of other counts: each question once, without overlap with training rows."""
-    title = "Strict accuracy (%), repeated questions once, and without overlap with training rows"
-    other = ["chance", "strict", "different n", "once each", "clean n", "clean", "clean 95 % CI"]
-    return Table(title, select(results, HEAD + other), 3)
-
-
-def build_reasons(results: list[Result]) -> Table:
-    """Build the table of why answers were not right or failed, and how long they are."""
-    headings = [*HEAD, "why not correct", "failed requests", "tokens: mean", "median", "max"]
-    return Table("What was read, and tokens of an answer", select(results, headings), 5)
+    """Build the rows for a README or a card. facts: further columns, the same in every row."""
+    table = select("scores", results)
+    frame = table.frame.rename(columns=TABLES["scores"]["renamed"])
+    return table._replace(frame=frame.assign(**facts))
 
 
 def build_sampled(results: list[Result]) -> Table:
@@ -175,7 +181,7 @@ def build_sampled(results: list[Result]) -> Table:
     for result in results:
         if not (sampled := result["sampled"]):
             continue
-        row, k = describe_head(result), sampled["k"]
+        row, k = describe(result, HEAD), sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
@@ -183,31 +189,19 @@ def build_sampled(results: list[Result]) -> Table:
         row["calibration error"] = format_percent(sampled["calibration"]["error"])
         row["sd"] = format_percent(sampled["standard_deviation"])
         rows.append(row)
-    note = (
-        "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
-        "largest k. Calibration error: how far the winner's fraction of the votes is from how "
-        "often it is right."
-    )
-    return Table("Several answers to each question (%)", build_frame(rows), 3, note)
+    return make_table("sampled", rows)
 
 
 def build_letters(results: list[Result]) -> Table:
     """Build the table of where rotated questions were answered: each letter, flips."""
     rows = []
     for result in results:
-        if not result["flips"]:
-            continue
-        row = describe_head(result) | {"flips": format_measured(result["flips"])}
-        for letter, count in sorted(result["letters"].items()):
-            row[letter] = format_percent(count / result["n"])
-        rows.append(row)
-    return Table(
-        "Questions in every rotation of their options (%)",
-        build_frame(rows),
-        3,
-        "Flips: questions to which not always the same option was chosen. Letters: how often each "
-        "was chosen; each is right equally often.",
-    )
+        if result["flips"]:
+            row = describe(result, HEAD) | {"flips": format_measured(result["flips"])}
+            for letter, count in sorted(result["letters"].items()):
+                row[letter] = format_percent(count / result["n"])
+            rows.append(row)
+    return make_table("letters", rows)
 
 
 def build_comparisons(comparisons: list[Result]) -> Table:
@@ -232,25 +226,24 @@ def build_comparisons(comparisons: list[Result]) -> Table:
                 "same choice": format_percent(c["same_choice"]),
             }
         )
-    note = (
-        "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
-        "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
-        "benchmarks."
-    )
-    return Table("Differences in points, on the same questions", build_frame(rows), 4, note)
+    return make_table("comparisons", rows)
 
 
 def build_open(pairs: list[Result]) -> Table:
     """Build the table of the same questions asked as a choice and openly."""
-    rows = []
-    for pair in pairs:
-        rates = {name: format_percent(pair[key]) for name, key in OPEN_COLUMNS.items()}
-        row = {"system": pair["system"], "benchmark": pair["benchmark"], "n": f"{pair['n']:,}"}
-        rows.append(row | rates | {"open − choice": format_points(pair["open"] - pair["choice"])})
-    note = "Only questions that are in both. Right both ways: as a choice and openly."
-    return Table(
-        "Strict accuracy (%), the same questions asked both ways", build_frame(rows), 2, note
-    )
+    rows = [
+        {
+            "system": pair["system"],
+            "benchmark": pair["benchmark"],
+            "n": f"{pair['n']:,}",
+            "as a choice": format_percent(pair["choice"]),
+            "openly": format_percent(pair["open"]),
+            "right both ways": format_percent(pair["both"]),
+            "open − choice": format_points(pair["open"] - pair["choice"]),
+        }
+        for pair in pairs
+    ]
+    return make_table("open", rows)
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:
@@ -264,7 +257,8 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
                 row = rows.setdefault(part, {"part": part} | facts)
                 row[COLUMNS["system"](result)] = format_measured(found)
         if len(rows) > 1:
-            tables.append(Table(benchmark, build_frame(list(rows.values())), 1))
+            frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
+            tables.append(Table(benchmark, frame, 1))
     return tables
 
 
@@ -274,8 +268,8 @@ def build_lengths(results: list[Result]) -> Table:
     for result in results:
         for tokens, part in result["by_length"].items():
             score = {"strict": format_value(part), "95 % CI": format_interval(part)}
-            rows.append(describe_head(result) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
-    return Table("Accuracy (%) by tokens of the answer", build_frame(rows), 3)
+            rows.append(describe(result, HEAD) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
+    return make_table("lengths", rows)
 
 
 def build_published(results: list[Result]) -> Table:
@@ -300,11 +294,12 @@ def build_published(results: list[Result]) -> Table:
                 row["ours"] = f"{format_percent(accuracy['value'])} ± {100 * accuracy['sd']:.2f}"
                 prompts.add(name_prompt(result["settings"]["benchmark"]["prompt"]))
             rows.append(row)
-    notes = ["±: standard deviation over 1,000 bootstrap samples, theirs and ours."]
+    table = make_table("published", rows)
+    notes = [table.note]
     if other := prompts - {"paper"}:
         notes.append(f"Ours were asked with another prompt template ({', '.join(sorted(other))}).")
-    title = f"The paper's numbers ({PAPER['source']}) and ours (%)"
-    return Table(title, build_frame(rows), 2, " ".join([*notes, *support]))
+    title = table.title.format(source=PAPER["source"])
+    return table._replace(title=title, note=" ".join([*notes, *support]))
 
 
 def describe_support(paper: Result) -> str:
@@ -322,22 +317,10 @@ def describe_support(paper: Result) -> str:
     )
 
 
-def describe_head(result: Result) -> dict[str, str]:
-    """Describe which result a row is about."""
-    return {heading: result[heading] for heading in HEAD}
-
-
-def build_frame(rows: list[dict[str, str]]) -> pd.DataFrame:
-    """Build a table's frame; a cell that a row does not have is `–`."""
-    return pd.DataFrame(rows, dtype=object).fillna("–")
-
-
 def group_results(results: list[Result]) -> dict[str, list[Result]]:
     """Group results by benchmark."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result["benchmark"], []).append(result)
-    return groups
+    names = dict.fromkeys(result["benchmark"] for result in results)
+    return {name: [one for one in results if one["benchmark"] == name] for name in names}
 
 
 def render_markdown(table: Table) -> str:
