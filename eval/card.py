@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from data_prep.command import run_command, show_text
@@ -65,7 +66,7 @@ def note_damage(gaps: list[str], gap: str) -> Iterator[None]:
     """Add `gap` where the block finds a damaged file, which is a gap in the card, not an end."""
     try:
         yield
-    except (OSError, *DAMAGE):
+    except (OSError, TemplateError, *DAMAGE):
         gaps.append(gap)
 
 

