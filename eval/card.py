@@ -22,7 +22,7 @@ from data_prep.command import run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.dynamics.run_files import find_value, read_mapping
-from eval.tables import build_published, build_scores, render_markdown
+from eval.tables import TEMPLATES, build_published, build_scores, render_markdown
 
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
@@ -111,7 +111,6 @@ def render_card(
     gaps: list[str],
 ) -> str:
     """Render the card: the hub's header, then model_card.md.j2."""
-    import jinja2
     from huggingface_hub import EvalResult, ModelCardData
     from markupsafe import Markup
 
@@ -146,14 +145,8 @@ def render_card(
     )
     # the text: tables are ready Markdown, everything else is escaped
     paper = build_published(scores)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=escape_markdown,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("model_card.md.j2").render(
+    template = TEMPLATES.overlay(finalize=escape_markdown).get_template("model_card.md.j2")
+    return template.render(
         header=Markup(header.to_yaml()),
         name=name,
         base=base,
@@ -187,10 +180,5 @@ def escape_markdown(value: Any) -> Any:
     return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
-def main(cfg: DictConfig) -> None:
-    """Write the card and print its path."""
-    print(show_text(make_card(cfg)))
-
-
 if __name__ == "__main__":
-    run_command(main, "card")
+    run_command(lambda cfg: print(show_text(make_card(cfg))), "card")

@@ -1,6 +1,5 @@
 """Write what people read: report.html (one page that loads nothing), report.md and table.md."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from data_prep.prompt import LETTERS
 from eval.compare import Systems
 from eval.plots import plot_accuracy, plot_parts
 from eval.tables import (
+    TEMPLATES,
     Result,
     build_scores,
     build_tables,
@@ -22,14 +22,13 @@ EXAMPLES = 10
 
 
 def write_report(
-    folder: Path, summary: Result, systems: Systems, questions: dict[str, Result]
+    folder: Path, call: Result, summary: Result, systems: Systems, questions: dict[str, Result]
 ) -> None:
-    """Write the three files. questions: row of each id, for the questions shown side by side."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))[-1]
-    date = run["started"][:10]
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    made = f"{date}, commit {run['commit'] or 'unknown'}, Python {run['python']}, {versions}"
-    rows = build_scores(summary["results"], commit=run["commit"] or "–", date=date)
+    """Write the three files. call: the last of run.json. questions: row of each id."""
+    date, commit = call["started"][:10], call["commit"]
+    versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
+    made = f"{date}, commit {commit or 'unknown'}, Python {call['python']}, {versions}"
+    rows = build_scores(summary["results"], commit=commit or "–", date=date)
     write_text(folder / "table.md", render_markdown(rows))
     write_text(folder / "report.md", render_text(summary, made))
     differing = find_differing(summary, systems, questions)
@@ -49,16 +48,9 @@ def render_text(summary: Result, made: str) -> str:
 
 def render_page(summary: Result, differing: dict[str, list[Result]], made: str) -> str:
     """Render the page. differing: heading -> questions that only one of two systems got right."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # all that a model or a data set says is text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("evaluation.html.j2").render(
+    # autoescape: all that a model or a data set says is text
+    template = TEMPLATES.overlay(autoescape=True).get_template("evaluation.html.j2")
+    return template.render(
         name=summary["name"],
         made=made,
         claims=summary["claims"],

@@ -60,8 +60,8 @@ def draw_legend(figure: Any, names: list[str]) -> None:
     """Draw the systems' colours below the plot."""
     from matplotlib.lines import Line2D
 
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
-    marks = [Line2D([], [], color=colour, marker="o", ms=4) for colour in colours]
+    colours = COLOURS * len(names)
+    marks = [Line2D([], [], color=colours[i], marker="o", ms=4) for i in range(len(names))]
     # names follow below: matplotlib leaves out one that begins with _ and reads $ as a formula
     widths = ["x" * len(shorten(name)) for name in names]
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}

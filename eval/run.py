@@ -73,9 +73,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 by_system[f"{task.model}.{task.mode}"] = samples[task.key]
             summary = build_summary(cfg, plan, samples, systems)
             if asked or not calls:
-                write_json(folder / "run.json", [*calls, describe_call(started, asked)])
+                calls.append(describe_call(started, asked))
+                write_json(folder / "run.json", calls)
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
-            write_report(folder, summary, systems, questions)
+            write_report(folder, calls[-1], summary, systems, questions)
             if cfg.accepted:
                 kept = write_accepted(Path(cfg.data_dir) / cfg.accepted, plan.tasks, samples)
                 print(f"eval: right responses in {cfg.data_dir}/{cfg.accepted}: {kept}")

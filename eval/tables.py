@@ -79,8 +79,14 @@ def list_faults(reasons: dict[str, int]) -> list[str]:
     return [f"{n:,} {why}" for why, n in reasons.items() if why not in ("correct", "stated")]
 
 
-CELLS = jinja2.Environment(undefined=jinja2.StrictUndefined)
-CELLS.filters |= {
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+"""For cells, the page and the card."""
+TEMPLATES.filters |= {
     "count": "{:,}".format,
     "errors": list_errors,
     "faults": list_faults,
@@ -91,7 +97,7 @@ CELLS.filters |= {
     "template": name_prompt,
     "value": format_value,
 }
-compile_cell = cache(partial(CELLS.compile_expression, undefined_to_none=False))
+compile_cell = cache(partial(TEMPLATES.compile_expression, undefined_to_none=False))
 HEAD = ["model", "benchmark", "mode"]
 
 

@@ -76,10 +76,9 @@ def make_plan(cfg: DictConfig) -> Plan:
             identities, unknown = identify_models(cfg, models)
     # the same examples for every model: they depend on benchmark, mode and seed alone
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for benchmark in benchmarks:
-        for mode in dict.fromkeys(chain.from_iterable(modes.values())):
-            with collect_problems(problems):
-                examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
+    for benchmark, mode in product(benchmarks, dict.fromkeys(chain(*modes.values()))):
+        with collect_problems(problems):
+            examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
     if problems:
         raise UserError(*problems)
     # model by model, since each is loaded once
@@ -144,9 +143,8 @@ def find_fault(path: str) -> str | None:
         return "is no folder"
     if not (folder / "config.json").is_file():
         return "has no config.json"
-    return (
-        None if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else "has no weights"
-    )
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return None if has_weights else "has no weights"
 
 
 def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
