@@ -63,11 +63,6 @@ def format_points(value: float) -> str:
     return f"{number:+.1f}".replace("-", "−") if number else "0.0"
 
 
-def name_prompt(prompt: Result) -> str:
-    """Name a prompt template: by its file where the user gave one."""
-    return str(prompt["file"] or prompt["name"])
-
-
 def list_errors(reasons: dict[str, int], most: int = 3) -> list[str]:
     """List the most frequent reasons of errors, each with its number."""
     listed = [f"{n:,} × {reason}" for reason, n in list(reasons.items())[:most]]
@@ -94,7 +89,6 @@ TEMPLATES.filters |= {
     "p_value": lambda p: format_p(p)[2:].lstrip("= "),
     "percent": format_percent,
     "points": format_points,
-    "template": name_prompt,
     "value": format_value,
 }
 compile_cell = cache(partial(TEMPLATES.compile_expression, undefined_to_none=False))
@@ -234,7 +228,7 @@ def build_published(results: list[Result]) -> Table:
                 accuracy = result["accuracy"]
                 row["our n"] = f"{result['n']:,}"
                 row["ours"] = f"{format_percent(accuracy['value'])} ± {100 * accuracy['sd']:.2f}"
-                prompts.add(name_prompt(result["settings"]["benchmark"]["prompt"]))
+                prompts.add(str(compile_cell(TABLES["cells"]["prompt"])(result)))
             rows.append(row)
     table = make_table("published", rows)
     notes = [table.note]

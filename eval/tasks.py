@@ -18,7 +18,7 @@ from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prompt import PROMPT_VERSION
 from eval.endpoint import find_fingerprints
-from eval.modes import NEED_OPTIONS, get_stop, split_mode
+from eval.modes import NEED_OPTIONS, STOP, split_mode
 from eval.questions import Benchmark, collect_problems, read_benchmarks, read_examples
 from eval.samples import Request, list_requests
 from eval.settings import NAME, check_settings
@@ -178,7 +178,7 @@ def describe_task(
 ) -> dict[str, Any]:
     """Describe everything but the model that a task's answers depend on."""
     frame, manifest = benchmark.prepared.frame, benchmark.prepared.manifest
-    short = split_mode(mode)[0] == "direct"
+    name = split_mode(mode)[0]
     # loglikelihood generates nothing: only the limit of the prompt counts
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
     if mode != "loglikelihood":
@@ -186,8 +186,8 @@ def describe_task(
             "samples": cfg.samples,
             "temperature": float(cfg.temperature),
             "top_p": float(cfg.top_p),
-            "max_new_tokens": cfg.direct_max_new_tokens if short else cfg.max_new_tokens,
-            "stop": get_stop(mode),
+            "max_new_tokens": cfg.direct_max_new_tokens if name == "direct" else cfg.max_new_tokens,
+            "stop": STOP[name],
         }
     shown = None
     if examples:
