@@ -15,13 +15,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from data_prep.command import run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import write_text
 from eval.dynamics.run_files import find_value, read_mapping
-from eval.tables import build_published, build_scores, escape_markdown, render_markdown
+from eval.tables import (
+    TEMPLATES,
+    build_published,
+    build_scores,
+    escape_markdown,
+    render_markdown,
+)
 
 PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
@@ -65,7 +72,7 @@ def note_damage(gaps: list[str], gap: str) -> Iterator[None]:
     """Add `gap` where the block finds a damaged file, which is a gap in the card, not an end."""
     try:
         yield
-    except (OSError, *DAMAGE):
+    except (OSError, TemplateError, *DAMAGE):
         gaps.append(gap)
 
 
@@ -110,7 +117,6 @@ def render_card(
     gaps: list[str],
 ) -> str:
     """Render the card: the hub's header, then model_card.md.j2."""
-    import jinja2
     from huggingface_hub import EvalResult, ModelCardData
     from markupsafe import Markup
 
@@ -147,14 +153,10 @@ def render_card(
     )
     # the text: tables are ready Markdown, everything else is escaped
     paper = build_published(scores)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda text: text if hasattr(text, "__html__") else escape_markdown(text),
-        undefined=jinja2.StrictUndefined,
+    escaping = TEMPLATES.overlay(
+        finalize=lambda text: text if hasattr(text, "__html__") else escape_markdown(text)
     )
-    return environment.get_template("model_card.md.j2").render(
+    return escaping.get_template("model_card.md.j2").render(
         header=Markup(header.to_yaml()),
         name=name,
         base=base,
@@ -180,10 +182,5 @@ def find_base(config: Values) -> str:
     return Path(path).name
 
 
-def main(cfg: DictConfig) -> None:
-    """Write the card and print its path."""
-    print(show_text(make_card(cfg)))
-
-
 if __name__ == "__main__":
-    run_command(main, "card")
+    run_command(lambda cfg: print(show_text(make_card(cfg))), "card")

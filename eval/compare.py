@@ -39,15 +39,14 @@ def compare_systems(systems: Systems, pairs: list[list[str]] | None, seed: int) 
         raise UserError(f"compare: {', '.join(unknown)} not evaluated here: {there}")
     comparisons = []
     for a, b in wanted:
-        found = []
-        for benchmark, by_system in systems.items():
-            if a in by_system and b in by_system:
-                head = {"benchmark": benchmark, "a": a, "b": b}
-                found.append(head | compare_two(by_system[a], by_system[b], seed))
+        found = [
+            {"benchmark": benchmark, "a": a, "b": b} | compare_two(of[a], of[b], seed)
+            for benchmark, of in systems.items()
+            if a in of and b in of
+        ]
         # the benchmarks of one pair are one family of tests
         corrected = correct_holm([c["p"] for c in found]) if found else []
-        for comparison, p in zip(found, corrected, strict=True):
-            comparisons.append(comparison | {"p_holm": rounded(p)})
+        comparisons += [c | {"p_holm": rounded(p)} for c, p in zip(found, corrected, strict=True)]
     return comparisons
 
 

@@ -57,7 +57,7 @@ STOP: dict[str, list[str]] = {
     "cot": [*_TURNS, "<|im_start|>"],
     "loglikelihood": [],
 }
-"""Where generation ends, at most 4 strings: some endpoints refuse more.
+"""Where generation ends, before a next turn; at most 4 strings: some endpoints refuse more.
 
 PPO trains without them. In think each begins with `</answer>`: what follows breaks the format in
 any case, and a server that drops the string leaves an unclosed `<answer>`, which fails too.
@@ -88,11 +88,6 @@ def split_mode(mode: str) -> tuple[str, int]:
         known = f"{', '.join(MODES)}, think@5, direct@5, cot@5"
         raise UserError(f"modes: mode {mode!r} is not one of {known}")
     return name, int(count or 0)
-
-
-def get_stop(mode: str) -> list[str]:
-    """Get the strings at which generation ends, before the model makes up a next turn."""
-    return STOP[split_mode(mode)[0]]
 
 
 def draw_examples(rows: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Write what people read: report.html (one page that loads nothing), report.md and table.md."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,23 +8,13 @@ from data_prep.prompt import LETTERS
 from eval.compare import Systems
 from eval.plots import plot_accuracy, plot_parts
 from eval.tables import (
-    COLUMNS,
+    TEMPLATES,
     Result,
-    Table,
-    build_asked,
-    build_comparisons,
-    build_lengths,
-    build_letters,
-    build_open,
-    build_parts,
-    build_published,
-    build_reasons,
-    build_results,
-    build_sampled,
     build_scores,
-    build_subsets,
+    build_tables,
     escape_markdown,
     group_results,
+    name_system,
     render_markdown,
 )
 
@@ -34,42 +23,17 @@ EXAMPLES = 10
 
 
 def write_report(
-    folder: Path, summary: Result, systems: Systems, questions: dict[str, Result]
+    folder: Path, call: Result, summary: Result, systems: Systems, questions: dict[str, Result]
 ) -> None:
-    """Write the three files. questions: row of each id, for the questions shown side by side."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))[-1]
-    date = run["started"][:10]
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    made = f"{date}, commit {run['commit'] or 'unknown'}, Python {run['python']}, {versions}"
-    rows = build_scores(summary["results"], commit=run["commit"] or "–", date=date)
+    """Write the three files. call: the last of run.json. questions: row of each id."""
+    date, commit = call["started"][:10], call["commit"]
+    versions = ", ".join(f"{name} {version}" for name, version in call["versions"].items())
+    made = f"{date}, commit {commit or 'unknown'}, Python {call['python']}, {versions}"
+    rows = build_scores(summary["results"], commit=commit or "–", date=date)
     write_text(folder / "table.md", render_markdown(rows))
     write_text(folder / "report.md", render_text(summary, made))
     differing = find_differing(summary, systems, questions)
     write_text(folder / "report.html", render_page(summary, differing, made))
-
-
-def build_tables(summary: Result) -> dict[str, list[Table]]:
-    """Build the tables of the report by its sections, in order; those without rows are left out."""
-    results = summary["results"]
-    sections = {
-        "Results": [build_results(results), build_published(results), build_asked(results)],
-        "Counted in other ways": [
-            build_subsets(results),
-            build_sampled(results),
-            build_letters(results),
-        ],
-        "Comparisons on the same questions": [build_comparisons(summary["comparisons"])],
-        "Choice and open answer": [build_open(summary.get("open", []))],
-        "By subject": build_parts(results, "by_group"),
-        "By number of options": build_parts(results, "by_num_options"),
-        "By tokens of the answer": [build_lengths(results)],
-        "Lengths and what was read": [build_reasons(results)],
-    }
-    found = {}
-    for title, tables in sections.items():
-        if filled := [table for table in tables if len(table.frame)]:
-            found[title] = filled
-    return found
 
 
 def render_text(summary: Result, made: str) -> str:
@@ -86,16 +50,9 @@ def render_text(summary: Result, made: str) -> str:
 
 def render_page(summary: Result, differing: dict[str, list[Result]], made: str) -> str:
     """Render the page. differing: heading -> questions that only one of two systems got right."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # all that a model or a data set says is text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("evaluation.html.j2").render(
+    # autoescape: all that a model or a data set says is text
+    template = TEMPLATES.overlay(autoescape=True).get_template("evaluation.html.j2")
+    return template.render(
         name=summary["name"],
         made=made,
         claims=summary["claims"],
@@ -116,7 +73,7 @@ def draw_plots(results: list[Result]) -> dict[str, list[tuple[str, str]]]:
                 found[f"By {label}"].append((benchmark, plot_parts(group, key, label)))
         # a plot for each: the lengths of one system are not those of another
         for result in [result for result in group if result["by_length"]]:
-            drawn = plot_parts([result], "by_length", COLUMNS["system"](result))
+            drawn = plot_parts([result], "by_length", name_system(result))
             found["By tokens of the answer"].append((benchmark, drawn))
     return found
 

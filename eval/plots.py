@@ -3,36 +3,23 @@
 import io
 import re
 import warnings
+from pathlib import Path
 from typing import Any
+
+from eval.tables import Result, name_system
 
 COLOURS = ["#2a7fc1", "#d1495b", "#3c8d53", "#8a5fbf", "#c77d1e", "#76808a", "#12908e", "#b8468f"]
 """Colours of systems; each can be read on a white and on a dark page."""
 INK, SOFT, LINE = "#1d2329", "#5c6670", "#d9dee3"
 """Colours of text, axes and grid; `finish` makes them the page's own, for light and dark."""
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": SOFT,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "svg.fonttype": "none",  # text stays text: it can be searched, and the page's fonts are used
-    "svg.hashsalt": "med-rlvr",  # the same bytes for the same figure
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 LONGEST = 48
 """Characters of a label; a subject of hundreds would leave no room for the plot."""
-
-Result = dict[str, Any]
 
 
 def plot_accuracy(results: list[Result]) -> str:
     """Plot a benchmark: strict accuracy with its interval, lenient as a ring, chance as a line."""
-    names = name_systems(results)
+    names = list(map(name_system, results))
     figure, axes = start(names, max(1.6, 0.34 * len(names) + 0.9))
     for row, result in enumerate(results):
         colour, y = COLOURS[row % len(COLOURS)], len(names) - 1 - row
@@ -58,13 +45,8 @@ def plot_parts(results: list[Result], key: str, label: str) -> str:
         axes.plot([chance, chance], [y - 0.45, y + 0.45], color=SOFT, lw=1, ls=":")
     axes.set_ylabel(label, parse_math=False)
     if len(results) > 1:
-        draw_legend(figure, name_systems(results))
+        draw_legend(figure, list(map(name_system, results)))
     return finish(figure)
-
-
-def name_systems(results: list[Result]) -> list[str]:
-    """Name the system of each result."""
-    return [f"{result['model']}.{result['mode']}" for result in results]
 
 
 def draw_interval(axes: Any, measured: Result, y: float, colour: str, size: float = 5) -> None:
@@ -78,8 +60,8 @@ def draw_legend(figure: Any, names: list[str]) -> None:
     """Draw the systems' colours below the plot."""
     from matplotlib.lines import Line2D
 
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(names))]
-    marks = [Line2D([], [], color=colour, marker="o", ms=4) for colour in colours]
+    colours = COLOURS * len(names)
+    marks = [Line2D([], [], color=colours[i], marker="o", ms=4) for i in range(len(names))]
     # names follow below: matplotlib leaves out one that begins with _ and reads $ as a formula
     widths = ["x" * len(shorten(name)) for name in names]
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
@@ -98,12 +80,12 @@ def shorten(text: str) -> str:
 def start(names: list[str], height: float) -> tuple[Any, Any]:
     """Start a plot of per cent, in inches, with a named row for each of `names` from the top."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    with matplotlib.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.4, height), layout="constrained")
+    with matplotlib.rc_context(fname=STYLE):
+        # a figure outside pyplot's state, which would keep it in memory
+        figure = Figure(figsize=(7.4, height), layout="constrained")
+        axes = figure.subplots()
     axes.set_xlabel("accuracy (%)")
     axes.set_xlim(0, 100)
     axes.grid(axis="x", color=LINE, lw=0.6)
@@ -117,14 +99,12 @@ def start(names: list[str], height: float) -> tuple[Any, Any]:
 def finish(figure: Any) -> str:
     """Render a figure as an `<svg>` element: the same bytes for the same figure, and no address."""
     import matplotlib
-    from matplotlib import pyplot
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the page's own fonts draw the text
         nothing = {"Date": None, "Creator": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    pyplot.close(figure)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for colour, name in ((INK, "--ink"), (SOFT, "--soft"), (LINE, "--line")):

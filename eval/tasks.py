@@ -18,7 +18,7 @@ from data_prep.errors import UserError
 from data_prep.files import hash_file
 from data_prep.prompt import PROMPT_VERSION
 from eval.endpoint import find_fingerprints
-from eval.modes import NEED_OPTIONS, get_stop, split_mode
+from eval.modes import NEED_OPTIONS, STOP, split_mode
 from eval.questions import Benchmark, collect_problems, read_benchmarks, read_examples
 from eval.samples import Request, list_requests
 from eval.settings import NAME, check_settings
@@ -76,10 +76,9 @@ def make_plan(cfg: DictConfig) -> Plan:
             identities, unknown = identify_models(cfg, models)
     # the same examples for every model: they depend on benchmark, mode and seed alone
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for benchmark in benchmarks:
-        for mode in dict.fromkeys(chain.from_iterable(modes.values())):
-            with collect_problems(problems):
-                examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
+    for benchmark, mode in product(benchmarks, dict.fromkeys(chain(*modes.values()))):
+        with collect_problems(problems):
+            examples[benchmark.name, mode] = read_examples(benchmark, mode, cfg.seed)
     if problems:
         raise UserError(*problems)
     # model by model, since each is loaded once
@@ -144,9 +143,8 @@ def find_fault(path: str) -> str | None:
         return "is no folder"
     if not (folder / "config.json").is_file():
         return "has no config.json"
-    return (
-        None if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else "has no weights"
-    )
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return None if has_weights else "has no weights"
 
 
 def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
@@ -180,7 +178,7 @@ def describe_task(
 ) -> dict[str, Any]:
     """Describe everything but the model that a task's answers depend on."""
     frame, manifest = benchmark.prepared.frame, benchmark.prepared.manifest
-    short = split_mode(mode)[0] == "direct"
+    name = split_mode(mode)[0]
     # loglikelihood generates nothing: only the limit of the prompt counts
     sampling: dict[str, Any] = {"max_len": cfg.max_len}
     if mode != "loglikelihood":
@@ -188,8 +186,8 @@ def describe_task(
             "samples": cfg.samples,
             "temperature": float(cfg.temperature),
             "top_p": float(cfg.top_p),
-            "max_new_tokens": cfg.direct_max_new_tokens if short else cfg.max_new_tokens,
-            "stop": get_stop(mode),
+            "max_new_tokens": cfg.direct_max_new_tokens if name == "direct" else cfg.max_new_tokens,
+            "stop": STOP[name],
         }
     shown = None
     if examples:

@@ -13,7 +13,7 @@ from eval.compare import compare_systems, judge_claims
 from eval.page import find_differing, render_page, render_text
 from eval.plots import plot_accuracy
 from eval.summary import summarise_samples
-from eval.tables import build_comparisons, build_results, build_scores, render_markdown
+from eval.tables import build_results, build_scores, render_markdown, select
 from tests import browser
 
 CLAIMS = {
@@ -311,7 +311,7 @@ def test_page_and_text_show_the_same_numbers(
 ) -> None:
     summary, _ = shown
     text = render_text(summary, "x")
-    for table in (build_results(summary["results"]), build_comparisons(summary["comparisons"])):
+    for table in (build_results(summary["results"]), select("comparisons", summary["comparisons"])):
         for row in table.frame.to_numpy().tolist():
             assert f"| {' | '.join(row)} |" in text
             assert "".join(f">{cell.replace('<', '&lt;')}</td>" for cell in row[:1]) in page

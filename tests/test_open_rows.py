@@ -21,7 +21,7 @@ from eval.dynamics.run_files import Question as FileQuestion
 from eval.modes import judge_open
 from eval.samples import Answer, Request, build_sample
 from eval.summary import summarise_samples
-from eval.tables import build_open, render_markdown
+from eval.tables import render_markdown, select
 from reward_server.scoring import Settings, parse_label, score_response
 from reward_server.signals import SIGNALS
 from reward_server.text import list_forms, read_text
@@ -344,7 +344,7 @@ def test_an_evaluation_of_open_rows_has_its_statistics():
     assert (result["accuracy"]["value"], result["chance"]) == (0.5, 0.0)
     assert (result["letters"], result["flips"]) == ({}, None)
     pairs = compare_open({name: {"x.direct": found} for name, found in samples.items()})
-    table = render_markdown(build_open(pairs))
+    table = render_markdown(select("open", pairs))
     assert "| x.direct | bank_open/test | 40 | 50.0 | 50.0 | 50.0 | 0.0 |" in table
 
 

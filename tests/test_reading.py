@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.modes import draw_examples, get_stop, judge, render, split_mode
+from eval.modes import STOP, draw_examples, judge, render, split_mode
 from eval.reading import MARK, PATTERNS, SURE, cut_runaway, lenient_choice, mmlu_pro_choice
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -460,7 +460,8 @@ def test_direct_answers_in_the_form_that_names_the_option_are_read(letter):
 @pytest.mark.parametrize("mode", ["think", "direct", "cot", "cot@5"])
 def test_a_stop_string_changes_no_reading(mode: str) -> None:
     own = {"think": "<think>f</think><answer>C", "direct": "C"}.get(mode, "So.\nAnswer: C")
-    for stop in get_stop(mode):
+    stops = STOP[split_mode(mode)[0]]
+    for stop in stops:
         whole = f"{own}{stop} And now?\nAssistant: A"
         kept = judge(f"{own}{stop}", "C", DRUGS, mode)
         dropped = judge(own, "C", DRUGS, mode)
@@ -470,7 +471,7 @@ def test_a_stop_string_changes_no_reading(mode: str) -> None:
         if mode == "think":
             assert kept.reason == judge(whole, "C", DRUGS, mode).reason == "text_after"
             assert not dropped.format_ok, "never right where training says wrong"
-    assert len(get_stop(mode)) <= 4
+    assert len(stops) <= 4
 
 
 def test_the_third_column_is_of_that_benchmark_in_mode_cot() -> None:

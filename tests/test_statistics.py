@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
+from dev.study_report import bootstrap_seeds
 from eval.power import mcnemar_power
 from eval.statistics import (
     accuracy_interval,
     bootstrap_clusters,
-    bootstrap_seeds,
     compare_paired,
     correct_holm,
     flip_signs,
@@ -117,7 +117,7 @@ def measure_seeds(draws: int, spread: float, paired: bool, resample: bool = Fals
     covered = 0
     for draw in range(draws):
         table, truth = draw_seeds(rng, spread, paired)
-        low, high, _ = bootstrap_seeds(table, np.arange(table.shape[1]), 999, draw)
+        low, high = bootstrap_seeds(table, np.arange(table.shape[1]), 999, draw)
         if resample:
             means = table.mean(axis=1)
             low, high = np.quantile(

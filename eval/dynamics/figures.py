@@ -140,7 +140,6 @@ def read_curve(steps: list[int]) -> dict[str, list[Line]]:
 def draw_figure(analyses: list[Analysis]) -> bytes:
     """Draw the runs as PNG, their phases as bars; those of a single run behind its other curves."""
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     charts = [chart for chart in list_charts(analyses) if chart.get("figure")]
@@ -151,7 +150,6 @@ def draw_figure(analyses: list[Analysis]) -> bytes:
     with matplotlib.rc_context(TABLES["style"]):
         # a figure outside pyplot's state, which would keep it in memory
         figure = Figure(figsize=(7.2, 1.15 * sum(heights) + 0.6), layout="constrained")
-        FigureCanvasAgg(figure)
         axes = figure.subplots(len(charts), sharex=True, height_ratios=heights, squeeze=False)
         for axis, chart in zip(axes[:, 0], charts, strict=True):
             draw_chart(axis, chart)

@@ -236,10 +236,5 @@ def print_summary(out: Path, analyses: list[Analysis]) -> None:
     print(f"{files} in {show_text(out)}/")
 
 
-def main(cfg: DictConfig) -> None:
-    """Make the report, then print its summary."""
-    print_summary(*make_report(cfg))
-
-
 if __name__ == "__main__":
-    run_command(main, "report")
+    run_command(lambda cfg: print_summary(*make_report(cfg)), "report")

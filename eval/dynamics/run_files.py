@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, InstanceOf, model_validator
+from pydantic import AfterValidator, BaseModel, Field, InstanceOf, model_validator
 
 from data_prep.errors import UserError
 
@@ -30,10 +30,8 @@ Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Number = Annotated[float, Field(gt=-LARGEST, lt=LARGEST)]
 
 
-class FileRow(BaseModel):
+class FileRow(BaseModel, strict=True, allow_inf_nan=False):
     """A row of a file: no type is converted, no NaN is let in."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Rollout(FileRow):
@@ -54,10 +52,9 @@ class Rollout(FileRow):
     time: Number | None = None
 
 
-class MetricsRow(FileRow):
+class MetricsRow(FileRow, extra="allow"):
     """A row of metrics.jsonl, with whatever the engine logged."""
 
-    model_config = ConfigDict(extra="allow")
     kind: Text
     step: Step
 
@@ -198,15 +195,12 @@ def read_rows(path: Path, missing: list[str], kind: type[Row]) -> list[Row]:
 def read_mapping(path: Path, missing: list[str]) -> dict[str, Any]:
     """Read a YAML or JSON file; empty where it is not there or is no mapping, which is reported."""
     content = read_content(path, missing)
+    read: Any = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
-        read = json.loads if path.suffix == ".json" else yaml.safe_load
-        found = {} if content is None else read(content)
-    except (ValueError, yaml.YAMLError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        return {} if content is None else dict(read(content).items())
+    except (ValueError, AttributeError, yaml.YAMLError, RecursionError):
         missing.append(f"{path.name} is broken")
         return {}
-    return found
 
 
 def read_content(path: Path, missing: list[str]) -> bytes | None:
