@@ -36,11 +36,11 @@ Copies = dict[str, dict[str, Any]]
 """By row id, as the manifest lists it: the id of the row that it is most like, and the share."""
 
 
-def split_words(question: str, options: Iterable[str]) -> list[str]:
+def split_words(row: Row) -> list[str]:
     """Return the words to compare: the stem's, for a short one those of the sorted options too."""
-    words = WORD.findall(question.casefold())
+    words = WORD.findall(row["question"].casefold())
     if len(words) < SHORT_STEM:
-        words += WORD.findall(" ".join(sorted(options)).casefold())
+        words += WORD.findall(" ".join(sorted(row["options"])).casefold())
     return words
 
 
@@ -60,13 +60,6 @@ def index_grams(*sets: Iterable[list[str]]) -> list[csr_matrix]:
     ones = np.ones(len(columns), np.int32)
     matrix = csr_matrix((ones, columns, starts), shape=(len(starts) - 1, max(1, len(different))))
     return [matrix[start:end] for start, end in pairwise(borders)]
-
-
-def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
-    """Index the 8-grams of sets of rows."""
-    return index_grams(
-        *([split_words(row["question"], row["options"]) for row in rows] for rows in sets)
-    )
 
 
 def find_pairs(
@@ -150,7 +143,7 @@ def list_best(pairs: Iterable[tuple[str, str, float]], name: str) -> Copies:
 
 def find_near_copies(rows: Sequence[Row], threshold: float) -> Copies:
     """Find for each row the earlier row that it is most like, by the share of the smaller one."""
-    [grams] = index_rows(rows)
+    [grams] = index_grams(map(split_words, rows))
     # a pair comes from both sides; the smaller text has the larger share
     pairs = [
         (rows[max(a, b)]["id"], rows[min(a, b)]["id"], share)
@@ -169,10 +162,10 @@ def find_contamination(
     listed      training rows from `policy.flag` on that stay
     evaluation  evaluation rows from `policy.flag` on: the training row, of those that stay if any
     """
-    evaluation_grams, train_grams = index_rows(evaluation, train)
+    left, right = index_grams(map(split_words, evaluation), map(split_words, train))
     pairs = [
         (train[t]["id"], evaluation[e]["id"], round(share, 3))
-        for e, t, share in find_pairs(evaluation_grams, train_grams, policy.flag)
+        for e, t, share in find_pairs(left, right, policy.flag)
     ]
     # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
     copies: dict[tuple[str, str], list[str]] = {}
