@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 from scipy.sparse import csr_matrix
 
@@ -84,11 +84,12 @@ def find_pairs(
     entries = (np.ones(len(probes), np.int32), (row_of[probes], left.indices[probes]))
     lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
 
-    for start, end in split_chunks(np.bincount(row_of[probes], frequency[probes], len(sizes))):
+    costs = np.bincount(row_of[probes], frequency[probes], len(sizes))
+    for start, end in split_chunks(costs, JOIN_CHUNK):
         # texts that share a rare gram: only these few are compared in full
         candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
         a, b = candidates.row + start, candidates.col
-        for first, last in split_chunks(sizes[a]):
+        for first, last in split_chunks(sizes[a], JOIN_CHUNK):
             one, other = a[first:last], b[first:last]
             shares = left[one].multiply(right[other]).sum(axis=1).A1 / sizes[one]
             enough = shares >= threshold - 1e-9
@@ -96,10 +97,10 @@ def find_pairs(
             yield from zip(*found, strict=True)
 
 
-def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Cut items into runs (start, end) whose costs sum to about JOIN_CHUNK at most."""
-    borders = np.flatnonzero(np.diff(np.cumsum(costs) // JOIN_CHUNK)) + 1
-    return pairwise([0, *borders.tolist(), len(costs)])
+def split_chunks(costs: ArrayLike, most: int) -> Iterator[tuple[int, int]]:
+    """Cut items into runs (start, end) whose costs sum to about `most`."""
+    borders = np.flatnonzero(np.diff(np.cumsum(costs) // most)) + 1
+    return pairwise([0, *borders.tolist(), np.size(costs)])
 
 
 def make_key(row: Row) -> tuple[str, str]:

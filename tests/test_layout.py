@@ -74,7 +74,7 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3039,
+    "data_prep": 3032,
     "reward_server": 1473,
     "recipes": 3838,
     "eval": 4910,
