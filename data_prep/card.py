@@ -8,20 +8,18 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 def render_card(manifest: dict[str, Any]) -> str:
     """Render the card in Markdown; the terminal shows the same text."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import StrictUndefined, Template
 
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = TEMPLATE.read_text(encoding="utf-8")
+    template = Template(text, undefined=StrictUndefined, keep_trailing_newline=True)
     return template.render(manifest, commas="{:,}".format, percent="{:.0%}".format)
 
 
 def draw_lengths(path: Path, tokens: dict[str, list[int]], limit: int) -> None:
     """Draw a histogram of prompt lengths, one row a split, as PNG; same lengths, same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.9 + 1.3 * len(tokens)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(len(tokens), 1, sharex=True, squeeze=False)[:, 0]
     longest = max(max(counts) for counts in tokens.values())
     width = max(1, -(-longest // 60))

@@ -13,8 +13,10 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from data_prep.errors import BadRow
+from data_prep.files import read_mapping
 from data_prep.options import strip_labels
 from data_prep.prompt import LETTERS, MAX_OPTIONS
 from data_prep.rows import Question
@@ -34,40 +36,10 @@ CSV_END = re.compile(r'\s*\n\s*"$')
 OPTION_BREAK = re.compile(r"[ \t]*\n\s*")
 SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 
-PICTURE = (
-    r"(?:images?|figures?|fig\.|photographs?|photos?|photomicrographs?|micrographs?|pictures?|"
-    r"diagrams?|exhibits?|graphs?|illustrations?|videos?)"
-)
-SCAN = r"(?:x-rays?|radiographs?|ecgs?|ekgs?|electrocardiograms?|tracings?|(?:ct )?scans?|mris?)"
-SHOWN = r"(?:shown|depicted|presented|given|provided|displayed|illustrated|marked)"
-SEEN = (
-    r"(?:see|seen|findings|pictured|labell?ed|indicated|refer to|based on|demonstrated|"
-    r"similar to that)"
-)
-THE = (
-    r"(?:in |on |by |from |as )*(?:the |an? |this |these )?"
-    r"(?:accompanying |attached |given |adjoining |above |below )*"
-)
-# "shown in the image", "the following ECG", "a peripheral smear is shown", "Figure 2"
-ABSENT_FIGURE = re.compile(
-    rf"\b(?:{SHOWN} {THE}(?:following )?(?:{PICTURE}|{SCAN})"
-    rf"|{SEEN} {THE}{PICTURE}"
-    rf"|(?<!which of the )(?:following|accompanying|attached|adjoining) (?:{PICTURE}|{SCAN})"
-    rf"|(?:{PICTURE}|{SCAN}|smear|biopsy|histology|rash) (?:[a-c] )?(?:(?:is|are) )?"
-    r"(?:[a-z]+ and )?(?:shown|given|provided|attached|depicted|displayed|below)"
-    r"(?! (?:to|that|no|an?|increased|decreased)\b)"
-    rf"|figures? (?:\d|[a-c]\b)|(?:image|exhibit) [a-c]\b)(?! findings)",
-    re.IGNORECASE,
-)
-# "the summary above", "refer to the abstract", "the preceding case"
-ABSENT_TEXT = re.compile(
-    r"\b(?:(?:summary|abstract|passage|advertisement|case|vignette) above"
-    r"|refer to the (?:summary|abstract|passage|advertisement)"
-    r"|(?:above|drug|pharmaceutical) advertisement"
-    r"|(?:above|preceding|previous) (?:case|passage|abstract|summary|vignette|scenario|question)"
-    r")\b",
-    re.IGNORECASE,
-)
+TABLE = read_mapping(Path(__file__).with_suffix(".yaml"))
+FIGURE, TEXT = ("|".join(TABLE[name]).format(**TABLE["words"]) for name in ("figure", "text"))
+ABSENT_FIGURE = re.compile(rf"\b(?:{FIGURE})(?! findings)", re.IGNORECASE)
+ABSENT_TEXT = re.compile(rf"\b(?:{TEXT})\b", re.IGNORECASE)
 REWARD_TAG = re.compile(r"</?(?:think|answer)>", re.IGNORECASE)
 
 

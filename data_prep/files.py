@@ -60,7 +60,7 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_bytes().decode("utf-8").split("\n") if line]
 
 
-def read_mapping(path: Path, fix: str) -> dict[str, Any]:
+def read_mapping(path: Path, fix: str = "take it from the repository again") -> dict[str, Any]:
     """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other content."""
     import yaml
 

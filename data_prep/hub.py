@@ -4,11 +4,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from data_prep.errors import UserError
+from data_prep.files import read_mapping
 
 
 def resolve_revision(hub_id: str, revision: str | None) -> str:
@@ -49,30 +51,7 @@ def load_splits(data: DictConfig, revision: str) -> dict[str, list[tuple[str, An
     return records
 
 
-# The fix, and the classes and status codes that the hub's libraries raise; the first fit decides.
-FIXES: dict[str, set[str | int]] = {
-    "it is gated or private: accept its terms on its page and run `hf auth login`": {
-        "GatedRepoError",
-        401,
-        403,
-    },
-    "that revision does not exist (any more): take a commit from the data set's page": {
-        "RevisionNotFoundError"
-    },
-    "it or one of its files is not there: check data.hub.id, or run `hf auth login`": {
-        "DatasetNotFoundError",
-        "RepositoryNotFoundError",
-        "EntryNotFoundError",
-        404,
-    },
-    "the hub could not be reached: check the network, or give data.source=FOLDER": {
-        "LocalEntryNotFoundError",
-        "ConnectionError",
-        "ConnectError",
-        "ConnectTimeout",
-        "ReadTimeout",
-    },
-}
+FIXES = read_mapping(Path(__file__).with_suffix(".yaml"))
 BROKEN = "what arrived is broken or cut off: run it again (a download resumes)"
 
 
@@ -90,6 +69,6 @@ def explain_errors(hub_id: str, revision: str) -> Iterator[None]:
             signs |= {type(cause).__name__, status}
             behind = cause.__cause__ or cause.__context__
             causes += [behind] if behind and behind not in causes else []
-        fix = next((fix for fix, known in FIXES.items() if signs & known), BROKEN)
+        fix = next((fix for fix, known in FIXES.items() if signs.intersection(known)), BROKEN)
         detail = f"[{type(error).__name__}: {' '.join(str(error).split())[:300]}]"
         raise UserError(f"{hub_id} at {revision}: {fix} {detail}") from error

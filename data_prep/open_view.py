@@ -12,18 +12,14 @@ long_answer    the gold option has more than 6 words: nobody would say just thes
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from data_prep.errors import BadRow
+from data_prep.files import read_mapping
 from data_prep.options import COLLECTIVE, LETTER_LIST, STEM_CITES
 from data_prep.rows import Question
 from data_prep.splits import Split
 
-TABLE: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-)
+TABLE = read_mapping(Path(__file__).with_suffix(".yaml"))
 NOUNS = re.compile(TABLE["nouns"].replace("@verbs@", TABLE["verbs"]), re.I)
 WHICH, ASKED = (re.compile(TABLE[name], re.I) for name in ("which", "asked"))
 MOST_WORDS = 6

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from omegaconf import DictConfig
 from scipy.sparse import csr_matrix
 
@@ -36,11 +36,11 @@ Copies = dict[str, dict[str, Any]]
 """By row id, as the manifest lists it: the id of the row that it is most like, and the share."""
 
 
-def split_words(question: str, options: Iterable[str]) -> list[str]:
+def split_words(row: Row) -> list[str]:
     """Return the words to compare: the stem's, for a short one those of the sorted options too."""
-    words = WORD.findall(question.casefold())
+    words = WORD.findall(row["question"].casefold())
     if len(words) < SHORT_STEM:
-        words += WORD.findall(" ".join(sorted(options)).casefold())
+        words += WORD.findall(" ".join(sorted(row["options"])).casefold())
     return words
 
 
@@ -60,13 +60,6 @@ def index_grams(*sets: Iterable[list[str]]) -> list[csr_matrix]:
     ones = np.ones(len(columns), np.int32)
     matrix = csr_matrix((ones, columns, starts), shape=(len(starts) - 1, max(1, len(different))))
     return [matrix[start:end] for start, end in pairwise(borders)]
-
-
-def index_rows(*sets: Sequence[Row]) -> list[csr_matrix]:
-    """Index the 8-grams of sets of rows."""
-    return index_grams(
-        *([split_words(row["question"], row["options"]) for row in rows] for rows in sets)
-    )
 
 
 def find_pairs(
@@ -91,11 +84,12 @@ def find_pairs(
     entries = (np.ones(len(probes), np.int32), (row_of[probes], left.indices[probes]))
     lookup, index = csr_matrix(entries, shape=left.shape), right.T.tocsr()
 
-    for start, end in split_chunks(np.bincount(row_of[probes], frequency[probes], len(sizes))):
+    costs = np.bincount(row_of[probes], frequency[probes], len(sizes))
+    for start, end in split_chunks(costs, JOIN_CHUNK):
         # texts that share a rare gram: only these few are compared in full
         candidates = (lookup[start:end] @ index).sorted_indices().tocoo()
         a, b = candidates.row + start, candidates.col
-        for first, last in split_chunks(sizes[a]):
+        for first, last in split_chunks(sizes[a], JOIN_CHUNK):
             one, other = a[first:last], b[first:last]
             shares = left[one].multiply(right[other]).sum(axis=1).A1 / sizes[one]
             enough = shares >= threshold - 1e-9
@@ -103,10 +97,10 @@ def find_pairs(
             yield from zip(*found, strict=True)
 
 
-def split_chunks(costs: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Cut items into runs (start, end) whose costs sum to about JOIN_CHUNK at most."""
-    borders = np.flatnonzero(np.diff(np.cumsum(costs) // JOIN_CHUNK)) + 1
-    return pairwise([0, *borders.tolist(), len(costs)])
+def split_chunks(costs: ArrayLike, most: int) -> Iterator[tuple[int, int]]:
+    """Cut items into runs (start, end) whose costs sum to about `most`."""
+    borders = np.flatnonzero(np.diff(np.cumsum(costs) // most)) + 1
+    return pairwise([0, *borders.tolist(), np.size(costs)])
 
 
 def make_key(row: Row) -> tuple[str, str]:
@@ -150,7 +144,7 @@ def list_best(pairs: Iterable[tuple[str, str, float]], name: str) -> Copies:
 
 def find_near_copies(rows: Sequence[Row], threshold: float) -> Copies:
     """Find for each row the earlier row that it is most like, by the share of the smaller one."""
-    [grams] = index_rows(rows)
+    [grams] = index_grams(map(split_words, rows))
     # a pair comes from both sides; the smaller text has the larger share
     pairs = [
         (rows[max(a, b)]["id"], rows[min(a, b)]["id"], share)
@@ -169,10 +163,10 @@ def find_contamination(
     listed      training rows from `policy.flag` on that stay
     evaluation  evaluation rows from `policy.flag` on: the training row, of those that stay if any
     """
-    evaluation_grams, train_grams = index_rows(evaluation, train)
+    left, right = index_grams(map(split_words, evaluation), map(split_words, train))
     pairs = [
         (train[t]["id"], evaluation[e]["id"], round(share, 3))
-        for e, t, share in find_pairs(evaluation_grams, train_grams, policy.flag)
+        for e, t, share in find_pairs(left, right, policy.flag)
     ]
     # An exact copy of a short stem may have other distractors, and so fewer 8-grams in common.
     copies: dict[tuple[str, str], list[str]] = {}

@@ -21,7 +21,7 @@ from data_prep.options import (
     replace_questions,
     shuffle_options,
 )
-from data_prep.overlap import drop_copies
+from data_prep.overlap import drop_copies, split_chunks
 from data_prep.prepared import FORMAT, MANIFEST, replace_folder
 from data_prep.prompt import (
     DIRECT_RESPONSES,
@@ -44,7 +44,7 @@ from data_prep.splits import (
 )
 from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
-BATCH = 1000  # rows that are built and measured together
+BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # becomes a folder's name
 SOURCES = Path(__file__).with_name("sources")
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -270,26 +270,24 @@ def build_rows(split: Split, tokenizer: ModelTokenizer, template: Template, data
     OpenRLHF would cut a long prompt from the left, the instruction first. The limit is on training
     rows alone: an evaluation row that does not fit its model is asked, and counts as wrong.
     """
-    # rows replace the questions: to keep both would double the memory
-    questions, split.questions = split.questions, []
     eos_token, chat = tokenizer.eos_token, tokenizer.chat
     frame = ChatFrame(chat.prefix, chat.suffix) if chat else None
+    split.rows = [
+        build_row(question, split.name, eos_token, frame, template, data.direct_response)
+        for question in split.questions
+    ]
+    split.questions = []
+    prompts = [row["prompt"] for row in split.rows]
+    chunks = list(split_chunks(list(map(len, prompts)), BATCH))
+    for start, end in follow_rows(chunks, f"{split.name}: counting tokens"):
+        split.tokens += tokenizer.count_tokens(prompts[start:end])
     reasons: dict[str, str] = {}
-    batches = [questions[start : start + BATCH] for start in range(0, len(questions), BATCH)]
-    for batch in follow_rows(batches, f"{split.name}: counting tokens"):
-        rows = [
-            build_row(question, split.name, eos_token, frame, template, data.direct_response)
-            for question in batch
-        ]
-        counts = tokenizer.count_tokens([row["prompt"] for row in rows])
-        split.rows += rows
-        split.tokens += counts
-        for row, tokens in zip(rows, counts, strict=True):
-            # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
-            # Only the question is looked at: the frame of a chat is made of such tokens.
-            asked = render_question(row["question"], row["options"], template.layout)
-            if tokenizer.special_tokens.search(asked):
-                reasons[row["id"]] = "special_token_in_text"
-            elif tokens > data.max_prompt_tokens and split.name == TRAIN:
-                reasons[row["id"]] = "prompt_too_long"
+    for row, tokens in zip(split.rows, split.tokens, strict=True):
+        # The tokenizer would read it as the token itself, and an EOS inside a prompt ends it.
+        # Only the question is looked at: the frame of a chat is made of such tokens.
+        asked = render_question(row["question"], row["options"], template.layout)
+        if tokenizer.special_tokens.search(asked):
+            reasons[row["id"]] = "special_token_in_text"
+        elif tokens > data.max_prompt_tokens and split.name == TRAIN:
+            reasons[row["id"]] = "prompt_too_long"
     split.keep_only(reasons)

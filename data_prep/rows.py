@@ -138,17 +138,12 @@ def build_row(
     `label` is JSON text because OpenRLHF gives the reward one value only, and would unify the keys
     of a struct. `response`, the SFT target, ends in EOS so that OpenRLHF adds no second one.
     """
-    row_id, stem, options, answer = (
-        question.id,
-        question.question,
-        question.options,
-        question.answer,
-    )
-    label = {"id": row_id, "split": split}
+    stem, options, answer = question.question, question.options, question.answer
+    label = {"id": question.id, "split": split}
     label |= question.target or {"answer": answer, "options": options}
     target = "{gold}" if question.target else DIRECT_RESPONSES[direct_response]
     return {
-        "id": row_id,
+        "id": question.id,
         "question": stem,
         "options": options,
         "answer": answer or question.gold,
@@ -156,6 +151,6 @@ def build_row(
         "direct_prompt": render_direct_prompt(stem, options, frame, template),
         "response": target.format(answer=answer, gold=question.gold) + eos_token,
         "label": json.dumps(label, ensure_ascii=False),
-        "datasource": row_id.split("/", 1)[0],
+        "datasource": question.id.split("/", 1)[0],
         "meta": question.meta,
     }

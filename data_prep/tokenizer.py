@@ -27,7 +27,6 @@ PROBES = ("<think>", *LETTERS)
 """First tokens of responses: PPO's, and each target of SFT."""
 RENDER_SECONDS = 30  # importing the renderer takes 1 of them
 RENDER_BYTES = 4 * 1024**3  # of private memory
-BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 
 
 class Chat(NamedTuple):
@@ -53,13 +52,8 @@ class ModelTokenizer(NamedTuple):
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Count tokens, without any that the tokenizer would add (OpenRLHF adds none either)."""
-        step = max(1, BATCH // max(1, max(map(len, texts), default=1)))
-        counts: list[int] = []
-        for start in range(0, len(texts), step):
-            batch = list(texts[start : start + step])
-            encodings = self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-            counts += [len(encoding) for encoding in encodings]
-        return counts
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
 
 
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:

@@ -12,16 +12,13 @@ import unicodedata
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from data_prep.files import read_mapping
 from reward_server.choice import normalise
 from reward_server.text import ANNOUNCED, Stated
 
-TABLE: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("units.yaml").read_text(encoding="utf-8")
-)
+TABLE = read_mapping(Path(__file__).with_name("units.yaml"))
 PATTERNS = {name: re.compile(text, re.X | re.I) for name, text in TABLE["patterns"].items()}
 UNITS = {
     unit: (quantity, float(factor))

@@ -1,12 +1,14 @@
 """The one table of what is logged about a response: name, unit, function, and what it shows.
 
-A new signal is one more entry of SIGNALS. Pure, stdlib only, linear time.
+A new signal is one more entry of SIGNALS. Pure, linear time.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.files import read_mapping
 from reward_server.choice import LETTERS, normalise
 from reward_server.tags import is_blank
 from reward_server.verifier import Verdict
@@ -27,9 +29,11 @@ LAST_WORDS = 128  # a loop lasts to the end once it has begun, and every word co
 # ends of sentences, but not after the initial of a species (E. coli)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^\sa-z])|\n")
 WORD = re.compile(r"\w+")
-EMPTY_WORD = re.compile(r"a|an|the|of|to|in|on|at|for|with|and|or|by|as|be|from")
 NEARLY_ALL = 0.75  # of an option's words, where it has four or more
 
+TABLE = read_mapping(Path(__file__).with_suffix(".yaml"))
+WORDS = {name: "|".join(alternatives) for name, alternatives in TABLE.items()}
+EMPTY_WORD = re.compile(WORDS["small"])
 # the answer is C    I choose C    best option: C    答案是C
 ANNOUNCES = (
     r"(?:\b(?:answer|option|choice|choose|pick|select|go with)(?: (?:is|must be|would be))?:? ?"
@@ -40,28 +44,9 @@ CONFIRMS = (
     r" (?:is|seems) (?:clearly |the |most )*(?:correct|right|best|answer)\b"
     r"(?= (?:answer|choice|option|one|because|since|here|as)\b|[.,;:!]|\Z)"
 )
-# What makes naming an option a statement of the answer:
-STATES = re.compile(
-    r"\b(?:answer|correct|right|best|likeliest|likely|probably|first[- ]line|diagnosis|next step"
-    r"|most (?:probable|appropriate|suitable|consistent|effective|fitting)"  # the most suitable …
-    r"|(?:treatment|drug|test|therapy) of choice|indicated"  # … is the drug of choice
-    r"|(?:choose|pick|select|conclude|go with)"  # I choose …
-    r"|(?:the|her|his|their) (?:treatment|therapy|cause|management|drug|test) (?:here )?is"
-    r"|(?:it|this|that)(?: is|'s| must be)|(?:patient|she|he|woman|man|child|boy|girl) has"
-    r"|(?:this|these|picture|findings|presentation) (?:suggests?|points? to|indicates?|represents?)"
-    r"|should (?:be given|be treated with|receive|get|start|undergo)"  # she should receive …
-    r"|(?:we|i) (?:should |would |will )?(?:give|start|order|treat))\b"  # we give …
-    r"|\A(?:give|start|order|begin)\b"
-)
-# What takes it back or leaves it open: "not measles", "measles is unlikely", "if measles"
-DENIES = re.compile(
-    r"\b(?:not|never|no|neither|nor|cannot|without|unlike|unlikely|less|least|rather than"
-    r"|instead of|except|exclud\w+|rul\w+ out|against|avoid\w*|contraindicated|incorrect|wrong"
-    r"|false|worse|harm\w*|unsafe|fails?|could|might|may|maybe|perhaps|if|whether|consider\w*"
-    r"|tempting|but|however|although)\b"
-    r"|n't\b|\?"
-)
-REASON_BEGINS = re.compile(r"\b(?:because|since|given|as|due to)\b")
+STATES = re.compile(rf"\b(?:{WORDS['states']})\b|\A(?:{WORDS['orders']})\b")
+DENIES = re.compile(rf"\b(?:{WORDS['denies']})\b|n't\b|\?")
+REASON_BEGINS = re.compile(rf"\b(?:{WORDS['because']})\b")
 CLAUSE_END = re.compile(r"[,;:]")
 
 

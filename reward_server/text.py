@@ -12,15 +12,12 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
-
+from data_prep.files import read_mapping
 from reward_server.choice import normalise
 
-TABLE: dict[str, Any] = yaml.safe_load(
-    Path(__file__).with_name("spellings.yaml").read_text(encoding="utf-8")
-)
+TABLE = read_mapping(Path(__file__).with_name("spellings.yaml"))
 PATTERNS = {name: re.compile(text, re.I) for name, text in TABLE["patterns"].items()}
 ANNOUNCED = PATTERNS["announced"]
 RULES = [(re.compile(pattern), new) for pattern, new, _ in TABLE["rules"]]
