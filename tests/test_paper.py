@@ -127,7 +127,7 @@ def test_rows_of_another_prompt_or_view_are_not_trained_on(compose_config, bank:
     told = [problem for problem in find_problems(cfg, "ppo") if "was prepared with" in problem]
     assert len(told) == 1
     assert (
-        "with prompt plain, none_of_the_above None, not prompt paper, none_of_the_above add"
+        "with prompt plain, none_of_the_above null, not prompt paper, none_of_the_above add"
         in told[0]
     )
     assert "run `make prep" in told[0]
