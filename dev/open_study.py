@@ -179,8 +179,9 @@ def write_report(settings: Settings, habits: list[str]) -> str:
         units = ["base"] if name == "base" else [f"{name}-{seed}" for seed in settings.seeds]
         units = [unit for unit in units if study.is_evaluated(settings, unit)]
         if units:
+            seeds = [unit.rpartition("-")[2] for unit in units]
             tables[name] = {
-                key: pd.DataFrame([read_scores(place, unit, *source, mode) for unit in units])
+                key: pd.DataFrame([read_scores(place, one, *source, mode) for one in units], seeds)
                 for key, source in MEASURES.items()
             }
             rows[name] = {
@@ -190,12 +191,17 @@ def write_report(settings: Settings, habits: list[str]) -> str:
             rows[name]["both"] = measure_scores(
                 find_both(place, units, mode), clusters["bank/test"]
             )
-    for name in [name for name in tables if name != "base"]:
-        for key, table in tables[name].items():
-            base = tables["base"][key].iloc[[0] * len(table)].reset_index(drop=True)
-            gained = table.reset_index(drop=True) - base[table.columns]
+    # gains over the base hold what any reward for the format brings; those over the control do not
+    for name, other in [
+        (a, b) for b in ("base", "format_only") for a in tables if a not in ("base", b)
+    ]:
+        for key, table in tables[name].items() if other in tables else ():
+            against = tables[other][key][table.columns]
+            if other == "base":
+                against = against.iloc[[0] * len(table)].set_axis(table.index)
+            gained = (table - against).dropna()  # seed by seed, where both have it
             found = measure_scores(gained, clusters[MEASURES[key][1]])
-            differences.append({"a": name, "b": "base", "measure": key} | found)
+            differences.append({"a": name, "b": other, "measure": key} | found)
     earned = {
         f"{habit}-{reward}": one
         for habit in habits
@@ -267,13 +273,16 @@ def render(rows: Any, differences: list[dict[str, Any]], habits: dict[str, Any])
             f"{format_value(rows[name][key])} ({format_interval(rows[name][key])})" for key in keys
         ]
         lines.append(f"| {NAMES[name]} | {rows[name][keys[0]]['seeds']} | {' | '.join(cells)} |")
-    lines += ["", "Points gained over the base, on the same questions.", ""]
-    lines += ["| recipe | " + " | ".join(MEASURES) + " |", "|---|" + "--:|" * len(MEASURES)]
-    for name in NAMES:
-        own = {one["measure"]: one for one in differences if one["a"] == name}
-        if own:
-            cells = [show_difference(own[key]) for key in MEASURES]
-            lines.append(f"| {NAMES[name]} | {' | '.join(cells)} |")
+    pairs = dict.fromkeys((one["a"], one["b"]) for one in differences)
+    lines += ["", "Points gained on the same questions.", ""]
+    lines += [
+        "| recipe | over | " + " | ".join(MEASURES) + " |",
+        "|---|---|" + "--:|" * len(MEASURES),
+    ]
+    for a, b in pairs:
+        own = {one["measure"]: one for one in differences if (one["a"], one["b"]) == (a, b)}
+        cells = [show_difference(own[key]) for key in MEASURES]
+        lines.append(f"| {NAMES[a]} | {NAMES[b]} | {' | '.join(cells)} |")
     if habits:
         lines += [
             "",
