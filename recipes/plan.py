@@ -430,7 +430,8 @@ def print_plan(cfg: DictConfig) -> None:
         each = f"{low * gpus:.3g} to {high * gpus:.3g} GPU-hours"
         print(f"{steps} steps: {low:.3g} to {high:.3g} hours, {each}")
         constants = ", ".join(f"{name} {value:.3g}" for name, value in vars(machine).items())
-        given = ", ".join(f"{key} {value}" for key, value in cfg.plan.items() if key != "rows")
+        shown = {key: value for key, value in cfg.plan.items() if value and key != "rows"}
+        given = ", ".join(f"{key} {value}" for key, value in shown.items())
         counted = f"{rows['train']:,} rows to train on, {rows['eval']:,} to evaluate"
         longest = "the longest response as long as allowed"
         print(f"rests on {counted}; {given}; {longest}; {constants}\n")

@@ -102,8 +102,7 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
     if not (folder / "run.json").is_file():
         yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
         return
-    path = folder / "config.yaml"
-    before = read_mapping(path, "start anew, name=NAME") if path.is_file() else {}
+    before = read_mapping(folder / "config.yaml", "start anew, name=NAME")
     was_set, now = flatten(before), flatten(to_dict(cfg))
     for key, was in was_set.items():
         # a key that this version no longer has, or did not have then, says nothing

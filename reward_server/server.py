@@ -36,7 +36,8 @@ from reward_server.signals import SIGNALS
 from reward_server.verifier import REASONS
 
 MAX_BODY_BYTES = 8 * 2**20
-MAX_CHARACTERS = 4_000_000  # of all queries of a batch
+MAX_CHARACTERS = 4_000_000  # of all queries and labels of a batch
+MAX_LABEL = 100_000  # characters; thousands of labels are kept read
 MAX_BATCH = 1024
 BACKLOG = 4096  # the engine opens a connection a sample, hundreds at once; the default drops some
 READ_SECONDS = 30.0  # that a client has to send a body
@@ -169,10 +170,13 @@ async def read_batch(request: web.Request) -> Batch:
     except asyncio.CancelledError:  # SIGTERM, and `shutdown_timeout` is over
         text = "the server stops and the body is not whole: ask again"
         raise web.HTTPServiceUnavailable(text=text) from None
-    count, characters = lengths[0], sum(map(len, batch.query))
-    if count > MAX_BATCH or characters > MAX_CHARACTERS:
-        limit = f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters"
-        text = f"{count} samples, {characters} characters: {limit}"
+    count, characters = lengths[0], sum(map(len, batch.query + batch.labels))
+    longest = max(map(len, batch.labels), default=0)
+    if count > MAX_BATCH or characters > MAX_CHARACTERS or longest > MAX_LABEL:
+        limit = (
+            f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters, {MAX_LABEL} a label"
+        )
+        text = f"{count} samples, {characters} characters, {longest} in a label: {limit}"
         raise web.HTTPRequestEntityTooLarge(MAX_CHARACTERS, characters, text=text)
     return batch
 

@@ -74,8 +74,8 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3138,
-    "reward_server": 1473,
+    "data_prep": 3140,
+    "reward_server": 1477,
     "recipes": 3937,
     "eval": 4735,
 }

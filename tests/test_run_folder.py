@@ -221,6 +221,7 @@ def test_the_configuration_that_is_kept_names_the_hub_model_and_no_others_facts(
         ("run.json", "[" * 100_000),
         ("config.yaml", "a: [b"),
         ("config.yaml", "[1]"),
+        ("config.yaml", "reward: &a {x: *a}"),
         ("config.yaml", "!!python/object/apply:os.system [id]"),
         ("checkpoints/complete/global_step3.json", "[]"),
         ("checkpoints/complete/global_step3.json", '{"step": 3, "roles": 7}'),
@@ -242,8 +243,16 @@ def test_a_damaged_run_is_resumed_or_named_in_one_line(compose_config, tmp_path,
 @pytest.mark.parametrize("record", ['{"data": null}', '{"data": {"files": 3}}', '{"data": [1]}'])
 def test_a_record_without_data_says_nothing_of_data(compose_config, tmp_path, record):
     (tmp_path / "run.json").write_text(record)
+    (tmp_path / "config.yaml").write_text("seed: 42")
     cfg = compose_config("rlvr", f"run_dir={tmp_path}", "resume=true")
     assert list(check_run_folder(cfg, {"train.jsonl": "x"})) == []
+
+
+def test_a_run_whose_settings_are_lost_is_not_resumed(compose_config, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    cfg = compose_config("rlvr", f"run_dir={tmp_path}", "resume=true")
+    with pytest.raises(UserError, match=r"config\.yaml is no regular file: start anew"):
+        list(check_run_folder(cfg, {}))
 
 
 def test_damaged_rows_are_forgotten_on_resume(tmp_path):
