@@ -79,7 +79,7 @@ test: setup $(BANK) ## unit tests (2 to 4 minutes), then one end-to-end run
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
 	@$(PY) -m pytest -q -m e2e tests/test_e2e.py
 
-e2e: setup $(BANK) ## every end-to-end test: training, resume, two ranks, real servers (an hour)
+e2e: setup $(BANK) ## every end-to-end test: training, resume, two ranks, real servers (2 hours)
 	@$(PY) -m pytest -q -m 'e2e or slow'
 
 lint: setup ## ruff and mypy
