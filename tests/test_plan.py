@@ -145,7 +145,7 @@ def test_a_large_model_without_a_gpu_is_refused_with_the_reason(compose_one):
 @pytest.mark.parametrize(
     ("words", "measured"),
     [
-        (["experiment=laptop"], 5.05),
+        (["experiment=laptop"], 5.34),
         (["experiment=laptop", "hardware.gpus_per_node=2"], 8.2),
         (["experiment=grpo", "model=laptop"], 4.54),
         (["experiment=laptop", "openrlhf.ds.lora.rank=8"], 5.2),
