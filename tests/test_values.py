@@ -90,7 +90,7 @@ def test_what_cannot_train_is_refused_by_key_and_value(wrong, override, part):
         ("openrlhf.algo.advantage.lambd=-3", "lambd=-3 must be 0 or more"),
         ("openrlhf.actor.eps_clip_low_high=[0.2,nan]", "[0.2, nan] must be 0 or more"),
         ("openrlhf.actor.adam.betas=[2,2]", "betas=[2, 2] must be 1 at most"),
-        ("openrlhf.actor.adam.lr=1000", "adam.lr=1000 must be 1 at most"),
+        ("openrlhf.critic.adam.lr=1000", "adam.lr=1000 must be 1 at most"),
         ("openrlhf.actor.lr_warmup_ratio=2", "lr_warmup_ratio=2 must be 1 at most"),
         ("openrlhf.actor.lr_scheduler=cosin", "lr_scheduler=cosin is none of cosine_with_min_lr"),
         ("openrlhf.ds.zero_stage=7", "zero_stage=7 must be 3 at most"),
