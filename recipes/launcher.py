@@ -10,20 +10,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from data_prep.errors import UserError
 from data_prep.files import read_jsonl, write_json, write_text
 from data_prep.prepared import Prepared
 from recipes import plan, process, run_folder, terminal
 from recipes.engine import checkpoints
-from recipes.flags import FlagError, build_parser, flatten, to_argv, validate
+from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.model import fetch_model, find_folder
 from recipes.preflight import find_doubts, find_problems
 from recipes.reward import choose_hook
-from recipes.rules import find_broken_rules, find_wrong_settings
+from recipes.rules import find_broken_rules, find_wrong_settings, list_values
 
 PATHS = (
     "data.prompt_dataset",
@@ -111,8 +110,7 @@ def check_recipe(cfg: DictConfig, method: str) -> tuple[list[str], list[str]]:
 def build_argv(cfg: DictConfig, method: str) -> list[str]:
     """Build the engine's argv with absolute paths, for Ray's workers. Raises FlagError."""
     parser = build_parser(method)
-    nested: Any = OmegaConf.to_container(cfg.openrlhf, resolve=True)
-    flags = flatten(nested)
+    flags = list_values(cfg.openrlhf)
     if method == "ppo":
         hook = flags["train.agent_func_path"], flags["reward.remote_url"]
         agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)

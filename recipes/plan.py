@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import psutil
-import yaml
 from omegaconf import DictConfig
 
 from data_prep.command import run_command
@@ -43,7 +42,7 @@ CHECKPOINT = 14  # bytes on disk a weight: bf16 weights, fp32 weights, two Adam 
 ROLLOUT_TOKEN = 5  # bytes on disk a token of a response, as JSON and with the row's other fields
 RANGE = (0.6, 3.0)  # of an estimate: where the public measurements of tests/test_plan.py fall
 Bytes: Any = Counter  # by what they are for; a sum of two drops what is zero
-CONSTANTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+CONSTANTS = read_mapping(Path(__file__).with_suffix(".yaml"))
 
 
 def count_models(flags: Any) -> tuple[int, int]:

