@@ -75,8 +75,9 @@ check-results: setup $(BANK) ## run a result of docs/RESULTS.md again, inside it
 serve: setup ## the reward over HTTP, for reward.hook=server: docs/reward.md
 	@$(PY) -m reward_server.server
 
-test: setup $(BANK) ## unit tests (2 to 4 minutes), then one end-to-end run
+test: setup $(BANK) ## unit tests (a minute), tests that start programs, one end-to-end run
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
+	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 -m 'process and not slow'
 	@$(PY) -m pytest -q -m e2e tests/test_e2e.py
 
 e2e: setup $(BANK) ## every end-to-end test: training, resume, two ranks, real servers (2 hours)

@@ -59,6 +59,23 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Keep unit tests quick: one that starts a Python of its own is marked `process`."""
+    start = subprocess.Popen.__init__
+
+    def start_quickly(self: subprocess.Popen, args: Sequence[str] | str, *rest, **options) -> None:
+        assert sys.executable not in list(args), "mark this test `process`: it starts a program"
+        start(self, args, *rest, **options)
+
+    gc.freeze()  # a collection of what imports made costs 0.2 s, and statsmodels asks for some
+    is_unit = not {"process", "e2e", "slow"} & {mark.name for mark in item.iter_markers()}
+    with pytest.MonkeyPatch.context() as patch:
+        if is_unit:
+            patch.setattr(subprocess.Popen, "__init__", start_quickly)
+        return (yield)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""

@@ -216,6 +216,7 @@ def digest(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+@pytest.mark.process
 def test_same_bytes_everywhere_and_other_bytes_for_another_seed(bank):
     code = (
         "import hashlib, json, locale; locale.setlocale(locale.LC_ALL, ''); from dev.laptop.bank import build_bank;"

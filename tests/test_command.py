@@ -157,6 +157,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
         run_command(work, "report")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "mode", [pytest.param({}, marks=pytest.mark.slow), {"PYTHONUTF8": "0"}], ids=["utf8", "none"]
 )
@@ -254,6 +255,7 @@ def test_control_characters_are_shown(monkeypatch, capsys, text, shown):
     assert capsys.readouterr().err == shown + "\n"
 
 
+@pytest.mark.process
 def test_a_safe_path_does_not_hide_the_packages(root, tmp_path):
     """With PYTHONSAFEPATH=1 Python does not look in this folder: make takes it away, `python -m` says one line."""
     environment = {"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1"}

@@ -305,6 +305,7 @@ def test_a_run_that_is_no_folder_is_one_line(value, tmp_path, monkeypatch):
         report_on(Path(value))
 
 
+@pytest.mark.process
 def test_a_full_disk_is_one_line_and_leaves_nothing_partial(run):
     """Really too small: files of this process may have 60 kB (an Errno of its own, and none of the mocks)."""
     command = [sys.executable, "-m", "eval.dynamics.report", f"run={run}"]

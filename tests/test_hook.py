@@ -191,6 +191,7 @@ def test_batches_are_refused(hook):
         hook.reward_func([PROMPT + RIGHT] * 2, [PROMPT] * 2, [make_label()] * 2)
 
 
+@pytest.mark.process
 def test_root_missing_from_the_path(tmp_path):
     code = f"import runpy; runpy.run_path({str(HOOK)!r})"
     done = subprocess.run(
@@ -200,6 +201,7 @@ def test_root_missing_from_the_path(tmp_path):
     assert f"Set PYTHONPATH={HOOK.parents[1]}" in done.stderr
 
 
+@pytest.mark.process
 def test_the_hook_needs_no_engine():
     code = (
         f"import runpy, sys; runpy.run_path({str(HOOK)!r});"

@@ -128,6 +128,7 @@ def fetch(root: Path, cache: Path, port: int, *models: str, child: str = CHILD) 
     return done.stdout.splitlines()
 
 
+@pytest.mark.process
 def test_fetching_and_refusing(hub, root, tmp_path):
     asked = [f"lab/tiny@{PINNED}", f"lab/tiny@{OTHER}", f"lab/none@{PINNED}", f"lab/gated@{PINNED}"]
     asked += [f"lab/..@{PINNED}"]
@@ -152,6 +153,7 @@ def test_fetching_and_refusing(hub, root, tmp_path):
         assert line.startswith("refused: model.path=lab/") and mend in line
 
 
+@pytest.mark.process
 def test_a_cached_model_needs_no_hub_and_an_absent_one_says_so(hub, root, tmp_path):
     (folder,) = fetch(root, tmp_path, hub.server_port, f"lab/tiny@{PINNED}")
     hub.shutdown()
@@ -163,6 +165,7 @@ def test_a_cached_model_needs_no_hub_and_an_absent_one_says_so(hub, root, tmp_pa
     assert "the hub cannot be reached; give a local copy, model.path=FOLDER" in refused
 
 
+@pytest.mark.process
 def test_preparation_finds_the_chat_template_of_a_hub_model(hub, root, tmp_path):
     models = [f"lab/{name}@{PINNED}" for name in ("instruct", "newer", "base")]
     found = fetch(root, tmp_path, hub.server_port, *models, child=PREPARING_CHILD)

@@ -149,6 +149,7 @@ def test_nothing_is_downloaded_where_the_machine_cannot_run_it(install, monkeypa
         install.main()
 
 
+@pytest.mark.process
 def test_setup_takes_no_time_where_all_is_there(root):
     """It runs before every make target."""
     code = "import runpy; runpy.run_path('requirements/install.py', run_name='x')"

@@ -74,6 +74,7 @@ def test_data_exchanged_between_preflight_and_start_is_not_trained_on(
     assert not run_folder.is_begun(tmp_path / "run")
 
 
+@pytest.mark.process
 def test_resume_auto_starts_then_continues_then_has_nothing_to_do(laptop, tmp_path, capsys):
     assert start(laptop("resume=auto")) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -89,6 +90,7 @@ def test_resume_auto_starts_then_continues_then_has_nothing_to_do(laptop, tmp_pa
     assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 1
 
 
+@pytest.mark.process
 def test_temporary_folders_go_with_the_run(laptop, tmp_path, monkeypatch):
     code = "import os, tempfile; open(os.environ['MEDRLVR_RUN'] + '/where', 'w').write(tempfile.mkdtemp())"
     monkeypatch.setattr(process, "build_command", lambda *_: [sys.executable, "-c", code])
@@ -110,6 +112,7 @@ launcher.run_recipe(cfg, "ppo")
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "name",
     [
@@ -138,6 +141,7 @@ def test_a_signal_ends_the_run_and_all_its_processes(root, bank, tmp_path, list_
     assert not list_processes(tmp_path / "run")
 
 
+@pytest.mark.process
 def test_an_engine_that_hangs_is_noticed_once_until_it_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "STALL_SECONDS", 0.2)
     watch = EngineWatch(None, tmp_path)
@@ -154,6 +158,7 @@ def test_an_engine_that_hangs_is_noticed_once_until_it_moves(tmp_path, monkeypat
     assert watch.measure_stall() > 1.5
 
 
+@pytest.mark.process
 def test_stacks_are_asked_of_those_that_know_the_signal():
     """SIGUSR1 kills what does not catch it, such as Ray's daemons."""
     catches = "import faulthandler, signal, sys, time; faulthandler.register(signal.SIGUSR1, file=sys.stdout); print('up', flush=True); time.sleep(60)"

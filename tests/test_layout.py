@@ -155,6 +155,7 @@ for module in {modules!r}:
 """
 
 
+@pytest.mark.process
 def test_help_imports_nothing_heavy():
     """In one process: what one command imports stays for those after it, and none may import any."""
     code = HELP.format(modules=COMMANDS, heavy=HEAVY)

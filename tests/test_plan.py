@@ -389,6 +389,7 @@ def test_the_file_that_is_evaluated_on_is_counted(compose_one, bank, tmp_path):
     assert plan.count_rows(compose_one("tuned", "8x80gb", unknown)[0])["eval"] == 200
 
 
+@pytest.mark.process
 def test_make_plan_prints_every_phase(root):
     command = [sys.executable, "-m", "recipes.plan", "experiment=paper", "hardware=1x80gb"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -409,6 +409,7 @@ def test_too_few_gpus_on_this_machine(laptop, monkeypatch):
     assert_told(find_problems(cfg, "ppo"), "asks for 4 GPUs, there are 2")
 
 
+@pytest.mark.process
 def test_the_command_line_tells_it_and_exits_with_2(root, tmp_path):
     command = [
         sys.executable,

@@ -240,6 +240,7 @@ def run_prep(tmp_path_factory: pytest.TempPathFactory):
     return run
 
 
+@pytest.mark.process
 def test_the_command_writes_the_same_bytes_anywhere(
     cfg: DictConfig, tmp_path: Path, run_prep
 ) -> None:
@@ -268,6 +269,7 @@ def test_the_command_writes_the_same_bytes_anywhere(
     assert contents[0] == contents[1]
 
 
+@pytest.mark.process
 def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(
     tmp_path: Path, run_prep
 ) -> None:
@@ -278,6 +280,7 @@ def test_the_command_ends_with_2_and_no_traceback_where_the_user_must_act(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_preparation_imports_no_torch() -> None:
     code = "import sys, data_prep.run; print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
     done = subprocess.run(

@@ -445,6 +445,7 @@ def test_the_advice_to_take_other_rows_fits_any_command(run, tmp_path):
         run(source)
 
 
+@pytest.mark.process
 def test_data_without_a_dev_split_can_be_trained_on(tmp_path, capsys):
     """The first example of docs/data.md, then both recipes as far as the engine's command."""
     with (tmp_path / "q.csv").open("w", newline="") as file:
@@ -488,6 +489,7 @@ def write_bomb(path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="zstd")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "kind", ["10 MB", pytest.param("40 MB", marks=pytest.mark.slow), "parquet"]
 )
@@ -506,6 +508,7 @@ def test_huge_rows_are_dropped_by_name_in_bounded_memory(tmp_path, kind):
     assert len(read_train(tmp_path)) == 10
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_many_long_rows_are_measured_in_bounded_memory(tmp_path, count):
     rows = [make_row(n, question=f"word{n} " * 100_000) for n in range(count)]
@@ -564,6 +567,7 @@ FAULTY = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("template", "told"),
     [
@@ -594,6 +598,7 @@ def test_a_template_that_fails_is_one_line(run, tmp_path, template, told):
     assert len(error.value.problems) == 1
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("real_renderer")
 def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
     model = write_model(tmp_path / "model")
@@ -609,6 +614,7 @@ def test_a_tokenizer_with_code_runs_nothing(run, tmp_path):
 # --- interruption and damage ----------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

@@ -71,6 +71,7 @@ def test_the_cause_is_of_this_life_of_the_run(tmp_path):
     )
 
 
+@pytest.mark.process
 def test_a_whole_family_is_stopped_even_what_ignores_sigterm(monkeypatch):
     monkeypatch.setattr("recipes.process.STOP_SECONDS", 0.5)
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -87,6 +88,7 @@ def test_a_whole_family_is_stopped_even_what_ignores_sigterm(monkeypatch):
     )
 
 
+@pytest.mark.process
 def test_the_orphans_of_a_killed_parent_are_stopped_too():
     """A vLLM whose actor was killed -9 would go on holding its memory."""
     middle = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).wait()"

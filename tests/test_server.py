@@ -304,6 +304,7 @@ def test_our_client_sends_the_token_in_the_header_and_takes_turns():
     assert sent == {f"Bearer {ODD_TOKEN}".encode()}
 
 
+@pytest.mark.process
 def test_our_client_waits_for_a_server_that_comes_back():
     replies, seen = ask_through_client([503, 200], patience=30)
     assert replies[0]["rewards"] == 1.0 and len(seen) == 2
@@ -465,6 +466,7 @@ def start_server(*arguments, port, **environ):
     raise TimeoutError("the server does not answer")
 
 
+@pytest.mark.process
 def test_the_process_starts_and_stops():
     port = find_port()
     process = start_server(port=port, MEDRLVR_REWARD='{"mode": "strict"}')
@@ -479,6 +481,7 @@ def test_the_process_starts_and_stops():
     assert "reward server: stopped" in output
 
 
+@pytest.mark.process
 def test_a_half_sent_body_gets_a_reply_when_the_server_stops():
     port = find_port()
     process = start_server(port=port)
@@ -517,6 +520,7 @@ def test_the_process_refuses(arguments, environ, message, monkeypatch, capsys):
     assert "\n" not in caught.value.code and capsys.readouterr().err == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
 def test_any_free_port_and_ipv6_are_shown_as_they_are(host, shown):
     command = [sys.executable, "-m", "reward_server.server", "--port", "0", "--host", host]
@@ -533,6 +537,7 @@ def test_any_free_port_and_ipv6_are_shown_as_they_are(host, shown):
         process.wait(timeout=10)
 
 
+@pytest.mark.process
 def test_a_taken_port_is_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

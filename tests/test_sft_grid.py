@@ -71,6 +71,7 @@ def test_a_grid_that_cannot_be_trained_is_refused_before_its_first_run(
     assert any(part in line for line in error.value.problems), error.value.problems
 
 
+@pytest.mark.process
 def test_a_part_that_fails_stops_the_grid() -> None:
     with pytest.raises(UserError, match=r"eval.run failed .*the same command continues"):
         run_child("eval.run", "experiment=no_such_experiment")
@@ -92,6 +93,7 @@ def test_every_sft_experiment_has_a_grid(compose_config, experiment: str) -> Non
         assert list(cfg.grid.rates) == [1e-5, 5e-6, 1e-6] and cfg.openrlhf.train.max_epochs == 10
 
 
+@pytest.mark.process
 def test_the_command_says_what_it_would_do(bank: Path, root: Path) -> None:
     command = [sys.executable, "-m", "recipes.sft_grid", f"data_dir={bank}", "dry_run=true"]
     words = ["experiment=laptop", "hardware=cpu"]

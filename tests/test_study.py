@@ -33,6 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(jobs=2)
 
 
+@pytest.mark.process
 def test_units_run_in_the_order_of_their_needs_and_done_ones_stay(
     settings, tmp_path, capsys
 ) -> None:
@@ -47,6 +48,7 @@ def test_units_run_in_the_order_of_their_needs_and_done_ones_stay(
     assert set(json.loads((settings.folder / "units.json").read_text())) == {"a", "b"}
 
 
+@pytest.mark.process
 def test_a_unit_that_fails_is_named_with_its_log_and_the_others_go_on(
     settings, tmp_path, capsys
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_unit_that_fails_is_named_with_its_log_and_the_others_go_on(
     assert not again.failed
 
 
+@pytest.mark.process
 def test_a_killed_study_takes_its_children_with_it(tmp_path) -> None:
     script = (
         "import sys; from dev.study import *; "
@@ -93,6 +96,7 @@ def test_a_killed_study_takes_its_children_with_it(tmp_path) -> None:
     assert not child.exists()
 
 
+@pytest.mark.process
 def test_a_study_waits_for_the_unit_of_a_killed_one_to_end(settings, tmp_path) -> None:
     """As a run does, whose engine takes seconds to end: two of them must not meet in one folder."""
     busy, ended = tmp_path / "busy", tmp_path / "ended"

@@ -545,6 +545,7 @@ def test_time_per_character_is_flat(frame, unit):
     assert max(costs) < 3e-6
 
 
+@pytest.mark.process
 def test_a_choice_is_judged_with_the_standard_library_alone():
     code = (
         "import sys; from reward_server.verifier import verify; verify('', 'A', ['a', 'b']);"
