@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from data_prep.files import read_mapping
 from eval.dynamics.analysis import Analysis
 from reward_server.signals import SIGNALS
 
 Chart = dict[str, Any]  # title, format, low, high, height, figure, as in figures.yaml; lines
 Line = dict[str, Any]  # name, colour, steps, values; drawn, low, high, by step; area, dots, dash
-TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
 PANELS, WORDS, COLOURS = TABLES["panels"], TABLES["words"], TABLES["colours"]
 CURVE = Path(__file__).parent / "paper_curve.csv"
 """The paper's figure 2, digitised: step, accuracy on the test set, characters of a response."""
