@@ -61,9 +61,8 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
         return 1.0
     sentences = opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
     letter = verdict.choice if options else None
-    return float(
-        any((letter and _states_letter(s, letter)) or _states_text(s, wanted) for s in sentences)
-    )
+    stated = ((letter and _states_letter(s, letter)) or _states_text(s, wanted) for s in sentences)
+    return float(any(stated))
 
 
 def _split_sentences(text: str) -> list[str]:
