@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from itertools import count
+from itertools import cycle
 from typing import Any
 
 import aiohttp
@@ -23,17 +23,16 @@ class RewardClient:
     """Ask one of several servers in turn. patience: seconds to wait for one that is silent."""
 
     def __init__(self, urls: list[str], token: str, patience: float) -> None:
-        self.urls = urls
+        self.urls = cycle(urls)
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.patience = patience
-        self.requests = count()
 
     async def ask(self, query: str, prompt: str, label: str) -> dict[str, Any]:
         """Score one sample. Raises ConnectionError: at once for a 4xx, else after `patience`."""
         body = {"query": [query], "prompts": [prompt], "labels": [label]}
         deadline = time.monotonic() + self.patience
         while True:
-            url = self.urls[next(self.requests) % len(self.urls)]
+            url = next(self.urls)
             try:
                 # a session a request: the engine may call from several event loops
                 async with (

@@ -25,9 +25,7 @@ UNITS = {
     for quantity, units in TABLE["units"].items()
     for unit, factor in units.items()
 }
-SIGNS = (
-    dict.fromkeys(map(ord, "−‐‑‒–—―－˗"), "-") | dict.fromkeys(map(ord, "⁄∕"), "/") | {0xD7: "x"}
-)
+SIGNS = str.maketrans(TABLE["signs"])
 LONGEST = 120  # characters of an answer that is a number
 
 
@@ -80,10 +78,8 @@ def _write_plainly(body: str) -> str:
     # before markup is dropped, in which * is emphasis
     body = PATTERNS["times"].sub("x", PATTERNS["stars"].sub("^", body))
     text = normalise(normalised(body).translate(SIGNS)).lstrip(" \"'([")
-    for pattern, new in ((ANNOUNCED, ""), (PATTERNS["about"], ""), (PATTERNS["minus"], "-")):
-        found = pattern.match(text)
-        text = new + text[found.end() :] if found else text
-    return text.rstrip(" .,;:!\"')]")
+    text = PATTERNS["about"].sub("", ANNOUNCED.sub("", text))
+    return PATTERNS["minus"].sub("-", text).rstrip(" .,;:!\"')]")
 
 
 def _compute(match: re.Match[str]) -> float | None:

@@ -8,15 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
 from data_prep.errors import UserError
 from data_prep.files import build_object
@@ -30,14 +22,12 @@ Text = Annotated[str, Field(min_length=1)]
 Penalty = Annotated[FiniteFloat, Field(ge=0)]
 
 
-class RewardOptions(BaseModel):
+class RewardOptions(BaseModel, extra="forbid", strict=True, frozen=True):
     """Reward values, penalties and lengths, `reward.options.*`; the defaults are the paper's.
 
     Penalties touch only responses that follow the format, and no response gets less than
     `format_failed`: not to follow the format is never the better choice.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     correct: FiniteFloat = 1.0
     wrong: FiniteFloat = 0.0
@@ -60,10 +50,8 @@ class RewardOptions(BaseModel):
         return self
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, extra="forbid", strict=True, frozen=True):
     """Say how to judge: `reward.mode`, `.kind`, `.options`, `.control`, and the recipe's seed."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     mode: Literal["paper", "strict"] = "paper"
     kind: Literal["verdict", "likelihood", "likelihood_gain", "likelihood_joint"] = "verdict"
@@ -72,10 +60,8 @@ class Settings(BaseModel):
     seed: int = 0
 
 
-class RowLabel(BaseModel):
+class RowLabel(BaseModel, strict=True, frozen=True):
     """Parts of every label. step, episode: from 1, added by the trainer as it sends the prompt."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
 
     id: Text
     split: Text
@@ -83,14 +69,14 @@ class RowLabel(BaseModel):
     episode: NonNegativeInt | None = None
 
 
-class Label(RowLabel):
+class Label(RowLabel, frozen=True):
     """The label of a choice."""
 
     answer: str
     options: list[str]
 
 
-class OpenLabel(RowLabel):
+class OpenLabel(RowLabel, frozen=True):
     """A label without options: accepted forms, or a value and the two limits of its tolerance."""
 
     kind: Literal["text", "number"]

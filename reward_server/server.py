@@ -27,7 +27,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from data_prep.errors import UserError
 from reward_server.client import TOKEN, read_token
@@ -44,10 +44,8 @@ READ_SECONDS = 30.0  # that a client has to send a body
 PROBE = json.dumps({"id": "healthz", "split": "test", "answer": "A", "options": ["1", "2"]})
 
 
-class Batch(BaseModel):
+class Batch(BaseModel, strict=True):
     """The body of a request: query (prompt and response), prompts and labels, of one length."""
-
-    model_config = ConfigDict(strict=True)
 
     query: list[str]
     prompts: list[str]
@@ -173,10 +171,8 @@ async def read_batch(request: web.Request) -> Batch:
     count, characters = lengths[0], sum(map(len, batch.query + batch.labels))
     longest = max(map(len, batch.labels), default=0)
     if count > MAX_BATCH or characters > MAX_CHARACTERS or longest > MAX_LABEL:
-        limit = (
-            f"the limit is {MAX_BATCH} samples, {MAX_CHARACTERS} characters, {MAX_LABEL} a label"
-        )
-        text = f"{count} samples, {characters} characters, {longest} in a label: {limit}"
+        text = f"{count} samples, {characters} characters, {longest} in a label: the limit is "
+        text += f"{MAX_BATCH} samples, {MAX_CHARACTERS} characters, {MAX_LABEL} a label"
         raise web.HTTPRequestEntityTooLarge(MAX_CHARACTERS, characters, text=text)
     return batch
 

@@ -34,16 +34,6 @@ NEARLY_ALL = 0.75  # of an option's words, where it has four or more
 TABLE = read_mapping(Path(__file__).with_suffix(".yaml"))
 WORDS = {name: "|".join(alternatives) for name, alternatives in TABLE.items()}
 EMPTY_WORD = re.compile(WORDS["small"])
-# the answer is C    I choose C    best option: C    答案是C
-ANNOUNCES = (
-    r"(?:\b(?:answer|option|choice|choose|pick|select|go with)(?: (?:is|must be|would be))?:? ?"
-    r"(?:clearly |option |letter )?|答案(?:是|为)?:? ?)"
-)
-# C is correct because …    C is the best choice.    but not: vitamin A is best absorbed with fat
-CONFIRMS = (
-    r" (?:is|seems) (?:clearly |the |most )*(?:correct|right|best|answer)\b"
-    r"(?= (?:answer|choice|option|one|because|since|here|as)\b|[.,;:!]|\Z)"
-)
 STATES = re.compile(rf"\b(?:{WORDS['states']})\b|\A(?:{WORDS['orders']})\b")
 DENIES = re.compile(rf"\b(?:{WORDS['denies']})\b|n't\b|\?")
 REASON_BEGINS = re.compile(rf"\b(?:{WORDS['because']})\b")
@@ -71,9 +61,8 @@ def leak(verdict: Verdict, options: Sequence[str]) -> float:
         return 1.0
     sentences = opening + _split_sentences(verdict.pre_think[-LAST_CHARACTERS:])
     letter = verdict.choice if options else None
-    return float(
-        any((letter and _states_letter(s, letter)) or _states_text(s, wanted) for s in sentences)
-    )
+    stated = ((letter and _states_letter(s, letter)) or _states_text(s, wanted) for s in sentences)
+    return float(any(stated))
 
 
 def _split_sentences(text: str) -> list[str]:
@@ -87,8 +76,9 @@ def _states_letter(sentence: str, letter: str) -> bool:
     alone = rf"\W*(?:(?i:so|thus|therefore|hence|it is|it's|option)\W+)?{bare}\W*"
     if re.fullmatch(alone, sentence):
         return not sentence.endswith("?")
-    ends = rf"(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{CONFIRMS})"
-    found = re.search(rf"(?i:{ANNOUNCES}){bare}{ends}|{bare}{CONFIRMS}", sentence)
+    announced, confirmed = f"(?i:{WORDS['announces']}){bare}", f" (?:{WORDS['confirms']})"
+    ends = rf"(?= *(?:[.,;:!]|\Z|(?i:because|since)\b)|{confirmed})"
+    found = re.search(f"{announced}{ends}|{bare}{confirmed}", sentence)
     return found is not None and not _is_denied(sentence.casefold(), *found.span())
 
 

@@ -42,8 +42,7 @@ def read_text(body: str, references: Sequence[str]) -> Stated:
     # whatever is longer is a list or an explanation; it is not read, so that time stays linear
     if len(text) > 2 * max(map(len, references)) + 100:
         return Stated(None, "too_long")
-    announced = ANNOUNCED.match(text)
-    text = text[announced.end() :] if announced else text
+    text = ANNOUNCED.sub("", text)
     accepted = frozenset[str]().union(*map(list_forms, references))
     pair = PATTERNS["bracketed"].fullmatch(text)
     stated = [text] if not pair or accepted & list_forms(text) else pair.groups()

@@ -75,9 +75,9 @@ def test_imports_keep_the_rules(path):
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
     "data_prep": 3140,
-    "reward_server": 1477,
+    "reward_server": 1443,
     "recipes": 3934,
-    "eval": 4735,
+    "eval": 4720,
 }
 MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library

@@ -50,7 +50,7 @@ def analyse(run: RunFiles, group: str, label: str) -> Analysis:
     texts = {key: " ".join([row.question, *row.options]) for key, row in run.questions.items()}
     # the unit of lengths; QUESTION_WORDS also for questions of no word
     counts = [len(text.split()) for text in texts.values()]
-    words = (sum(counts) / len(counts) if counts else 0.0) or QUESTION_WORDS
+    words = float(np.mean(counts)) if any(counts) else QUESTION_WORDS
     rollouts = measure_rollouts(run, find_terms(texts))
     train = rollouts[rollouts["split"] == "train"]
     steps = describe_steps(train, run.train)
@@ -76,8 +76,8 @@ def measure_rollouts(run: RunFiles, terms: dict[str, frozenset[str]]) -> pd.Data
         features = extract_features(row.response, gold or "A", options, known)
         measured.append(row.model_dump() | features)
     rollouts = pd.DataFrame(measured)
-    for key in ("correct", "format_ok", "truncated"):  # null counts as no
-        rollouts[key] = rollouts[key].eq(True)
+    flags = ["correct", "format_ok", "truncated"]
+    rollouts[flags] = rollouts[flags].eq(True)  # null counts as no
     rollouts["response_tokens"] = rollouts["response_tokens"].astype(float)
     return rollouts
 

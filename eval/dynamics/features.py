@@ -94,8 +94,6 @@ def find_first_statement(reasoning: str, choice: str | None, options: Sequence[s
 
     A sentence states it where `lenient_choice` reads it there, or where it ends in the letter.
     """
-    if choice is None or choice not in LETTER.findall(reasoning):
-        return UNKNOWN
     for match in SENTENCE.finditer(reasoning):
         if choice in LETTER.findall(match[0]):
             last = LAST_LETTER.search(match[0][-8:])
@@ -122,13 +120,13 @@ def judge_agreement(verdict: Verdict, options: Sequence[str]) -> float:
     return float(named == verdict.choice)
 
 
-def find_terms(questions: dict[str, str], most: float = 0.05) -> dict[str, frozenset[str]]:
-    """Find each question's terms: its words that at most a fraction `most` of the questions has.
+def find_terms(questions: dict[str, str]) -> dict[str, frozenset[str]]:
+    """Find each question's terms: its words that at most 5 % of the questions have.
 
     Function words, "patient" and "which" drop out by their frequency, not by a list.
     """
     words = {key: frozenset(WORD.findall(text.lower())) for key, text in questions.items()}
     counts = Counter(word for found in words.values() for word in found)
-    limit = max(1.0, most * len(words))
+    limit = max(1.0, 0.05 * len(words))
     frequent = {word for word, count in counts.items() if count > limit}
     return {key: found - frequent for key, found in words.items()}

@@ -6,19 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from data_prep.files import read_mapping
 from eval.dynamics.analysis import Analysis
 from reward_server.signals import SIGNALS
 
 Chart = dict[str, Any]  # title, format, low, high, height, figure, as in figures.yaml; lines
 Line = dict[str, Any]  # name, colour, steps, values; drawn, low, high, by step; area, dots, dash
-TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
 PANELS, WORDS, COLOURS = TABLES["panels"], TABLES["words"], TABLES["colours"]
-CURVE = Path(__file__).parent / "paper_curve.csv"
-"""The paper's figure 2, digitised: step, accuracy on the test set, characters of a response."""
-ERRORS = {"rollout/reward_mean": "reward_se", "accuracy": "accuracy_se"}
-"""Standard errors of a step's means."""
 
 
 def list_charts(
@@ -113,8 +109,8 @@ def average_groups(analyses: list[Analysis], key: str, named: tuple[str, str] | 
         line = make_line(*(named or (group, colour)), values, drawn=drawn)
         if len(seeds) > 1:
             line |= {"low": table.min(axis="columns"), "high": table.max(axis="columns")}
-        elif key in ERRORS:
-            error = 1.96 * seeds[0][ERRORS[key]]
+        elif key in TABLES["errors"]:
+            error = 1.96 * seeds[0][TABLES["errors"][key]]
             line |= {"low": values - error, "high": values + error}
         lines.append(line)
     return lines
@@ -127,8 +123,8 @@ def colour_groups(analyses: list[Analysis]) -> dict[str, str]:
 
 
 def read_curve(steps: list[int]) -> dict[str, list[Line]]:
-    """Read the paper's curve at the run's steps, its last laid on theirs: both are 10 passes."""
-    curve = pd.read_csv(CURVE)
+    """Read the paper's figure 2, digitised, its last step laid on the run's: both are 10 passes."""
+    curve = pd.read_csv(Path(__file__).with_name("paper_curve.csv"))
     laid = curve["step"] * steps[-1] / curve["step"].iloc[-1]
     lines = {}
     for key in ("accuracy", "characters"):

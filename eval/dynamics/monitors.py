@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, median, median_high, variance
 from typing import Any, NamedTuple
 
-import yaml
+from data_prep.files import read_mapping
 
 Row = Mapping[str, Any]
 Found = tuple[float, float] | None  # the value and the limit that it reached
@@ -21,11 +21,7 @@ FLAT = 30  # steps, compared with the 30 before them
 KEPT = 200  # steps that a monitor looks back at most, and the run's first
 PAUSE = 20  # steps without it after which a monitor that trips again begins a new span
 
-FORMAT_LOST = 0.3  # of all responses, below the best that the run had
-NEVER = 0.005  # fraction that follows the format; paper-size base models begin at about 0.02
 FIRST_STEPS = 3  # without the format, after which that is no accident
-LENGTH_GROWTH = 2.5  # times the run's median
-NOISE = 1.0  # standard errors that a reward must gain over FLAT steps not to be flat
 SETTLED = 0.95  # of the highest reward: flat there is finished, not stuck
 
 # vllm_kl of the first step, before any update, is the rounding (bf16) of this model and machine
@@ -46,7 +42,7 @@ class Monitor(NamedTuple):
     of_followed: bool = False
 
 
-TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TABLE = read_mapping(Path(__file__).with_suffix(".yaml"))
 MONITORS = {name: Monitor(**entry) for name, entry in TABLE.items()}
 """Every monitor by name; docs/dynamics.md has a section for each."""
 
@@ -72,42 +68,42 @@ def watch_fraction(rows: Sequence[Row], monitor: Monitor) -> Found:
     return (value, monitor.limit) if value >= monitor.limit else None
 
 
-def watch_no_format(rows: Sequence[Row]) -> Found:
+def watch_no_format(rows: Sequence[Row], monitor: Monitor) -> Found:
     """Watch for a format that was never followed: all rewards are -1, and nothing is learned."""
     values = read_values(rows, "format")
-    never = len(values) >= max(FIRST_STEPS, len(rows)) and max(values) < NEVER
-    return (max(values), NEVER) if never else None
+    never = len(values) >= max(FIRST_STEPS, len(rows)) and max(values) < monitor.limit
+    return (max(values), monitor.limit) if never else None
 
 
-def watch_format(rows: Sequence[Row]) -> Found:
+def watch_format(rows: Sequence[Row], monitor: Monitor) -> Found:
     """Watch for a format that was followed, and no longer is."""
     now = mean_recent(rows, "format")
     ends = range(max(RECENT, len(rows) - 100), len(rows) if len(rows) >= 2 * RECENT else 0)
     means = [mean_recent(rows[:end], "format") for end in ends]
-    limit = max((mean for mean in means if mean >= 0), default=0.0) - FORMAT_LOST
+    limit = max((mean for mean in means if mean >= 0), default=0.0) - monitor.limit
     return (now, limit) if now <= limit else None
 
 
-def watch_length(rows: Sequence[Row]) -> Found:
+def watch_length(rows: Sequence[Row], monitor: Monitor) -> Found:
     """Watch for responses several times as long as the run's median so far."""
     now = mean_recent(rows, "response_length")
     earlier = read_values(rows[:-RECENT], "response_length")
-    limit = LENGTH_GROWTH * median_high(earlier) if len(earlier) >= 2 * RECENT else math.inf
+    limit = monitor.limit * median_high(earlier) if len(earlier) >= 2 * RECENT else math.inf
     return (now, limit) if now >= limit else None
 
 
-def watch_reward(rows: Sequence[Row]) -> Found:
+def watch_reward(rows: Sequence[Row], monitor: Monitor) -> Found:
     """Watch for 30 steps that earned no more than the 30 before, while there is more to earn."""
     values = read_values(rows[-2 * FLAT :], "rollout/reward_mean")
     before, now = values[:FLAT], values[FLAT:]
     if len(now) < FLAT or fmean(now) >= SETTLED:
         return None
     gain = fmean(now) - fmean(before)
-    limit = NOISE * math.sqrt((variance(before) + variance(now)) / FLAT)
+    limit = monitor.limit * math.sqrt((variance(before) + variance(now)) / FLAT)
     return (gain, limit) if gain <= limit else None
 
 
-def watch_vllm_kl(rows: Sequence[Row]) -> Found:
+def watch_vllm_kl(rows: Sequence[Row], _: Monitor) -> Found:
     """Watch for rollouts that do not come from the weights being trained."""
     first = max(map(abs, read_values(rows[:1], "vllm_kl")), default=0.0)
     if first >= MOST_ROUNDING:
@@ -158,10 +154,9 @@ def check_monitors(rows: Sequence[Row]) -> list[Alarm]:
     """List what is tripped at the last of `rows`: the run's first step and its last ones."""
     alarms = []
     for name, monitor in MONITORS.items():
-        found = WATCHES[name](rows) if name in WATCHES else watch_fraction(rows, monitor)
-        if found:
+        if found := WATCHES.get(name, watch_fraction)(rows, monitor):
             value, limit = found
-            says = monitor.says.format(value=value, limit=limit, best=limit + FORMAT_LOST)
+            says = monitor.says.format(value=value, limit=limit, best=limit + monitor.limit)
             alarms.append(Alarm(name, value, limit, says, monitor.advice, monitor.loud))
     return alarms
 

@@ -27,7 +27,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from eval.dynamics.analysis import Analysis, analyse
 from eval.dynamics.features import label_pieces
-from eval.dynamics.figures import TABLES, WORDS, draw_figure, list_charts, read_curve
+from eval.dynamics.figures import TABLES, draw_figure, list_charts, read_curve
 from eval.dynamics.monitors import MONITORS
 from eval.dynamics.phases import NAMES
 from eval.dynamics.run_files import find_value, read_run
@@ -113,12 +113,11 @@ def describe_making(analyses: list[Analysis]) -> str:
 
 def list_results(one: Analysis) -> dict[str, Any]:
     """List everything but the rollouts, for scripts and for the model card."""
-    steps = [row.dropna().to_dict() for _, row in one.steps.astype(object).iterrows()]
     return {
         "run": str(one.run.folder),
         "rollouts": len(one.rollouts),
         "question_words": one.question_words,
-        "steps": steps,
+        "steps": [row.dropna().to_dict() for _, row in one.steps.astype(object).iterrows()],
         "phases": one.phases,
         "monitors": [{"first": s.first, "last": s.last, **s.alarm._asdict()} for s in one.spans],
         "evals": one.evals,
@@ -171,9 +170,7 @@ def render_page(analyses: list[Analysis], made: str, shown: int, overlay: bool) 
         labels=dict(enumerate(report["labels"])),
         range=report["range"],
         phases={phase: f"{phase or ''} {name}" for phase, name in NAMES.items()},
-        parts=WORDS.values(),
-        verdicts=TABLES["verdicts"],
-        habits=TABLES["habits"],
+        tables=TABLES,
         overlay=overlay,
         monitors=len(MONITORS),
         style="\n".join((WEB / name).read_text(encoding="utf-8") for name in STYLES),
@@ -195,13 +192,12 @@ def draw_evenly(rollouts: pd.DataFrame, shown: int) -> pd.DataFrame:
 
 def list_columns(rollouts: pd.DataFrame, ids: list[str]) -> dict[str, Any]:
     """List what the browser needs of each rollout, by column; null where it is unknown."""
-    place = {key: number for number, key in enumerate(ids)}
     verdict = rollouts["format_ok"].map({True: "wrong", False: "failed"})
     pieces = rollouts["response"].map(label_pieces)
     return {
         **rollouts[TABLES["rollout"]].astype(float).round(2),
         "verdict": verdict.mask(rollouts["correct"], "right").tolist(),
-        "question": rollouts["id"].map(place).tolist(),
+        "question": pd.Index(ids).get_indexer(rollouts["id"]).tolist(),
         "train": (rollouts["split"] == "train").tolist(),
         "reason": rollouts["reason"].fillna("").tolist(),
         "pieces": [[piece for piece in of_one if piece[1]] for of_one in pieces],
