@@ -67,7 +67,10 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     try:
         tokenizer = Tokenizer.from_buffer(content)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        names = read_named_tokens(config)
+        # older files give a token with its flags
+        named = {key: value for key, value in config.items() if key.endswith("_token")}
+        texts = {key: v.get("content") if isinstance(v, dict) else v for key, v in named.items()}
+        names = {key: text for key, text in texts.items() if isinstance(text, str)}
         # next to a tokenizer.json transformers passes over add_bos_token
         bos = names.get("bos_token")
         bos = bos if tokenizer.encode("A").tokens[:1] == [bos] else None
@@ -89,17 +92,6 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     found = find_chat(path, template, names, tokenizer, pattern) if chat else None
     sha256 = hashlib.sha256(content).hexdigest()
     return ModelTokenizer(path, tokenizer, eos_token, bos, pattern, sha256, found)
-
-
-def read_named_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Read the tokens that tokenizer_config.json names: eos_token, bos_token and the others."""
-    names = {}
-    for key, value in config.items():
-        # older files give a token with its flags
-        text = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(text, str):
-            names[key] = text
-    return names
 
 
 def read_template(folder: Path, config: dict[str, Any]) -> str | None:
