@@ -196,12 +196,8 @@ def list_absent_columns(records: Records, columns: DictConfig) -> list[str]:
     known: set[str] = set().union(*rows)
     said = f"they have {', '.join(sorted(known)):.300}"
     listed = {key: names for key, names in columns.items() if isinstance(names, ListConfig)}
-    return [
-        f"data.columns.{key!s}: no row has {name!r}, {said}"
-        for key, names in listed.items()
-        for name in names
-        if name not in known
-    ]
+    absent = [(key, name) for key, names in listed.items() for name in names if name not in known]
+    return [f"data.columns.{key!s}: no row has {name!r}, {said}" for key, name in absent]
 
 
 def check_settings(data: DictConfig) -> list[str]:

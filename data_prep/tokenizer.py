@@ -129,6 +129,10 @@ def find_chat(
     special_tokens: re.Pattern[str],
 ) -> Chat:
     """Find frame and end of turn of a template. names: `eos_token` etc. Raises UserError."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
     try:
         if template is None:
             raise ValueError(f"has no chat template ({TEMPLATE}, or chat_template in {CONFIG})")
@@ -140,7 +144,8 @@ def find_chat(
         if "<think>" in suffix:
             raise ValueError(f"writes <think> itself ({suffix!r}): the reward wants the model's")
         closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
-        if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
+        merged = [word for word in PROBES if encode(prompt) + encode(word) != encode(prompt + word)]
+        if not closed or merged:
             raise ValueError(
                 f"ends a prompt in {suffix[-20:]!r}, with which the first token of a response can "
                 "merge, and not in a line break"
@@ -203,13 +208,6 @@ def render_in_child() -> None:
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))
-
-
-def keeps_apart(tokenizer: Tokenizer, prompt: str, response: str) -> bool:
-    """Find out if ids(prompt) + ids(response) == ids(prompt + response)."""
-    texts = (prompt, response, prompt + response)
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    return bool(ids[0] + ids[1] == ids[2])
 
 
 if __name__ == "__main__":
