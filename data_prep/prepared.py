@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,6 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     prepare: str
-    _checked: set[str] = field(default_factory=set)
 
     @property
     def splits(self) -> list[str]:
@@ -107,16 +106,14 @@ class Prepared:
         return TEMPLATES[self.manifest.get("prompt", {}).get("name", "plain")]
 
     def find_file(self, split: str) -> Path:
-        """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
+        """Find a split's file, its SHA-256 compared with the manifest. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
         if split not in self.splits:
             has = ", ".join(self.splits)
             raise UserError(f"{self.folder} has no split {split!r}, it has {has}")
-        if split not in self._checked:
-            known = self.manifest["files"][path.name]["sha256"]
-            if not path.is_file() or hash_file(path) != known:
-                raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
-            self._checked.add(split)
+        known = self.manifest["files"][path.name]["sha256"]
+        if not path.is_file() or hash_file(path) != known:
+            raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
         return path
 
     def read_rows(self, split: str) -> list[dict[str, Any]]:
