@@ -59,12 +59,8 @@ class ModelTokenizer(NamedTuple):
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
     """Load the tokenizer of a model folder, or of a hub model at its commit. Raises UserError."""
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
-    missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
-    if missing:
-        fix = "model.path must hold the tokenizer that the model is trained with"
-        raise UserError(*(f"{file} not found: {fix}" for file in missing))
-    content = (folder / FILE).read_bytes()
     try:
+        content = (folder / FILE).read_bytes()
         tokenizer = Tokenizer.from_buffer(content)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         # older files give a token with its flags
@@ -77,8 +73,8 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
         template = read_template(folder, config) if chat else None
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(
-            f"{folder} holds a broken tokenizer ({type(error).__name__}: {error!s:.200}): copy "
-            f"{FILE} and {CONFIG} from the model again"
+            f"{folder} holds a broken tokenizer, or none ({type(error).__name__}: {error!s:.200}): "
+            f"copy {FILE} and {CONFIG} from the model"
         ) from error
     eos_token = names.get("eos_token", "")
     if tokenizer.token_to_id(eos_token) is None:
@@ -174,10 +170,10 @@ def render_template(template: str, names: dict[str, str]) -> list[str]:
         done = subprocess.run(
             command, cwd=ROOT, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
         )
-        cause = done.stderr.strip() or f"exit status {done.returncode}"
     except subprocess.TimeoutExpired:
         raise ValueError(f"cannot be rendered (no end after {RENDER_SECONDS} s)") from None
     if done.returncode:
+        cause = done.stderr.strip() or f"exit status {done.returncode}"
         raise ValueError(f"cannot be rendered ({cause[-300:]})")
     return list(json.loads(done.stdout))
 
