@@ -41,10 +41,9 @@ from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # becomes a folder's name
-SOURCES = Path(__file__).with_name("sources")
 TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
 CHOICES = {
-    "reader": sorted(path.stem for path in SOURCES.glob("[a-z]*.py")),
+    "reader": sorted(path.stem for path in Path(__file__).with_name("sources").glob("[a-z]*.py")),
     "direct_response": list(DIRECT_RESPONSES),
     **TABLES["choices"],
 }

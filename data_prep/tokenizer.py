@@ -191,16 +191,16 @@ def render_in_child() -> None:
     dialogue = [question, {"role": "assistant", "content": REPLY}]
     # No clock: a template that writes today's date would make rows differ from day to day.
     values = {**asked["names"], "strftime_now": Undefined(name="strftime_now")}
-    texts: list[str] = []
     try:
-        for messages, begins_reply in (([question], True), (dialogue, False)):
-            rendered = render_jinja_template(
+        texts = [
+            render_jinja_template(
                 conversations=[messages],
                 chat_template=asked["template"],
-                add_generation_prompt=begins_reply,
+                add_generation_prompt=messages is not dialogue,
                 **values,
-            )
-            texts += rendered[0]
+            )[0][0]
+            for messages in ([question], dialogue)
+        ]
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))

@@ -32,7 +32,7 @@ from data_prep.rows import Question, get_letter, get_text, get_texts, get_value,
 # `C`, ` c `, `(C)`, `C.`, `[c]`
 LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
 BRACKETED = re.compile(r"(.+?)\s*\(([^()]+)\)")  # hemolytic uremic syndrome (HUS)
-PAIRS = (("key", "value"), ("label", "text"))  # names of an option's letter and of its text
+PAIRS = (("label", "text"), ("key", "value"))  # names of an option's letter and of its text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
