@@ -31,7 +31,7 @@ help: ## list the targets
 setup: ## create .venv and install the lock for this machine (about 3 minutes, 4 GB)
 	@$(PYTHON) requirements/install.py
 
-$(BANK): $(wildcard data_prep/*.py data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json | setup
+$(BANK): $(wildcard data_prep/*.py data_prep/*.yaml data_prep/sources/*.py data_prep/bank/*.jsonl) recipes/laptop_model/tokenizer.json | setup
 	@$(PY) -m data_prep.run data=bank experiment=laptop
 
 prep: setup ## prepare a data set: make prep data=medqa data.source=FOLDER

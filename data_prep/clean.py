@@ -78,7 +78,8 @@ def clean_question(question: Question) -> tuple[Question, list[str], list[str]]:
     }
     cleaned = replace(question, question=texts[0], options=texts[1:], meta=meta, notes=[])
     check_question(cleaned)
-    return cleaned, fixed, find_warnings(cleaned)
+    whole = "\n".join(texts)
+    return cleaned, fixed, [name for name, find in WARNINGS.items() if find(cleaned, whole)]
 
 
 def remove_stray_quotes(texts: list[str]) -> list[str]:
@@ -137,9 +138,3 @@ WARNINGS: dict[str, Callable[[Question, str], object]] = {
     "cyrillic": lambda q, w: not w.isascii() and CYRILLIC.search(w),
     "reward_tag": lambda q, w: REWARD_TAG.search(w),
 }
-
-
-def find_warnings(question: Question) -> list[str]:
-    """Return the names of the warnings that a cleaned question carries."""
-    whole = "\n".join([question.question, *question.options])
-    return [name for name, find in WARNINGS.items() if find(question, whole)]

@@ -88,8 +88,8 @@ def run_command(
         # no check can know every key: a list for a number breaks what uses it, Hydra `data=null`
         if wrong := explain_overrides(name, sys.argv[1:]):
             problems, code = wrong, 2
-        elif kinds := explain_kinds(name, sys.argv[1:]):
-            problems, code = [*kinds, f"with this: {type(error).__name__}: {error}"], 2
+        elif wrong := explain_overrides(name, sys.argv[1:], kinds=True):
+            problems, code = [*wrong, f"with this: {type(error).__name__}: {error}"], 2
         else:
             raise
     for problem in problems:
@@ -112,8 +112,11 @@ def name_preparation(name: str, data_dir: str, chat: bool) -> str:
     return " ".join(["make prep", f"data={name}", *(word for word in words if words[word])])
 
 
-def explain_overrides(name: str, words: list[str]) -> list[str]:
-    """Find what is wrong with the overrides of a command line, one line each."""
+def explain_overrides(name: str, words: list[str], kinds: bool = False) -> list[str]:
+    """Find what is wrong with the overrides of a command line, one line each.
+
+    kinds: report also values of another kind than their default; most of these are right.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -130,47 +133,36 @@ def explain_overrides(name: str, words: list[str]) -> list[str]:
         if override is None or override.is_sweep_override():
             problems.append(show_quoting(word))
             continue
-        key, value = override.key_or_group, str(override.value())
+        key, chosen = override.key_or_group, str(override.value())
         # a group's values are files
         files = (CONFIGS / key).rglob("*.yaml")
         options = sorted(str(file.relative_to(CONFIGS / key))[:-5] for file in files)
         if not options:
             parsed.append(override)
-        elif value in options:
+        elif chosen in options:
             groups.append(word)
         else:
-            near = difflib.get_close_matches(value, options, 1)
+            near = difflib.get_close_matches(chosen, options, 1)
             hint = f" (do you mean {near[0]}?)" if near else ""
-            problems.append(f"{key}={value} is none of {', '.join(options)}{hint}")
-    known = list(read_defaults(name, groups))
+            problems.append(f"{key}={chosen} is none of {', '.join(options)}{hint}")
+    defaults = read_defaults(name, groups)
     for override in parsed:
-        key = override.key_or_group
-        if not known or key in known or key.startswith("hydra") or override.is_add():
-            continue
-        # openrlhf.actor.lr: of the keys that end in lr, if there are any
-        leaf = key.rpartition(".")[2]
-        leaves = [other for other in known if other.rpartition(".")[2] == leaf]
-        near = difflib.get_close_matches(key, leaves or known, 1, cutoff=0.5)
-        hint = f", the nearest is {near[0]}" if near else ""
-        problems.append(f"{key} is no key of recipes/configs/{name}.yaml{hint}")
-    return problems
-
-
-def explain_kinds(name: str, words: list[str]) -> list[str]:
-    """Find the overrides whose value is of another kind than its default, one line each."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parser = OverridesParser.create()
-    words = [word for word in words if "=" in word and not word.startswith("-")]
-    groups = [word for word in words if (CONFIGS / word.partition("=")[0]).is_dir()]
-    defaults, problems = read_defaults(name, groups), []
-    for override in parser.parse_overrides([word for word in words if word not in groups]):
         key, value = override.key_or_group, override.value()
-        default = defaults.get(key, value)
-        if default is None and isinstance(value, str):
-            continue  # most keys without a default are texts
-        kinds = {float if type(known) is int else type(known) for known in (value, default)}
-        if len(kinds) > 1:
+        if not defaults or key.startswith("hydra") or override.is_add():
+            continue
+        if key not in defaults:
+            # openrlhf.actor.lr: of the keys that end in lr, if there are any
+            leaf = key.rpartition(".")[2]
+            leaves = [other for other in defaults if other.rpartition(".")[2] == leaf]
+            near = difflib.get_close_matches(key, leaves or defaults, 1, cutoff=0.5)
+            hint = f", the nearest is {near[0]}" if near else ""
+            problems.append(f"{key} is no key of recipes/configs/{name}.yaml{hint}")
+            continue
+        default = defaults[key]
+        types = {float if type(known) is int else type(known) for known in (value, default)}
+        # most keys without a default are texts
+        is_text = default is None and isinstance(value, str)
+        if kinds and len(types) > 1 and not is_text and not override.is_delete():
             shown = f"{json.dumps(default, default=str):.100}"
             problems.append(f"{override.input_line}: the default is {shown}, of another kind")
     return problems

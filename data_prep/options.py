@@ -6,13 +6,12 @@ Views (`data.options.*`, `data.stem`) show what a score depends on; docs/paper.m
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from data_prep.errors import BadRow, UserError
 from data_prep.prompt import LETTERS, MAX_OPTIONS
-from data_prep.rows import Question, read_index
+from data_prep.rows import Question
 
 NONE, NO_STEM = "None of the above", "Which option is right?"
 # Words of options that speak of other options: nothing but these is no answer of its own.
@@ -163,32 +162,3 @@ def read_labels(options: list[str]) -> list[int]:
         mark = unicodedata.normalize("NFKC", label[1]).upper() if label else "0"
         places.append(int(mark) - 1 if mark.isdigit() else LETTERS.index(mark))
     return places
-
-
-def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
-    """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
-
-    An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError
-    where rows show neither, or both: a wrong base would mark nearly every row wrongly.
-    """
-    from data_prep.sources.custom import read_options  # which reads labels by this file
-
-    lowest = highest = 0
-    for record in records:
-        if isinstance(record, dict):  # any other is rejected by name when it is parsed
-            index = read_index(record.get(column))
-            texts: Sequence[str] = options
-            if isinstance(options, str):
-                try:
-                    texts = read_options(record, options)[0]
-                except BadRow:
-                    continue
-            lowest += index == 0
-            highest += index == len(texts)
-    if bool(lowest) == bool(highest):
-        raise UserError(
-            f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "
-            f"{highest} have the number of options as index; look at some rows, then give "
-            "data.index_base=0 or data.index_base=1"
-        )
-    return 0 if lowest else 1

@@ -1,6 +1,5 @@
 """Prepare a data set, step by step: read, parse, view, build rows, measure, compare, write."""
 
-import importlib
 import importlib.metadata
 import json
 import re
@@ -13,14 +12,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from data_prep.card import draw_lengths, render_card
 from data_prep.clean import WARNINGS
 from data_prep.errors import UserError
-from data_prep.files import write_json, write_jsonl, write_text
+from data_prep.files import read_mapping, write_json, write_jsonl, write_text
 from data_prep.open_view import open_questions
-from data_prep.options import (
-    apply_views,
-    find_index_base,
-    replace_questions,
-    shuffle_options,
-)
+from data_prep.options import apply_views, replace_questions, shuffle_options
 from data_prep.overlap import drop_copies, split_chunks
 from data_prep.prepared import FORMAT, MANIFEST, replace_folder
 from data_prep.prompt import (
@@ -33,6 +27,7 @@ from data_prep.prompt import (
 )
 from data_prep.records import SPLITS, Records, read_records
 from data_prep.rows import build_row, unify_meta
+from data_prep.sources.custom import find_index_base
 from data_prep.splits import (
     TRAIN,
     Split,
@@ -46,19 +41,12 @@ from data_prep.tokenizer import ModelTokenizer, load_tokenizer
 
 BATCH = 2_000_000  # characters tokenised at a time: the encodings take 200 bytes for each
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # becomes a folder's name
-SOURCES = Path(__file__).with_name("sources")
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "reader": tuple(sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))),
-    **dict.fromkeys(("accept", "chat", "openly", "shuffle_options"), (False, True)),
-    "direct_response": tuple(DIRECT_RESPONSES),
-    "answer_is": ("letter", "text", "index", "references", "number"),
-    "index_base": (None, 0, 1, "auto"),
-    "duplicates": ("keep", "first"),
-    "stem": ("keep", "none"),
-    "options.none_of_the_above": (None, "add", "replace_gold"),
+TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
+CHOICES = {
+    "reader": sorted(path.stem for path in Path(__file__).with_name("sources").glob("[a-z]*.py")),
+    "direct_response": list(DIRECT_RESPONSES),
+    **TABLES["choices"],
 }
-LISTS = ["drop", "parts", "parts_of_mixture", "csv_columns", "units_in_question"]
-LISTS += ["overlap.against", "columns.limits", "columns.meta"]
 OWN_META = ("warnings", "cluster", "overlap_id", "overlap_share", "rotation_of")
 
 
@@ -207,12 +195,8 @@ def list_absent_columns(records: Records, columns: DictConfig) -> list[str]:
     known: set[str] = set().union(*rows)
     said = f"they have {', '.join(sorted(known)):.300}"
     listed = {key: names for key, names in columns.items() if isinstance(names, ListConfig)}
-    return [
-        f"data.columns.{key!s}: no row has {name!r}, {said}"
-        for key, names in listed.items()
-        for name in names
-        if name not in known
-    ]
+    absent = [(key, name) for key, names in listed.items() for name in names if name not in known]
+    return [f"data.columns.{key!s}: no row has {name!r}, {said}" for key, name in absent]
 
 
 def check_settings(data: DictConfig) -> list[str]:
@@ -236,7 +220,7 @@ def check_settings(data: DictConfig) -> list[str]:
         problems.append(f"data.drop={unknown} is no warning; there are {', '.join(WARNINGS)}")
     if data.get("answer_is") == "index" and data.index_base is None:
         problems.append("data.answer_is=index needs data.index_base: give 0, 1 or auto")
-    for key in LISTS:
+    for key in TABLES["lists"]:
         # a text would be read letter by letter
         value = OmegaConf.select(data, key, default=OmegaConf.create([]))
         if not isinstance(value, ListConfig) or not all(isinstance(name, str) for name in value):
@@ -246,15 +230,14 @@ def check_settings(data: DictConfig) -> list[str]:
     if len(data.columns.get("limits") or ()) not in (0, 2):
         problems.append("data.columns.limits must be two columns, the lower and the upper limit")
     flag, drop = data.overlap.flag, data.overlap.drop
-    highest = 1 if drop is None else drop
-    is_number = all(type(share) in (int, float) for share in (flag, highest))
-    if not is_number or not 0 < flag <= highest <= 1:  # nor NaN
+    shares = (flag, 1 if drop is None else drop)
+    are_numbers = all(type(share) in (int, float) for share in shares)
+    if not are_numbers or not 0 < shares[0] <= shares[1] <= 1:  # nor NaN
         fix = "give 0 < flag <= drop <= 1, or drop=null"
         problems.append(f"data.overlap: flag={flag} and drop={drop} are no shares: {fix}")
     limit, rotate = data.max_prompt_tokens, data.options.rotate
-    if data.prompt.name == "open" and (
-        data.shuffle_options or rotate or data.options.none_of_the_above or data.stem != "keep"
-    ):
+    has_view = data.shuffle_options or rotate or data.options.none_of_the_above
+    if data.prompt.name == "open" and (has_view or data.stem != "keep"):
         keys = "data.shuffle_options, data.options and data.stem"
         problems.append(f"data.prompt.name=open shows no options: leave {keys} as they are")
     if type(limit) is not int or limit < 1:

@@ -9,12 +9,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import hash_file, lock_file, read_jsonl
+from data_prep.files import hash_file, lock_file, read_jsonl, read_mapping
 from data_prep.prompt import LETTERS, MAX_OPTIONS, TEMPLATES, ChatFrame, Template
 
 MANIFEST = "manifest.json"
@@ -88,7 +88,6 @@ class Prepared:
     folder: Path
     manifest: dict[str, Any]
     prepare: str
-    _checked: set[str] = field(default_factory=set)
 
     @property
     def splits(self) -> list[str]:
@@ -107,16 +106,14 @@ class Prepared:
         return TEMPLATES[self.manifest.get("prompt", {}).get("name", "plain")]
 
     def find_file(self, split: str) -> Path:
-        """Find a split's file; its SHA-256 is compared with the manifest once. Raises UserError."""
+        """Find a split's file, its SHA-256 compared with the manifest. Raises UserError."""
         path = self.folder / f"{split}.jsonl"
         if split not in self.splits:
             has = ", ".join(self.splits)
             raise UserError(f"{self.folder} has no split {split!r}, it has {has}")
-        if split not in self._checked:
-            known = self.manifest["files"][path.name]["sha256"]
-            if not path.is_file() or hash_file(path) != known:
-                raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
-            self._checked.add(split)
+        known = self.manifest["files"][path.name]["sha256"]
+        if not path.is_file() or hash_file(path) != known:
+            raise UserError(f"{path} is not what its manifest says: run `{self.prepare}` again")
         return path
 
     def read_rows(self, split: str) -> list[dict[str, Any]]:
@@ -169,23 +166,19 @@ def open_prepared(folder: Path, prepare: str | None = None) -> Prepared:
         raise UserError(f"{folder} was being replaced when preparation stopped: run `{prepare}`")
     if not path.is_file():
         raise UserError(f"{path} not found: run `{prepare}`")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        form, broken = manifest["format"], list_broken(manifest)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error!r:.200}): run `{prepare}` again") from error
-    if form != FORMAT:
+    manifest = read_mapping(path, f"run `{prepare}` again")
+    if (form := manifest.get("format")) != FORMAT:
         raise UserError(
             f"{path} has format {form!r}, this version reads {FORMAT}: run `{prepare}` again"
         )
-    if broken:
+    if broken := list_broken(manifest):
         raise UserError(f"{path} has no good {', '.join(broken)}: run `{prepare}` again")
     return Prepared(folder, manifest, prepare)
 
 
 def list_broken(manifest: dict[str, Any]) -> list[str]:
     """List the facts of a manifest that a later stage could not use."""
-    broken = [] if manifest["files"] else ["files"]
+    broken = [] if manifest.get("files") else ["files"]
     for key, kind in FACTS.items():
         section, *keys = key.split(".")
         is_plain = section == "chat" and manifest.get("chat") is None

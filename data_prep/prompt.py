@@ -1,8 +1,9 @@
 """THE prompt: the one place that turns a question and its options into the text a model sees.
 
-PPO, SFT and evaluation use these strings as they are. Our prompts end in a newline or a chat's
-special token, never in a space: it would merge with the response's first token, and PPO, which
-tokenises the prompt alone, would train on other ids than it sampled (OpenRLHF#705).
+Its wording is in prompt.yaml; PPO, SFT and evaluation use these strings as they are. Our prompts
+end in a newline or a chat's special token, never in a space: it would merge with the response's
+first token, and PPO, which tokenises the prompt alone, would train on other ids than it sampled
+(OpenRLHF#705).
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.files import read_mapping
 
 PROMPT_VERSION = 1  # of manifests and results: raise it with any change of wording
 LETTERS = ascii_uppercase
@@ -35,21 +37,13 @@ class Instruction(NamedTuple):
     chat: str
 
 
-DIRECT = Instruction(
-    "A conversation between User and Assistant. The User asks a multiple-choice medical question. "
-    "The Assistant gives the letter of the one best option.",
-    "Answer the multiple-choice medical question below. "
-    "Give the letter of the one best option and nothing else.",
-)
-
-
 class Template(NamedTuple):
     """A named way to ask. file, text: a user's own prompt, which replaces it in mode think."""
 
     name: str
     layout: str
     think: Instruction
-    direct: Instruction = DIRECT
+    direct: Instruction
     file: str | None = None
     text: str | None = None
 
@@ -65,51 +59,13 @@ class Template(NamedTuple):
         return {"name": self.name, "file": self.file, "sha256": digest}
 
 
-PLAIN = Template(
-    "plain",
-    "{question}\n{options}",
-    Instruction(
-        "A conversation between User and Assistant. The User asks a multiple-choice medical "
-        "question. The Assistant first thinks about it inside <think> </think> tags, then gives "
-        "the letter of the one best option inside <answer> </answer> tags.",
-        "Answer the multiple-choice medical question below. First think about it inside <think> "
-        "</think> tags, then give the letter of the one best option inside <answer> </answer> "
-        "tags.",
-    ),
-)
-SKELETON = (
-    "The reasoning goes into <think> </think>, the answer into <answer> </answer>, in this form: "
-    "<think> the reasoning </think><answer> the answer </answer>"
-)
-# What the paper's prompt consists of, in our words: docs/paper.md says where its own are published.
-PAPER = Template(
-    "paper",
-    "{question}\nReply with the letter of just one option.\nOptions:\n{options}",
-    Instruction(
-        "User talks with Assistant. User asks a question, and Assistant works out the answer. It "
-        f"reasons silently first and then tells User the answer. {SKELETON}",
-        "Work out the answer to the question below: reason silently first, then tell the answer. "
-        f"{SKELETON}",
-    ),
-)
-SHORT = "one name, or one number with its unit"
-OPEN = Template(
-    "open",
-    "{question}",
-    Instruction(
-        "A conversation between User and Assistant. The User asks a medical question. The "
-        "Assistant first thinks about it inside <think> </think> tags, then answers inside "
-        f"<answer> </answer> tags with {SHORT}.",
-        "Answer the medical question below. First think about it inside <think> </think> tags, "
-        f"then answer inside <answer> </answer> tags with {SHORT}.",
-    ),
-    Instruction(
-        "A conversation between User and Assistant. The User asks a medical question. The "
-        f"Assistant answers with {SHORT}.",
-        f"Answer the medical question below with {SHORT}, and nothing else.",
-    ),
-)
-TEMPLATES = {"plain": PLAIN, "paper": PAPER, "open": OPEN}
+TEMPLATES = {
+    name: Template(
+        name, facts["layout"], Instruction(**facts["think"]), Instruction(**facts["direct"])
+    )
+    for name, facts in read_mapping(Path(__file__).with_suffix(".yaml")).items()
+}
+PLAIN, PAPER, OPEN = TEMPLATES["plain"], TEMPLATES["paper"], TEMPLATES["open"]
 
 
 def find_template(name: str, file: str | None = None) -> Template:

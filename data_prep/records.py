@@ -78,32 +78,29 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
     if data.files:
         for split, name in data.files.items():
             if name is not None:
-                parts = list(data.parts) or [""]
-                found[split] = [
-                    (part, source / str(name).replace("{part}", part)) for part in parts
-                ]
+                files = [(part, str(name).replace("{part}", part)) for part in data.parts or [""]]
+                found[split] = [(part, source / file) for part, file in files]
     elif source.is_dir():
+        named: dict[str, list[Path]] = {split: [] for split in SPLITS}
         for path in sorted(source.glob("[!.]*")):
-            is_read = path.suffix.lower() in READERS
-            name = (path.stem if is_read else path.name.partition(".")[0]).lower()
             # a split is not given up because its file is a zip; notes on it may be next to it
-            if (split := ALIASES.get(name, name)) in SPLITS:
-                found.setdefault(split, []).append(("", path))
+            is_read = path.suffix.lower() in READERS
+            name = path.stem if is_read else path.name.partition(".")[0]
+            split = ALIASES.get(name.lower(), name.lower())
+            if split in named:
+                named[split].append(path)
             else:
                 remarks.append(f"not read, since it is named after no split: {path.name}")
-        found = {split: found[split] for split in SPLITS if split in found}
-        for split, every in found.items():
-            named = [file for file in every if file[1].suffix.lower() in READERS] or every
-            found[split] = named
-            remarks += [
-                f"not read: {path.name}" for part, path in every if (part, path) not in named
-            ]
-            if len(named) > 1:  # we cannot know which is meant
-                both = ", ".join(path.name for _, path in named)
+        for split, paths in named.items():
+            chosen = [path for path in paths if path.suffix.lower() in READERS] or paths
+            remarks += [f"not read: {path.name}" for path in paths if path not in chosen]
+            if len(chosen) > 1:  # we cannot know which is meant
+                both = ", ".join(path.name for path in chosen)
                 problems.append(f"{source} holds several files for {split} ({both}): keep one")
+            if chosen:
+                found[split] = [("", path) for path in chosen]
         if not found:
-            kinds = ", ".join(READERS)
-            fix = f"rename them, or give one file ({kinds}) and its data.split"
+            fix = f"rename them, or give one file ({', '.join(READERS)}) and its data.split"
             problems.append(f"{source} holds no file named train, dev, test or ood: {fix}")
     else:
         found[data.split] = [("", source)]
@@ -120,16 +117,17 @@ def find_files(source: Path, data: DictConfig) -> tuple[Files, list[str]]:
 def hold_out(splits: Splits, cfg: DictConfig) -> tuple[Splits, dict[str, int]]:
     """Set training rows aside as splits that have no file; return also how many of each."""
     train = splits.get("train", [])
-    sizes = dict(cfg.data.holdout or {})
-    for split, size in sizes.items():
+    sizes: dict[str, int] = {}
+    for split, size in (cfg.data.holdout or {}).items():
         if size == "auto":
             # training needs a dev split; a file of one row cannot give any
             missing = split not in splits and len(train) > 1
-            sizes[split] = size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
+            size = max(1, min(HELD_OUT, len(train) // 10)) if missing else 0
         if type(size) is not int or size < 0 or (size and split in splits):
             fix = "give a number of rows, 0 where the split has a file"
             raise UserError(f"data.holdout.{split}={size}: {fix}")
-    sizes = {split: size for split, size in sizes.items() if size}
+        if size:
+            sizes[split] = size
     if not sizes:
         return splits, {}
     if sum(sizes.values()) >= len(train):
@@ -298,16 +296,16 @@ def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
     if problems:
         raise UserError(*problems)
 
-    if weights:
-        weight_of = dict(zip(names, weights, strict=True))
-        unit = min(len(train[name]) / weight_of[name] for name in names)  # rows for a weight of 1
-        for name in names:
+    weight_of = dict(zip(names, weights, strict=bool(weights)))
+    # rows for a weight of 1
+    unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
+    for name, taken in train.items():
+        if weights:
             # by name, so that the rows of one part do not depend on the others
             draw = random.Random(f"{cfg.seed}/{name}")
-            train[name] = draw.sample(train[name], round(unit * weight_of[name]))
-    for name in names:
-        parts[name]["train_rows_taken"] = len(train[name])
-        mixed["train"] += train[name]
+            taken = draw.sample(taken, round(unit * weight_of[name]))
+        parts[name]["train_rows_taken"] = len(taken)
+        mixed["train"] += taken
     random.Random(cfg.seed).shuffle(mixed["train"])
     # numbered again: the reader `native` keeps each row's own id
     numbered = {split: [(str(n), row) for n, row in enumerate(mixed[split])] for split in SPLITS}

@@ -112,8 +112,7 @@ def unify_meta(metas: Sequence[dict[str, Any]]) -> None:
     """
     for key in dict.fromkeys(key for meta in metas for key in meta):
         values = [meta.pop(key, None) for meta in metas]
-        kinds = {type(value) if is_plain(value) else None for value in values}
-        keeps_type = len(kinds) == 1 and None not in kinds
+        keeps_type = len(set(map(type, values))) == 1 and all(map(is_plain, values))
         for meta, value in zip(metas, values, strict=True):
             meta[key] = value if keeps_type else "" if value is None else str(value)
 

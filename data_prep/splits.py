@@ -24,7 +24,7 @@ from data_prep.rows import Question
 Row = TypeVar("Row")
 
 TRAIN = "train"
-EXAMPLES = 3  # first rows of a reason whose field and value are kept for the report
+EXAMPLES = 3  # first rows of a reason that are shown with field and value
 QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -32,7 +32,7 @@ QUANTILES = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 class Split:
     """The rows of one split. questions: as parsed; rows: as they are written, with `tokens` each.
 
-    dropped, fixed, warned: row ids by reason, rule and warning; examples: first details by reason.
+    dropped: row ids and details by reason; fixed, warned: row ids by rule and by warning.
     """
 
     name: str
@@ -41,16 +41,13 @@ class Split:
     questions: list[Question] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     fixed: dict[str, list[str]] = field(default_factory=dict)
     warned: dict[str, list[str]] = field(default_factory=dict)
 
     def drop(self, reason: str, row_id: str, detail: str = "") -> None:
-        """Note a row that is not kept, and the detail of the first ones."""
-        self.dropped.setdefault(reason, []).append(row_id)
-        if detail and len(self.dropped[reason]) <= EXAMPLES:
-            self.examples.setdefault(reason, []).append(f"{row_id}: {detail}")
+        """Note a row that is not kept; detail: field and value, for whom no row is left."""
+        self.dropped.setdefault(reason, []).append((row_id, detail))
 
     def keep_only(self, reasons: dict[str, str]) -> None:
         """Drop the rows whose id is a key, for the reason that is its value."""
@@ -73,7 +70,9 @@ class Split:
             "read": self.read,
             "of_other_parts": self.not_selected,
             "kept": kept,
-            "dropped": self.dropped,
+            "dropped": {
+                reason: [row_id for row_id, _ in rows] for reason, rows in self.dropped.items()
+            },
             "fixed": self.fixed,
             "warnings": self.warned,
             "prompt_tokens": quantiles,
@@ -82,9 +81,9 @@ class Split:
     def explain_drops(self) -> str:
         """Say why rows were dropped, most frequent reason first, with the first rows of each."""
         lines = []
-        for reason, ids in sorted(self.dropped.items(), key=lambda item: -len(item[1])):
-            shown = "; ".join(self.examples.get(reason, ids[:EXAMPLES]))
-            lines.append(f"{len(ids):,} {reason} ({shown})")
+        for reason, rows in sorted(self.dropped.items(), key=lambda item: -len(item[1])):
+            shown = [f"{row_id}: {detail}".removesuffix(": ") for row_id, detail in rows[:EXAMPLES]]
+            lines.append(f"{len(rows):,} {reason} ({'; '.join(shown)})")
         return ", ".join(lines) or "no rows were read"
 
 
@@ -164,16 +163,18 @@ def check_rows(
         last = None  # no stage could read it either
     before = last["rows"] if last else read
     for split in dict.fromkeys([*before, *read]):
-        now, official = read.get(split), data.official.get(split)
-        if now and official and official.get("git_blob") and data.source:
+        now: Any = read.get(split)
+        official = data.official.get(split) if now else None
+        if official and official.get("git_blob") and data.source:
             remarks.append(compare_blob(split, data, now["rows"]))
-        elif now and official and not official.sha256 and now["rows"] != official.rows:
+        elif official and not official.sha256 and now["rows"] != official.rows:
             counts = f"{now['rows']:,} rows read, officially {official.rows:,}"
             remarks.append(f"{split}: {counts}; scores are not comparable")
-        found, pin = describe_rows(now), official if now and official and official.sha256 else None
-        expected = {"officially": describe_rows(pin)} if pin else {}
+        found, expected = describe_rows(now), {}
+        if official and official.sha256:
+            expected["officially"] = describe_rows(official)
         # a split that is as pinned is the right one, whatever was read last time
-        if expected.get("officially") != found:
+        if found not in expected.values():
             expected["before"] = describe_rows(before.get(split))
         other = data.elsewhere.get(now["sha256"]) if now else None
         hint = f": these are data={other}" if other else ""

@@ -59,23 +59,22 @@ class ModelTokenizer(NamedTuple):
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
     """Load the tokenizer of a model folder, or of a hub model at its commit. Raises UserError."""
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
-    missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
-    if missing:
-        fix = "model.path must hold the tokenizer that the model is trained with"
-        raise UserError(*(f"{file} not found: {fix}" for file in missing))
-    content = (folder / FILE).read_bytes()
     try:
+        content = (folder / FILE).read_bytes()
         tokenizer = Tokenizer.from_buffer(content)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        names = read_named_tokens(config)
+        # older files give a token with its flags
+        named = {key: value for key, value in config.items() if key.endswith("_token")}
+        texts = {key: v.get("content") if isinstance(v, dict) else v for key, v in named.items()}
+        names = {key: text for key, text in texts.items() if isinstance(text, str)}
         # next to a tokenizer.json transformers passes over add_bos_token
         bos = names.get("bos_token")
         bos = bos if tokenizer.encode("A").tokens[:1] == [bos] else None
         template = read_template(folder, config) if chat else None
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(
-            f"{folder} holds a broken tokenizer ({type(error).__name__}: {error!s:.200}): copy "
-            f"{FILE} and {CONFIG} from the model again"
+            f"{folder} holds a broken tokenizer, or none ({type(error).__name__}: {error!s:.200}): "
+            f"copy {FILE} and {CONFIG} from the model"
         ) from error
     eos_token = names.get("eos_token", "")
     if tokenizer.token_to_id(eos_token) is None:
@@ -89,17 +88,6 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
     found = find_chat(path, template, names, tokenizer, pattern) if chat else None
     sha256 = hashlib.sha256(content).hexdigest()
     return ModelTokenizer(path, tokenizer, eos_token, bos, pattern, sha256, found)
-
-
-def read_named_tokens(config: dict[str, Any]) -> dict[str, str]:
-    """Read the tokens that tokenizer_config.json names: eos_token, bos_token and the others."""
-    names = {}
-    for key, value in config.items():
-        # older files give a token with its flags
-        text = value.get("content") if isinstance(value, dict) else value
-        if key.endswith("_token") and isinstance(text, str):
-            names[key] = text
-    return names
 
 
 def read_template(folder: Path, config: dict[str, Any]) -> str | None:
@@ -137,6 +125,10 @@ def find_chat(
     special_tokens: re.Pattern[str],
 ) -> Chat:
     """Find frame and end of turn of a template. names: `eos_token` etc. Raises UserError."""
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
     try:
         if template is None:
             raise ValueError(f"has no chat template ({TEMPLATE}, or chat_template in {CONFIG})")
@@ -148,7 +140,8 @@ def find_chat(
         if "<think>" in suffix:
             raise ValueError(f"writes <think> itself ({suffix!r}): the reward wants the model's")
         closed = suffix.endswith("\n") or re.search(f"(?:{special_tokens.pattern})\\Z", suffix)
-        if not closed or not all(keeps_apart(tokenizer, prompt, response) for response in PROBES):
+        merged = [word for word in PROBES if encode(prompt) + encode(word) != encode(prompt + word)]
+        if not closed or merged:
             raise ValueError(
                 f"ends a prompt in {suffix[-20:]!r}, with which the first token of a response can "
                 "merge, and not in a line break"
@@ -177,10 +170,10 @@ def render_template(template: str, names: dict[str, str]) -> list[str]:
         done = subprocess.run(
             command, cwd=ROOT, input=asked, capture_output=True, text=True, timeout=RENDER_SECONDS
         )
-        cause = done.stderr.strip() or f"exit status {done.returncode}"
     except subprocess.TimeoutExpired:
         raise ValueError(f"cannot be rendered (no end after {RENDER_SECONDS} s)") from None
     if done.returncode:
+        cause = done.stderr.strip() or f"exit status {done.returncode}"
         raise ValueError(f"cannot be rendered ({cause[-300:]})")
     return list(json.loads(done.stdout))
 
@@ -198,26 +191,19 @@ def render_in_child() -> None:
     dialogue = [question, {"role": "assistant", "content": REPLY}]
     # No clock: a template that writes today's date would make rows differ from day to day.
     values = {**asked["names"], "strftime_now": Undefined(name="strftime_now")}
-    texts: list[str] = []
     try:
-        for messages, begins_reply in (([question], True), (dialogue, False)):
-            rendered = render_jinja_template(
+        texts = [
+            render_jinja_template(
                 conversations=[messages],
                 chat_template=asked["template"],
-                add_generation_prompt=begins_reply,
+                add_generation_prompt=messages is not dialogue,
                 **values,
-            )
-            texts += rendered[0]
+            )[0][0]
+            for messages in ([question], dialogue)
+        ]
     except Exception as error:  # a template may raise anything
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split()):.250}")
     print(json.dumps(texts))
-
-
-def keeps_apart(tokenizer: Tokenizer, prompt: str, response: str) -> bool:
-    """Find out if ids(prompt) + ids(response) == ids(prompt + response)."""
-    texts = (prompt, response, prompt + response)
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    return bool(ids[0] + ids[1] == ids[2])
 
 
 if __name__ == "__main__":

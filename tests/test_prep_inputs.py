@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from data_prep import tokenizer
-from data_prep.command import explain_kinds
+from data_prep.command import explain_overrides
 from data_prep.errors import UserError
 from data_prep.options import shuffle_options
 from data_prep.prepare import prepare
@@ -432,8 +432,8 @@ def test_a_view_of_options_that_are_not_shown_is_refused(run, tmp_path, word):
 
 
 def test_a_text_for_a_key_without_a_default_is_no_value_of_another_kind():
-    assert explain_kinds("prep", ["data=custom", "data.source=q.csv"]) == []
-    [problem] = explain_kinds("prep", ["data=custom", "data.source=[q.csv]"])
+    assert explain_overrides("prep", ["data=custom", "data.source=q.csv"], kinds=True) == []
+    [problem] = explain_overrides("prep", ["data=custom", "data.source=[q.csv]"], kinds=True)
     assert problem.startswith("data.source=[q.csv]: the default is null")
 
 

@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 
 from data_prep.clean import CYRILLIC
 from data_prep.errors import BadRow, NotSelected, UserError
-from data_prep.options import find_index_base
 from data_prep.records import parse_json, read_records
 from data_prep.rows import Question
 from data_prep.run import name_mixture
+from data_prep.sources.custom import find_index_base
 from data_prep.sources.pubmedqa import read_test_ids
 from data_prep.splits import check_rows, find_state, hash_rows, parse_records
 from tests.conftest import compose_words

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.options import find_index_base
 from data_prep.rows import Question, unify_meta
+from data_prep.sources.custom import find_index_base
 
 
 def cop_rows(values: list[object]) -> list[dict]:

@@ -16,22 +16,23 @@ import ast
 import json
 import math
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from data_prep.errors import BadRow
+from data_prep.errors import BadRow, UserError
 from data_prep.files import build_object
 from data_prep.open_view import MOST_WORDS
 from data_prep.options import read_labels
 from data_prep.prompt import LETTERS
-from data_prep.rows import Question, get_letter, get_text, get_texts, get_value
+from data_prep.rows import Question, get_letter, get_text, get_texts, get_value, read_index
 
 # `C`, ` c `, `(C)`, `C.`, `[c]`
 LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
 BRACKETED = re.compile(r"(.+?)\s*\(([^()]+)\)")  # hemolytic uremic syndrome (HUS)
-PAIRS = (("key", "value"), ("label", "text"))  # names of an option's letter and of its text
+PAIRS = (("label", "text"), ("key", "value"))  # names of an option's letter and of its text
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -101,6 +102,30 @@ def read_target(record: dict[str, Any], stem: str, data: DictConfig) -> dict[str
     return {"references": references, "kind": "text"}
 
 
+def find_index_base(records: Iterable[Any], column: str, options: Any) -> int:
+    """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
+
+    An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError
+    where rows show neither, or both: a wrong base would mark nearly every row wrongly.
+    """
+    lowest = highest = 0
+    for record in records:
+        try:
+            index = read_index(get_value(record, column))
+            texts = read_options(record, options)[0] if isinstance(options, str) else options
+        except BadRow:
+            continue  # dropped by name when it is parsed
+        lowest += index == 0
+        highest += index == len(texts)
+    if bool(lowest) == bool(highest):
+        raise UserError(
+            f"cannot find if {column} counts from 0 or from 1: {lowest} rows have index 0 and "
+            f"{highest} have the number of options as index; look at some rows, then give "
+            "data.index_base=0 or data.index_base=1"
+        )
+    return 0 if lowest else 1
+
+
 def read_options(record: dict[str, Any], column: Any) -> tuple[list[str], list[str]]:
     """Read the options of a record, and the names of what had to be done. Raises BadRow."""
     notes: list[str] = []
@@ -152,21 +177,19 @@ def join_pairs(value: Any) -> Any:
 
     Pairs: [[A, text], …], as Parquet gives a map, [{key, value}, …] or {key: […], value: […]}.
     """
-    pairs = value if isinstance(value, list) else []
-    if pairs and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        value = [{"key": letter, "value": text} for letter, text in pairs]
+    pairs = value
     for key, text in PAIRS:
         if isinstance(value, dict) and set(value) == {key, text}:
             keys, texts = value[key], value[text]
-        elif (
-            isinstance(value, list)
-            and value
-            and all(isinstance(pair, dict) and {key, text} <= set(pair) for pair in value)
+            if isinstance(keys, list) and isinstance(texts, list) and len(keys) == len(texts):
+                pairs = list(zip(keys, texts, strict=True))
+        elif isinstance(value, list) and all(
+            isinstance(pair, dict) and {key, text} <= set(pair) for pair in value
         ):
-            keys, texts = [pair[key] for pair in value], [pair[text] for pair in value]
-        else:
-            continue
-        if isinstance(keys, list) and isinstance(texts, list) and len(keys) == len(texts):
-            joined = dict(zip(map(str, keys), texts, strict=True))
-            return joined if len(joined) == len(keys) else value
+            pairs = [(pair[key], pair[text]) for pair in value]
+    if isinstance(pairs, list) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
+    ):
+        joined = {str(letter): text for letter, text in pairs}
+        return joined if len(joined) == len(pairs) else value
     return value

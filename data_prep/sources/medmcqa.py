@@ -7,7 +7,7 @@ Splits     train 182,822 / dev 4,183. The public test (6,150) has no answers: pa
 Fields     id, question, opa, opb, opc, opd, cop, choice_type, exp, subject_name, topic_name
 
 `cop`, the index of the gold option, counts from 0 in the hub's copy and from 1 in the upstream's
-files; which one is read is found out from the data (data_prep/options.py), never assumed.
+files; which one is read is found out from the data (find_index_base), never assumed.
 """
 
 from typing import Any
