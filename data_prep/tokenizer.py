@@ -59,8 +59,13 @@ class ModelTokenizer(NamedTuple):
 def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenizer:
     """Load the tokenizer of a model folder, or of a hub model at its commit. Raises UserError."""
     folder = Path(path) if Path(path).is_dir() else download_tokenizer(path, revision, chat)
+    # a FIFO is no file either: to read it would wait without end
+    missing = [folder / name for name in (FILE, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        fix = "model.path must hold the tokenizer that the model is trained with"
+        raise UserError(*(f"{file} not found: {fix}" for file in missing))
+    content = (folder / FILE).read_bytes()
     try:
-        content = (folder / FILE).read_bytes()
         tokenizer = Tokenizer.from_buffer(content)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         # older files give a token with its flags
@@ -73,8 +78,8 @@ def load_tokenizer(path: str, revision: str | None, chat: bool) -> ModelTokenize
         template = read_template(folder, config) if chat else None
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(
-            f"{folder} holds a broken tokenizer, or none ({type(error).__name__}: {error!s:.200}): "
-            f"copy {FILE} and {CONFIG} from the model"
+            f"{folder} holds a broken tokenizer ({type(error).__name__}: {error!s:.200}): copy "
+            f"{FILE} and {CONFIG} from the model again"
         ) from error
     eos_token = names.get("eos_token", "")
     if tokenizer.token_to_id(eos_token) is None:

@@ -74,7 +74,7 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3036,
+    "data_prep": 3041,
     "reward_server": 1443,
     "recipes": 3934,
     "eval": 4720,
