@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from data_prep.files import read_mapping
 
 SURE, BARE, OUTSIDE = 0xE000, 0xE040, 0x1F
 """Private characters: SURE + 2 is `(C)`, `option C`, `C. Metformin`; BARE + 2 is a `C` alone;
@@ -51,9 +51,7 @@ def compile_patterns(content: dict[str, Any]) -> dict[str, re.Pattern[str]]:
     return patterns
 
 
-PATTERNS = compile_patterns(
-    yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-)
+PATTERNS = compile_patterns(read_mapping(Path(__file__).with_suffix(".yaml")))
 MARK = re.compile("[\ue000-\ue01f\ue040-\ue05f]")
 
 
