@@ -16,7 +16,6 @@ from eval.samples import (
     Samples,
     append_samples,
     build_sample,
-    drop_errors,
     load_samples,
     sort_samples,
 )
@@ -44,10 +43,11 @@ def answer_tasks(
     claim_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
     missing: dict[str, Missing] = {}
     for task in plan.tasks:
-        # an error is a row like others; without its row the question is missing again
-        if cfg.retry_errors:
-            drop_errors(files[task.key])
-        known = {(sample["id"], sample["sample"]) for sample in load_samples(files[task.key])}
+        known = {
+            (sample["id"], sample["sample"])
+            for sample in load_samples(files[task.key])
+            if not (sample["error"] and cfg.retry_errors)
+        }
         places = enumerate(task.requests)
         missing[task.key] = [(i, request) for i, request in places if request.key not in known]
         progress(task, len(task.requests) - len(missing[task.key]))
@@ -60,8 +60,8 @@ def answer_tasks(
 
     # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():
-        work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
-        work = [(task, places) for task, places in work if places]
+        asked = [task for task in plan.tasks if task.model == model and missing[task.key]]
+        work = [(task, missing[task.key]) for task in asked]
         if work and cfg.endpoint is None:
             ask_engine(cfg, path, work, folder / "engine.log", receive)
         elif work:
