@@ -19,7 +19,7 @@ from eval.samples import (
     load_samples,
     sort_samples,
 )
-from eval.tasks import Plan, Task, list_engine_options
+from eval.tasks import Plan, Task
 from eval.worker import run_engine
 
 Progress = Callable[[Task, int], None]
@@ -118,7 +118,8 @@ def ask_engine(cfg: DictConfig, path: str, work: Work, log: Path, receive: Recei
                 "chunks": [[describe_request(request) for request in chunk] for chunk in chunks],
             }
         )
-    job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
+    engine = work[0][0].settings["engine"]  # the same of all tasks
+    job = {"model": path, "engine": engine, "max_len": cfg.max_len}
     # answers come chunk by chunk, in the order of the job
     for event in run_engine(job | {"tasks": tasks}, log):
         if event["event"] == "answers":

@@ -33,8 +33,6 @@ def compare_systems(systems: Systems, pairs: list[list[str]] | None, seed: int) 
     """
     known = sorted({name for by_system in systems.values() for name in by_system})
     wanted = pairs if pairs is not None else [list(pair) for pair in combinations(known, 2)]
-    if any(len(pair) != 2 for pair in wanted):
-        raise UserError(f"compare={wanted} is no list of pairs [[model.mode, model.mode]]")
     if unknown := sorted({name for pair in wanted for name in pair}.difference(known)):
         there = f"there are {', '.join(known)}"
         raise UserError(f"compare: {', '.join(unknown)} not evaluated here: {there}")
