@@ -22,7 +22,7 @@ from eval.samples import (
 from eval.tasks import Plan, Task
 from eval.worker import run_engine
 
-Progress = Callable[[Task, int], None]
+Report = Callable[[Task, int], None]
 """Called with (task, number of answers that came)."""
 Missing = list[tuple[int, Request]]
 """Requests without an answer, each with its place among all requests of the task."""
@@ -31,7 +31,7 @@ Receive = Callable[[Task, list[Request], list[Answer]], None]
 
 
 def answer_tasks(
-    cfg: DictConfig, plan: Plan, folder: Path, progress: Progress
+    cfg: DictConfig, plan: Plan, folder: Path, report: Report
 ) -> tuple[dict[str, Samples], int]:
     """Answer what is missing; return each task's samples by its key, and how many were asked now.
 
@@ -50,13 +50,13 @@ def answer_tasks(
         }
         places = enumerate(task.requests)
         missing[task.key] = [(i, request) for i, request in places if request.key not in known]
-        progress(task, len(task.requests) - len(missing[task.key]))
+        report(task, len(task.requests) - len(missing[task.key]))
 
     def receive(task: Task, requests: list[Request], answers: list[Answer]) -> None:
         pairs = zip(requests, answers, strict=True)
         rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
         append_samples(files[task.key], rows)
-        progress(task, len(rows))
+        report(task, len(rows))
 
     # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():

@@ -100,9 +100,9 @@ def find_places(frame: pd.DataFrame) -> pd.Series:
     return ((chosen - gold) % frame["num_options"]).fillna(-1)
 
 
-def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series:
+def cut_lengths(tokens: pd.Series) -> pd.Series:
     """Cut answers into quarters by tokens; fewer where lengths coincide, none where all do."""
-    inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
+    inner = np.unique(np.quantile(tokens, [0.25, 0.5, 0.75], method="higher"))
     edges = inner[inner > tokens.min()]
     if not len(edges):
         return pd.Series(np.nan, tokens.index)
@@ -157,13 +157,13 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> Numbers | None:
     }
 
 
-def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> Numbers:
-    """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
+def calibrate(confidence: pd.Series, score: pd.Series) -> Numbers:
+    """Compare confidence with accuracy in fifths; error: mean distance over questions."""
     table = pd.DataFrame({"confidence": confidence, "accuracy": score})
-    parts = table.groupby(np.digitize(confidence, np.arange(1, bins) / bins, right=True))
+    parts = table.groupby(np.digitize(confidence, [0.2, 0.4, 0.6, 0.8], right=True))
     frame = parts.mean().assign(n=parts.size())
     error = (frame["confidence"] - frame["accuracy"]).abs() @ frame["n"] / len(table)
-    frame.insert(0, "up_to", (frame.index + 1) / bins)
+    frame["up_to"] = (frame.index + 1) / 5
     rows = frame[["up_to", "n", "confidence", "accuracy"]].map(rounded).astype({"n": int})
     return {"error": rounded(error), "bins": rows.to_dict("records")}
 

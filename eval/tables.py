@@ -62,10 +62,10 @@ def format_points(value: float) -> str:
     return f"{number:+.1f}".replace("-", "−") if number else "0.0"
 
 
-def list_errors(reasons: dict[str, int], most: int = 3) -> list[str]:
-    """List the most frequent reasons of errors, each with its number."""
-    listed = [f"{n:,} × {reason}" for reason, n in list(reasons.items())[:most]]
-    return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
+def list_errors(reasons: dict[str, int]) -> list[str]:
+    """List the three most frequent reasons of errors, each with its number."""
+    listed = [f"{n:,} × {reason}" for reason, n in reasons.items()]
+    return listed[:3] + ([f"{len(listed) - 3:,} other reasons"] if len(listed) > 3 else [])
 
 
 def list_faults(reasons: dict[str, int]) -> list[str]:

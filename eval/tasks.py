@@ -167,7 +167,7 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
         for mode in modes[model]:
             with collect_problems(problems):
                 if split_mode(mode)[0] == "loglikelihood" and cfg.endpoint is not None:
-                    raise UserError("mode loglikelihood needs the model itself, not an endpoint")
+                    problems.append("mode loglikelihood needs the model itself, not an endpoint")
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return modes
