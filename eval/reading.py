@@ -305,14 +305,13 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
     """Take the last of the strongest statements in marked `text`, unless it is taken back later."""
     if not statements:
         return None
-    level = max(statement.level for statement in statements)
-    last = [statement for statement in statements if statement.level == level][-1]
+    last = max(statements, key=lambda statement: (statement.level, statement.place))
     rest = text[last.place + 1 :]
     if retracted := PATTERNS["retracted"].search(rest):
         later = [statement for statement in statements if statement.place > last.place]
         closing = read_closing(rest[retracted.end() :])
         return later[-1] if later else closing or last._replace(number=None)
-    twice = level == CONCLUDED and finds("checked_twice", text)
+    twice = last.level == CONCLUDED and finds("checked_twice", text)
     if twice or finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
         return last._replace(number=None)
     return last
@@ -326,7 +325,7 @@ def read_opening(text: str) -> Statement | None:
         return None
     numbers = [ord(mark) & 0x1F for mark in MARK.findall(first)]
     betweens = MARK.split(first)[1:]
-    listed = len(numbers) > 1 and numbers[:2] == [0, 1]
+    listed = numbers[:2] == [0, 1]
     joined = len(numbers) > 1 and is_joined(betweens[0][:NEAR], betweens[1][:NEAR])
     clear = not (listed or joined or finds("also", text) or is_no_choice("", betweens[0]))
     return Statement(OPENING, numbers[0] if clear else None, 0)

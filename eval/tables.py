@@ -164,10 +164,9 @@ def build_scores(results: list[Result], **facts: str) -> Table:
 def build_sampled(results: list[Result]) -> Table:
     """Build the table of results with several answers to each question."""
     rows = []
-    for result in results:
-        if not (sampled := result["sampled"]):  # one answer to each question
-            continue
-        row, k = {key: result[key] for key in HEAD}, sampled["k"]
+    for result in [result for result in results if result["sampled"]]:
+        sampled, k = result["sampled"], result["sampled"]["k"]
+        row = {key: result[key] for key in HEAD}
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
@@ -181,13 +180,12 @@ def build_sampled(results: list[Result]) -> Table:
 def build_letters(results: list[Result]) -> Table:
     """Build the table of where rotated questions were answered: each letter, flips."""
     rows = []
-    for result in results:
-        if result["flips"]:
-            row = {key: result[key] for key in HEAD}
-            row["flips"] = format_measured(result["flips"])
-            for letter, count in sorted(result["letters"].items()):
-                row[letter] = format_percent(count / result["n"])
-            rows.append(row)
+    for result in [result for result in results if result["flips"]]:
+        row = {key: result[key] for key in HEAD}
+        row["flips"] = format_measured(result["flips"])
+        for letter, count in sorted(result["letters"].items()):
+            row[letter] = format_percent(count / result["n"])
+        rows.append(row)
     return make_table("letters", rows)
 
 
