@@ -54,12 +54,9 @@ def make_card(cfg: DictConfig) -> Path:
     scores = find_scores(Path(cfg.evaluation) / "summary.json", model, gaps)
     dynamics = read_dynamics(report, gaps)
     text = render_card(run, config, scores, dynamics, cfg.licence, gaps)
-    try:
-        if dynamics:
-            shutil.copyfile(report / "dynamics.png", model / PICTURE)
-        write_text(model / "README.md", text)
-    except OSError as error:
-        raise UserError(f"cannot write {model}: {error.strerror or error}") from error
+    if dynamics:
+        shutil.copyfile(report / "dynamics.png", model / PICTURE)
+    write_text(model / "README.md", text)
     return model / "README.md"
 
 

@@ -102,7 +102,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
         for name in ("turn", "question", "assistant")
         for match in PATTERNS[name].finditer(text)
     )
-    answered, thinking, start = False, False, 0
+    thinking, start = False, 0
     for place, is_turn in places[:MOST]:
         stretch = text[start:place]
         if start == 0 and not PATTERNS["special"].sub("", stretch).strip():
@@ -110,8 +110,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
         if "think>" in stretch:
             thinking = stretch.rfind("<think>") > stretch.rfind("</think>")
         # Each stretch is read once, so that the time stays linear.
-        answered = answered or bool(read_stretch(stretch, options or [""] * 26))
-        if answered or (is_turn and not thinking):
+        if (is_turn and not thinking) or read_stretch(stretch, options or [""] * 26):
             return text[:place]
         start = place
     return text
@@ -159,13 +158,14 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
         else:
             number = ord((match["in"] or match["bare"]).upper()) - 65
             number = number if number < len(texts) else OUTSIDE
-            between = PATTERNS["separator"].match(text, after)
-            stated, skip = find_option(text, between.end(), texts) if between else (-1, 0)
+            # the separator may be empty: it always matches
+            parted = PATTERNS["separator"].match(text, after)[0]  # type: ignore[index]
+            stated, skip = find_option(text, after + len(parted), texts)
             sure = bool(match["in"] or match["named"] or match["tail"] or skip)
             if not sure and not is_mention(text, match):
                 continue
             # the option's text may be before its letter too: "metformin (C)"
-            parted, close = between[0] if between else "", text[max(end, start - LEAD) : start]
+            close = text[max(end, start - LEAD) : start]
             shut = close.casefold().rstrip() if match["in"] else ""
             named = [one for one in texts if len(one) > 1 and f" {shut}".endswith(f" {one}")]
             if named := [max(named, key=len)] if named else []:
