@@ -16,14 +16,13 @@ from eval.samples import (
     Samples,
     append_samples,
     build_sample,
-    drop_errors,
     load_samples,
     sort_samples,
 )
-from eval.tasks import Plan, Task, list_engine_options
+from eval.tasks import Plan, Task
 from eval.worker import run_engine
 
-Progress = Callable[[Task, int], None]
+Report = Callable[[Task, int], None]
 """Called with (task, number of answers that came)."""
 Missing = list[tuple[int, Request]]
 """Requests without an answer, each with its place among all requests of the task."""
@@ -32,7 +31,7 @@ Receive = Callable[[Task, list[Request], list[Answer]], None]
 
 
 def answer_tasks(
-    cfg: DictConfig, plan: Plan, folder: Path, progress: Progress
+    cfg: DictConfig, plan: Plan, folder: Path, report: Report
 ) -> tuple[dict[str, Samples], int]:
     """Answer what is missing; return each task's samples by its key, and how many were asked now.
 
@@ -44,24 +43,25 @@ def answer_tasks(
     claim_answers(plan.tasks, files, folder / "settings.json", cfg.overwrite)
     missing: dict[str, Missing] = {}
     for task in plan.tasks:
-        # an error is a row like others; without its row the question is missing again
-        if cfg.retry_errors:
-            drop_errors(files[task.key])
-        known = {(sample["id"], sample["sample"]) for sample in load_samples(files[task.key])}
+        known = {
+            (sample["id"], sample["sample"])
+            for sample in load_samples(files[task.key])
+            if not (sample["error"] and cfg.retry_errors)
+        }
         places = enumerate(task.requests)
         missing[task.key] = [(i, request) for i, request in places if request.key not in known]
-        progress(task, len(task.requests) - len(missing[task.key]))
+        report(task, len(task.requests) - len(missing[task.key]))
 
     def receive(task: Task, requests: list[Request], answers: list[Answer]) -> None:
         pairs = zip(requests, answers, strict=True)
         rows = [build_sample(request, answer, task.mode) for request, answer in pairs]
         append_samples(files[task.key], rows)
-        progress(task, len(rows))
+        report(task, len(rows))
 
     # one model at a time, with all its tasks: loading it takes longest
     for model, path in plan.models.items():
-        work = [(task, missing[task.key]) for task in plan.tasks if task.model == model]
-        work = [(task, places) for task, places in work if places]
+        asked = [task for task in plan.tasks if task.model == model and missing[task.key]]
+        work = [(task, missing[task.key]) for task in asked]
         if work and cfg.endpoint is None:
             ask_engine(cfg, path, work, folder / "engine.log", receive)
         elif work:
@@ -118,7 +118,8 @@ def ask_engine(cfg: DictConfig, path: str, work: Work, log: Path, receive: Recei
                 "chunks": [[describe_request(request) for request in chunk] for chunk in chunks],
             }
         )
-    job = {"model": path, "engine": list_engine_options(cfg), "max_len": cfg.max_len}
+    engine = work[0][0].settings["engine"]  # the same of all tasks
+    job = {"model": path, "engine": engine, "max_len": cfg.max_len}
     # answers come chunk by chunk, in the order of the job
     for event in run_engine(job | {"tasks": tasks}, log):
         if event["event"] == "answers":

@@ -10,12 +10,9 @@ cannot be read is named in the card. A path of this machine is never written.
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from omegaconf import DictConfig
 
 from data_prep.command import run_command, show_text
@@ -34,7 +31,6 @@ PICTURE = "training_dynamics.png"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "llama3", "llama3.1", "llama3.2", "gemma")
 """Licences with an identifier of their own on the hub; another one is `other` with its name."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # Qwen/Qwen2.5-3B
-DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 Values = dict[str, Any]
 
@@ -58,22 +54,10 @@ def make_card(cfg: DictConfig) -> Path:
     scores = find_scores(Path(cfg.evaluation) / "summary.json", model, gaps)
     dynamics = read_dynamics(report, gaps)
     text = render_card(run, config, scores, dynamics, cfg.licence, gaps)
-    try:
-        if dynamics:
-            shutil.copyfile(report / "dynamics.png", model / PICTURE)
-        write_text(model / "README.md", text)
-    except OSError as error:
-        raise UserError(f"cannot write {model}: {error.strerror or error}") from error
+    if dynamics:
+        shutil.copyfile(report / "dynamics.png", model / PICTURE)
+    write_text(model / "README.md", text)
     return model / "README.md"
-
-
-@contextmanager
-def note_damage(gaps: list[str], gap: str) -> Iterator[None]:
-    """Add `gap` where the block finds a damaged file, which is a gap in the card, not an end."""
-    try:
-        yield
-    except (OSError, TemplateError, *DAMAGE):
-        gaps.append(gap)
 
 
 def find_scores(path: Path, model: Path, gaps: list[str]) -> list[Values]:
@@ -81,13 +65,15 @@ def find_scores(path: Path, model: Path, gaps: list[str]) -> list[Values]:
     scores: list[Values] = []
     results: Any = find_value(read_mapping(path, gaps), "results", []) if path.is_file() else []
     for result in results if isinstance(results, list) else [results]:
-        with note_damage(gaps, f"a result in {path.name} cannot be read: run `make eval` again"):
+        try:
             if Path(result["path"]).resolve() == model.resolve():
                 # what the card will do with it
                 render_markdown(build_scores([result]))
                 render_markdown(build_published([result]))
                 round(result["accuracy"]["value"], 4)
                 scores.append(result)
+        except Exception:  # a damaged file is a gap in the card, not its end
+            gaps.append(f"a result in {path.name} cannot be read: run `make eval` again")
     return scores
 
 
@@ -95,9 +81,9 @@ def read_dynamics(report: Path, gaps: list[str]) -> list[str]:
     """Read phases and monitors of a report's first run as sentences; none without a report."""
     if not (report / "dynamics.json").is_file() or not (report / "dynamics.png").is_file():
         return []
-    with note_damage(gaps, "the report cannot be read: run `make report` again"):
+    lines = []
+    try:
         first = json.loads((report / "dynamics.json").read_text(encoding="utf-8"))[0]
-        lines = []
         for span in first["phases"]:
             phase = f"phase {span['phase']}, {span['name']}" if span["phase"] else "no phase"
             lines.append(f"steps {span['first']} to {span['last']}: {phase}")
@@ -105,7 +91,9 @@ def read_dynamics(report: Path, gaps: list[str]) -> list[str]:
             line = f"{span['says']} ({span['monitor']})"
             lines.append(f"warning, steps {span['first']} to {span['last']}: {line}")
         return lines if first["monitors"] else [*lines, "no monitor tripped"]
-    return []
+    except Exception:  # damaged in any way
+        gaps.append("the report cannot be read: run `make report` again")
+        return []
 
 
 def render_card(

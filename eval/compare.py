@@ -9,7 +9,7 @@ import pandas as pd
 from data_prep.errors import UserError
 from eval.modes import split_mode
 from eval.samples import Samples
-from eval.statistics import compare_paired, correct_holm, judge_non_inferiority
+from eval.statistics import compare_paired, correct_holm
 from eval.summary import rounded
 from eval.tables import (
     Result,
@@ -18,6 +18,7 @@ from eval.tables import (
     format_percent,
     format_points,
     format_value,
+    name_system,
 )
 
 Systems = dict[str, dict[str, Samples]]
@@ -32,8 +33,6 @@ def compare_systems(systems: Systems, pairs: list[list[str]] | None, seed: int) 
     """
     known = sorted({name for by_system in systems.values() for name in by_system})
     wanted = pairs if pairs is not None else [list(pair) for pair in combinations(known, 2)]
-    if any(len(pair) != 2 for pair in wanted):
-        raise UserError(f"compare={wanted} is no list of pairs [[model.mode, model.mode]]")
     if unknown := sorted({name for pair in wanted for name in pair}.difference(known)):
         there = f"there are {', '.join(known)}"
         raise UserError(f"compare: {', '.join(unknown)} not evaluated here: {there}")
@@ -77,18 +76,17 @@ def compare_open(systems: Systems) -> list[Result]:
     Benchmark `X_open/test` asks what `X/test` asks, row by row. Only questions in both count.
     """
     found = []
-    for benchmark in systems:
+    for benchmark in [name for name in systems if "_open/" in name]:
         as_choice = systems.get(benchmark.replace("_open/", "/"), {})
-        shared = [name for name in systems[benchmark] if name in as_choice]
-        for system in shared if "_open/" in benchmark else ():
-            choice, opened = (
+        for system in [name for name in systems[benchmark] if name in as_choice]:
+            both_ways = [
                 score_questions(samples)["score"].rename(lambda key: key.partition("/")[2])
                 for samples in (as_choice[system], systems[benchmark][system])
-            )
-            choice, opened = choice.align(opened, join="inner")
-            scores = {"choice": choice, "open": opened, "both": np.minimum(choice, opened)}
-            rates = {name: rounded(score.mean()) for name, score in scores.items()}
-            found.append({"benchmark": benchmark, "system": system, "n": len(choice)} | rates)
+            ]
+            scores = pd.concat(both_ways, axis=1, join="inner", keys=["choice", "open"])
+            scores["both"] = scores.min(axis=1)
+            rates = scores.mean().map(rounded).to_dict()
+            found.append({"benchmark": benchmark, "system": system, "n": len(scores)} | rates)
     return found
 
 
@@ -127,20 +125,24 @@ def judge_claims(comparisons: list[Result], claims: Any, results: list[Result]) 
 
 
 def judge(kind: str, low: float, high: float, p: float, limit: float) -> tuple[str, str]:
-    """Judge an interval of `of` - `over`; return the verdict and how its sentence ends."""
+    """Judge an interval of `of` - `over`; return the verdict and how its sentence ends.
+
+    level: non-inferiority; a two-sided 95 % interval makes `shown` a one-sided test at 2.5 %.
+    """
     points = f"{100 * limit:g} points"
+    if not limit > 0:
+        raise ValueError(f"a margin of {points} is not above 0")
     if kind == "level":
-        verdict = judge_non_inferiority(low, high, limit)
         if low > 0:
-            return verdict, "the interval is above 0: better, not only level"
-        if verdict == "shown":
-            return verdict, f"the interval stays above −{points}: not inferior by that margin"
-        if verdict == "refuted":
-            return verdict, f"the interval is below −{points}: worse by more than that margin"
+            return "shown", "the interval is above 0: better, not only level"
+        if low > -limit:
+            return "shown", f"the interval stays above −{points}: not inferior by that margin"
+        if high < -limit:
+            return "refuted", f"the interval is below −{points}: worse by more than that margin"
         if high < 0:
             held = f"the interval is below 0 and holds −{points}"
-            return verdict, f"{held}: worse, by more than the margin or by less"
-        return verdict, f"the interval holds −{points}: too few questions to tell at that margin"
+            return "open", f"{held}: worse, by more than the margin or by less"
+        return "open", f"the interval holds −{points}: too few questions to tell at that margin"
     if low > 0 and p >= 0.05:  # interval and test must agree
         return "open", "the interval is above 0, but the corrected test does not reach 5 %"
     if low > limit:
@@ -158,7 +160,7 @@ def judge(kind: str, low: float, high: float, p: float, limit: float) -> tuple[s
 
 def find_faults(benchmark: str, claims: Any, results: list[Result]) -> list[str]:
     """Find what keeps a comparison from being judged: errors, format, a baseline at chance."""
-    found = {f"{r['model']}.{r['mode']}": r for r in results if r["benchmark"] == benchmark}
+    found = {name_system(one): one for one in results if one["benchmark"] == benchmark}
     faults = []
     for system in (claims["of"], claims["over"]):
         result = found[system]

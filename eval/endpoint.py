@@ -30,8 +30,6 @@ MAX_BODY = 16 << 20
 """Bytes of one response at most."""
 SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")  # Retry-After: 1.5; a date is not waited for
 
-Requests = list[tuple[Request, dict[str, Any]]]
-
 
 class PassingError(Exception):
     """A failed attempt that may succeed next time: its reason, and seconds the server asks for."""
@@ -40,7 +38,7 @@ class PassingError(Exception):
 def ask_endpoint(
     cfg: DictConfig,
     served_name: str,
-    requests: Requests,
+    requests: list[tuple[Request, dict[str, Any]]],
     has_markup: bool,
     receive: Callable[[int, Answer], None],
 ) -> None:

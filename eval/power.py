@@ -9,7 +9,6 @@ Two-sided exact McNemar test at 5 %, power 80 %. --discordant: per cent of the q
 exactly one model is right; --noise: per cent of an answer's variance that is sampling noise.
 """
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace, RawTextHelpFormatter
 from bisect import bisect_left
@@ -20,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import bisect
 from scipy.stats import binom, norm
+
+from data_prep.files import read_mapping
 
 ALPHA, POWER = 0.05, 0.8
 Z = norm.ppf(1 - ALPHA / 2)
@@ -67,7 +68,7 @@ def describe(args: Namespace) -> list[str]:
     """Answer in lines of text. Raises ValueError where the question makes no sense."""
     n, discordant, wanted = args.questions, args.discordant, args.difference
     if args.results:
-        summary = json.loads((args.results / "summary.json").read_text(encoding="utf-8"))
+        summary = read_mapping(args.results / "summary.json", "give a folder of `make eval`")
         pairs = [c for c in summary["comparisons"] if c["only_a"] is not None]  # else sampled
         if not pairs:
             raise ValueError(f"{args.results} compares no single answers: give --discordant")

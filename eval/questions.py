@@ -50,14 +50,14 @@ def read_benchmarks(cfg: DictConfig) -> tuple[list[Benchmark], list[str]]:
     found: dict[str, Benchmark] = {}
     for name in dict.fromkeys(names):
         path = Path(name) if name.endswith(".jsonl") else data_dir / f"{name}.jsonl"
-        with collect_problems(problems):
-            try:
-                benchmark = read_benchmark(path.absolute(), cfg)
-            except OSError as error:
-                problem = f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}"
-                raise UserError(problem) from error
+        try:
+            benchmark = read_benchmark(path.absolute(), cfg)
             if found.setdefault(benchmark.name, benchmark).sha256 != benchmark.sha256:
-                raise UserError(f"{path}: another file is called {benchmark.name} already")
+                problems.append(f"{path}: another file is called {benchmark.name} already")
+        except UserError as error:
+            problems += error.problems
+        except OSError as error:
+            problems.append(f"benchmarks: {name[:200]!r} cannot be read: {error!r:.200}")
     # the training set may have been prepared after the benchmark, so its own list counts too
     with collect_problems(problems):
         if os.path.isfile(data_dir / cfg.data.name / MANIFEST):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from data_prep.files import read_mapping
 
 SURE, BARE, OUTSIDE = 0xE000, 0xE040, 0x1F
 """Private characters: SURE + 2 is `(C)`, `option C`, `C. Metformin`; BARE + 2 is a `C` alone;
@@ -51,9 +51,7 @@ def compile_patterns(content: dict[str, Any]) -> dict[str, re.Pattern[str]]:
     return patterns
 
 
-PATTERNS = compile_patterns(
-    yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-)
+PATTERNS = compile_patterns(read_mapping(Path(__file__).with_suffix(".yaml")))
 MARK = re.compile("[\ue000-\ue01f\ue040-\ue05f]")
 
 
@@ -104,7 +102,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
         for name in ("turn", "question", "assistant")
         for match in PATTERNS[name].finditer(text)
     )
-    answered, thinking, start = False, False, 0
+    thinking, start = False, 0
     for place, is_turn in places[:MOST]:
         stretch = text[start:place]
         if start == 0 and not PATTERNS["special"].sub("", stretch).strip():
@@ -112,8 +110,7 @@ def cut_runaway(text: str, options: Sequence[str] = ()) -> str:
         if "think>" in stretch:
             thinking = stretch.rfind("<think>") > stretch.rfind("</think>")
         # Each stretch is read once, so that the time stays linear.
-        answered = answered or bool(read_stretch(stretch, options or [""] * 26))
-        if answered or (is_turn and not thinking):
+        if (is_turn and not thinking) or read_stretch(stretch, options or [""] * 26):
             return text[:place]
         start = place
     return text
@@ -161,13 +158,14 @@ def mark_mentions(text: str, options: Sequence[str]) -> str:
         else:
             number = ord((match["in"] or match["bare"]).upper()) - 65
             number = number if number < len(texts) else OUTSIDE
-            between = PATTERNS["separator"].match(text, after)
-            stated, skip = find_option(text, between.end(), texts) if between else (-1, 0)
+            # the separator may be empty: it always matches
+            parted = PATTERNS["separator"].match(text, after)[0]  # type: ignore[index]
+            stated, skip = find_option(text, after + len(parted), texts)
             sure = bool(match["in"] or match["named"] or match["tail"] or skip)
             if not sure and not is_mention(text, match):
                 continue
             # the option's text may be before its letter too: "metformin (C)"
-            parted, close = between[0] if between else "", text[max(end, start - LEAD) : start]
+            close = text[max(end, start - LEAD) : start]
             shut = close.casefold().rstrip() if match["in"] else ""
             named = [one for one in texts if len(one) > 1 and f" {shut}".endswith(f" {one}")]
             if named := [max(named, key=len)] if named else []:
@@ -307,14 +305,13 @@ def settle(statements: list[Statement], text: str) -> Statement | None:
     """Take the last of the strongest statements in marked `text`, unless it is taken back later."""
     if not statements:
         return None
-    level = max(statement.level for statement in statements)
-    last = [statement for statement in statements if statement.level == level][-1]
+    last = max(statements, key=lambda statement: (statement.level, statement.place))
     rest = text[last.place + 1 :]
     if retracted := PATTERNS["retracted"].search(rest):
         later = [statement for statement in statements if statement.place > last.place]
         closing = read_closing(rest[retracted.end() :])
         return later[-1] if later else closing or last._replace(number=None)
-    twice = level == CONCLUDED and finds("checked_twice", text)
+    twice = last.level == CONCLUDED and finds("checked_twice", text)
     if twice or finds("unsure", text[last.place :]) or finds("also", text[last.place :]):
         return last._replace(number=None)
     return last
@@ -328,7 +325,7 @@ def read_opening(text: str) -> Statement | None:
         return None
     numbers = [ord(mark) & 0x1F for mark in MARK.findall(first)]
     betweens = MARK.split(first)[1:]
-    listed = len(numbers) > 1 and numbers[:2] == [0, 1]
+    listed = numbers[:2] == [0, 1]
     joined = len(numbers) > 1 and is_joined(betweens[0][:NEAR], betweens[1][:NEAR])
     clear = not (listed or joined or finds("also", text) or is_no_choice("", betweens[0]))
     return Statement(OPENING, numbers[0] if clear else None, 0)

@@ -31,8 +31,7 @@ from data_prep.command import read_commit, run_command, show_text
 from data_prep.errors import UserError
 from data_prep.files import lock_file, write_json
 from eval.accepted import write_accepted
-from eval.ask import Progress as Report
-from eval.ask import answer_tasks
+from eval.ask import Report, answer_tasks
 from eval.compare import Systems, compare_open, compare_systems, judge_claims
 from eval.page import write_report
 from eval.samples import Samples
@@ -63,8 +62,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         with lock_file(folder / ".lock"):
             calls = read_calls(folder / "run.json")
-            with show_progress(plan) as progress:
-                samples, asked = answer_tasks(cfg, plan, folder, progress)
+            with show_progress(plan) as report:
+                samples, asked = answer_tasks(cfg, plan, folder, report)
             if known := sum(map(len, samples.values())) - asked:
                 print(f"eval: {known:,} answers were in {folder} already", file=sys.stderr)
             systems: Systems = {}

@@ -168,7 +168,10 @@ def append_samples(path: Path, samples: Samples) -> None:
 
 
 def sort_samples(path: Path, requests: list[Request]) -> Samples:
-    """Put a finished file into the order of its requests, which endpoints do not keep."""
+    """Put a finished file into the order of its requests, which endpoints do not keep.
+
+    An error that was asked for again has two rows: the later one counts.
+    """
     samples = load_samples(path)
     found = {(sample["id"], sample["sample"]): sample for sample in samples}
     # overlap is set again: the training set may have been prepared again since
@@ -179,10 +182,3 @@ def sort_samples(path: Path, requests: list[Request]) -> Samples:
     if ordered != samples:
         write_jsonl(path, ordered)
     return ordered
-
-
-def drop_errors(path: Path) -> None:
-    """Take the samples with an error out of a file, so that they are asked for again."""
-    samples = load_samples(path)
-    if any(sample["error"] for sample in samples):
-        write_jsonl(path, [sample for sample in samples if not sample["error"]])

@@ -57,7 +57,7 @@ class Settings(BaseModel, strict=True):
     benchmarks: list[str] | None
     out_of_distribution: dict[str, str] | None
     modes: str | list[str] | dict[str, str | list[str]] | None
-    compare: list[list[str]] | None
+    compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None
     endpoint: str | None
     accepted: str | None = Field(pattern=rf"^{NAME.pattern}$")
     overwrite: bool

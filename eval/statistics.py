@@ -4,8 +4,8 @@ Questions that repeat (a cluster) are not independent: a cluster is resampled, n
 scipy and statsmodels are imported where they are used: 0.7 s of every start, also of `--help`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
+from statistics import multimode
 from typing import NamedTuple
 
 import numpy as np
@@ -50,12 +50,10 @@ def bootstrap_clusters(
     sums, sizes = sum_clusters(values, clusters)
     low = high = sums.sum() / sizes.sum()
     if np.ptp(sums / sizes) > 0:  # else nothing varies
-        # clusters of one size need no sizes: the same interval in half the time
-        data = (sums, sizes) if np.ptp(sizes) > 0 else (sums / sizes,)
         low, high = bootstrap(
-            data,
-            lambda s, *n, axis: s.sum(axis=axis) / n[0].sum(axis=axis) if n else s.mean(axis=axis),
-            paired=len(data) > 1,
+            (sums, sizes),
+            lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
+            paired=True,
             vectorized=True,
             n_resamples=resamples,
             batch=max(1, BATCH // len(sums)),
@@ -158,16 +156,6 @@ def correct_holm(p_values: ArrayLike) -> list[float]:
     return [float(p) for p in multipletests(np.asarray(p_values, float), method="holm")[1]]
 
 
-def judge_non_inferiority(low: float, high: float, margin: float) -> str:
-    """Judge from the two-sided interval of a - b if a is not worse than b by `margin` or more.
-
-    A 95 % interval makes `shown` a one-sided test at 2.5 %; `open`: the questions are too few.
-    """
-    if not margin > 0:
-        raise ValueError(f"margin={margin} must be above 0")
-    return "shown" if low > -margin else "refuted" if high < -margin else "open"
-
-
 def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> NDArray[np.float64]:
     """Compute for each question [q] the chance that one of k answers drawn from its n is right.
 
@@ -187,6 +175,5 @@ def majority(choices: Sequence[str | None], answer: str) -> float:
 
     An unread answer has no vote.
     """
-    votes = Counter(choice for choice in choices if choice is not None).most_common()
-    most = [choice for choice, count in votes if count == votes[0][1]]
+    most = multimode(choice for choice in choices if choice is not None)
     return 1 / len(most) if answer in most else 0.0

@@ -1,5 +1,6 @@
 """Compute the numbers of summary.json from the samples alone: no time, no path of this machine."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -99,9 +100,9 @@ def find_places(frame: pd.DataFrame) -> pd.Series:
     return ((chosen - gold) % frame["num_options"]).fillna(-1)
 
 
-def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series:
+def cut_lengths(tokens: pd.Series) -> pd.Series:
     """Cut answers into quarters by tokens; fewer where lengths coincide, none where all do."""
-    inner = np.unique(np.quantile(tokens, np.arange(1, bins) / bins, method="higher"))
+    inner = np.unique(np.quantile(tokens, [0.25, 0.5, 0.75], method="higher"))
     edges = inner[inner > tokens.min()]
     if not len(edges):
         return pd.Series(np.nan, tokens.index)
@@ -112,8 +113,8 @@ def cut_lengths(tokens: pd.Series, bins: int = 4) -> pd.Series:
 
 def count_values(values: pd.Series) -> dict[str, int]:
     """Count each value, the most frequent first."""
-    pairs = sorted(values.value_counts().items(), key=lambda pair: (-pair[1], str(pair[0])))
-    return {str(value): int(count) for value, count in pairs}
+    counts = Counter(map(str, values))
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def summarise_sampled(frame: pd.DataFrame, seed: int) -> Numbers | None:
@@ -156,17 +157,15 @@ def summarise_sampled(frame: pd.DataFrame, seed: int) -> Numbers | None:
     }
 
 
-def calibrate(confidence: pd.Series, score: pd.Series, bins: int = 5) -> Numbers:
-    """Compare confidence with accuracy in equal bins; error: mean distance over questions."""
+def calibrate(confidence: pd.Series, score: pd.Series) -> Numbers:
+    """Compare confidence with accuracy in fifths; error: mean distance over questions."""
     table = pd.DataFrame({"confidence": confidence, "accuracy": score})
-    parts = table.groupby(np.digitize(confidence, np.arange(1, bins) / bins, right=True))
+    parts = table.groupby(np.digitize(confidence, [0.2, 0.4, 0.6, 0.8], right=True))
     frame = parts.mean().assign(n=parts.size())
     error = (frame["confidence"] - frame["accuracy"]).abs() @ frame["n"] / len(table)
-    rows = []
-    for place, row in frame.iterrows():
-        means = {name: rounded(row[name]) for name in ("confidence", "accuracy")}
-        rows.append({"up_to": rounded((int(str(place)) + 1) / bins), "n": int(row["n"])} | means)
-    return {"error": rounded(error), "bins": rows}
+    frame["up_to"] = (frame.index + 1) / 5
+    rows = frame[["up_to", "n", "confidence", "accuracy"]].map(rounded).astype({"n": int})
+    return {"error": rounded(error), "bins": rows.to_dict("records")}
 
 
 def rounded(value: Any) -> float:

@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
-import yaml
 
 from data_prep.command import show_text
+from data_prep.files import read_mapping
 from eval.modes import split_mode
 
 HERE = Path(__file__).parent
-TABLES: dict[str, Any] = yaml.safe_load((HERE / "tables.yaml").read_bytes())
-PAPER: dict[str, Any] = yaml.safe_load((HERE / "published.yaml").read_bytes())
-CLAIM = ("rlvr.think", "sft.direct")
-"""The paper's two claims are about the first against the second."""
+TABLES = read_mapping(HERE / "tables.yaml")
+PAPER = read_mapping(HERE / "published.yaml")
 
 Result = dict[str, Any]
 
@@ -64,10 +62,10 @@ def format_points(value: float) -> str:
     return f"{number:+.1f}".replace("-", "−") if number else "0.0"
 
 
-def list_errors(reasons: dict[str, int], most: int = 3) -> list[str]:
-    """List the most frequent reasons of errors, each with its number."""
-    listed = [f"{n:,} × {reason}" for reason, n in list(reasons.items())[:most]]
-    return listed + ([f"{len(reasons) - most:,} other reasons"] if len(reasons) > most else [])
+def list_errors(reasons: dict[str, int]) -> list[str]:
+    """List the three most frequent reasons of errors, each with its number."""
+    listed = [f"{n:,} × {reason}" for reason, n in reasons.items()]
+    return listed[:3] + ([f"{len(listed) - 3:,} other reasons"] if len(listed) > 3 else [])
 
 
 def list_faults(reasons: dict[str, int]) -> list[str]:
@@ -166,10 +164,9 @@ def build_scores(results: list[Result], **facts: str) -> Table:
 def build_sampled(results: list[Result]) -> Table:
     """Build the table of results with several answers to each question."""
     rows = []
-    for result in results:
-        if not (sampled := result["sampled"]):  # one answer to each question
-            continue
-        row, k = {key: result[key] for key in HEAD}, sampled["k"]
+    for result in [result for result in results if result["sampled"]]:
+        sampled, k = result["sampled"], result["sampled"]["k"]
+        row = {key: result[key] for key in HEAD}
         row[f"avg@{k}"] = format_percent(sampled[f"avg@{k}"])
         row |= {f"pass@{n}": format_measured(found) for n, found in sampled["pass"].items()}
         row["guessing, same k"] = format_percent(sampled["pass"][str(k)]["chance"])
@@ -183,13 +180,12 @@ def build_sampled(results: list[Result]) -> Table:
 def build_letters(results: list[Result]) -> Table:
     """Build the table of where rotated questions were answered: each letter, flips."""
     rows = []
-    for result in results:
-        if result["flips"]:
-            row = {key: result[key] for key in HEAD}
-            row["flips"] = format_measured(result["flips"])
-            for letter, count in sorted(result["letters"].items()):
-                row[letter] = format_percent(count / result["n"])
-            rows.append(row)
+    for result in [result for result in results if result["flips"]]:
+        row = {key: result[key] for key in HEAD}
+        row["flips"] = format_measured(result["flips"])
+        for letter, count in sorted(result["letters"].items()):
+            row[letter] = format_percent(count / result["n"])
+        rows.append(row)
     return make_table("letters", rows)
 
 
@@ -214,44 +210,22 @@ def build_published(results: list[Result]) -> Table:
 
     Only benchmarks that the paper has, also with labels of a later state; ours may be missing.
     """
-    rows, prompts, support = [], set(), []
+    rows, support = [], []
     for benchmark, group in group_results(results).items():
         paper = PAPER["benchmarks"].get(benchmark.replace("_2026/", "/"))  # later labels
         if paper is None:
             continue
-        support.append(describe_support(paper))
+        support.append(paper["supports"])
         ours = {f"{result['model']}.{split_mode(result['mode'])[0]}": result for result in group}
         for system in [key for key, theirs in paper.items() if isinstance(theirs, dict)]:
-            theirs = f"{paper[system]['accuracy']:.1f} ± {paper[system]['sd']:.2f}"
-            row = {"benchmark": benchmark, "system": system, "paper n": f"{paper['n']:,}"}
-            row |= {"paper": theirs, "our n": "–", "ours": "–"}
-            if result := ours.get(system):
-                accuracy = result["accuracy"]
-                row["our n"] = f"{result['n']:,}"
-                row["ours"] = f"{format_percent(accuracy['value'])} ± {100 * accuracy['sd']:.2f}"
-                prompts.add(str(compile_cell(TABLES["cells"]["prompt"])(result)))
-            rows.append(row)
-    table = make_table("published", rows)
+            row = {"benchmark": benchmark, "system": system, "n": paper["n"]}
+            rows.append(row | {"paper": paper[system], "ours": ours.get(system)})
+    table, find_prompt = select("published", rows), compile_cell(TABLES["cells"]["prompt"])
     notes = [table.note]
-    if other := prompts - {"paper"}:
+    if other := {str(find_prompt(row["ours"])) for row in rows if row["ours"]} - {"paper"}:
         notes.append(f"Ours were asked with another prompt template ({', '.join(sorted(other))}).")
     title = table.title.format(source=PAPER["source"])
     return table._replace(title=title, note=" ".join([*notes, *support]))
-
-
-def describe_support(paper: Result) -> str:
-    """Say in a sentence what the paper's own n supports on a benchmark."""
-    from statsmodels.stats.proportion import confint_proportions_2indep
-
-    n = paper["n"]
-    a, b = (paper[system]["right"] for system in CLAIM)
-    low, high = confint_proportions_2indep(a, n, b, n, compare="diff", method="wald")
-    return (
-        f"{paper['title']}: {CLAIM[0]} − {CLAIM[1]} is {format_points((a - b) / n)} points (95 % "
-        f"CI {format_points(low)} to {format_points(high)}, unpaired, n = {n:,}): "
-        f"{'above 0' if low > 0 else 'not shown to differ from 0'}, and as little as "
-        f"{format_points(low)} is possible."
-    )
 
 
 def group_results(results: list[Result]) -> dict[str, list[Result]]:

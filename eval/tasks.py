@@ -167,7 +167,7 @@ def find_modes(cfg: DictConfig, models: dict[str, str]) -> dict[str, list[str]]:
         for mode in modes[model]:
             with collect_problems(problems):
                 if split_mode(mode)[0] == "loglikelihood" and cfg.endpoint is not None:
-                    raise UserError("mode loglikelihood needs the model itself, not an endpoint")
+                    problems.append("mode loglikelihood needs the model itself, not an endpoint")
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return modes
@@ -193,11 +193,6 @@ def describe_task(
     if examples:
         sha256 = manifest["files"]["dev.jsonl"]["sha256"]
         shown = {"ids": [row["id"] for row in examples], "sha256": sha256}
-    # of an endpoint only what changes answers: not the number of requests at a time
-    engine = list_engine_options(cfg)
-    if cfg.endpoint is not None:
-        options: Any = OmegaConf.to_container(cfg.endpoint_options, resolve=True)
-        engine = {"api": options["api"], "extra": options["extra"] or {}}
     return {
         "benchmark": {
             "name": benchmark.name,
@@ -212,14 +207,17 @@ def describe_task(
         "chat": frame._asdict() if frame else None,
         "seed": cfg.seed,
         "sampling": sampling,
-        "engine": engine,
+        "engine": describe_engine(cfg),
     }
 
 
-def list_engine_options(cfg: DictConfig) -> dict[str, Any]:
-    """List the arguments for vLLM's LLM: those that are not null, and `vllm.extra`."""
-    options: Any = OmegaConf.to_container(cfg.vllm, resolve=True) if cfg.vllm else {}
+def describe_engine(cfg: DictConfig) -> dict[str, Any]:
+    """List the arguments for vLLM's LLM that are not null; of an endpoint what changes answers."""
+    given = cfg.vllm if cfg.endpoint is None else cfg.endpoint_options
+    options: Any = OmegaConf.to_container(given, resolve=True) if given else {}
     extra = options.pop("extra", None) or {}
+    if cfg.endpoint is not None:  # not the number of requests at a time
+        return {"api": options["api"], "extra": extra}
     return {key: value for key, value in options.items() if value is not None} | extra
 
 

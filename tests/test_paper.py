@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from data_prep.prepare import prepare
 from data_prep.prepared import open_prepared
 from data_prep.prompt import TEMPLATES
 from eval.questions import Benchmark
 from eval.samples import list_requests
+from eval.tables import format_points
 from recipes.flags import build_parser
 from recipes.launcher import build_argv
 from recipes.preflight import find_problems
@@ -170,6 +172,17 @@ def test_the_papers_numbers_are_counts_of_its_questions() -> None:
         for row in rows:
             assert abs(100 * row["right"] / benchmark["n"] - row["accuracy"]) <= 0.1
     assert {"medqa_5/test", "mmlu_pro_health/test"} == set(published["benchmarks"])
+
+
+def test_what_the_papers_n_supports_follows_from_its_counts() -> None:
+    published = yaml.safe_load((ROOT / "eval/published.yaml").read_text(encoding="utf-8"))
+    for benchmark in published["benchmarks"].values():
+        n, a, b = benchmark["n"], *(benchmark[x]["right"] for x in ("rlvr.think", "sft.direct"))
+        low, high = confint_proportions_2indep(a, n, b, n, compare="diff", method="wald")
+        value, low, high = map(format_points, ((a - b) / n, low, high))
+        numbers = f"is {value} points (95 % CI {low} to {high}, unpaired, n = {n:,})"
+        assert numbers in benchmark["supports"] and f"little as {low} is" in benchmark["supports"]
+        assert ("above 0" in benchmark["supports"]) == low.startswith("+")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from dev.study_report import bootstrap_seeds
+from eval.compare import judge
 from eval.power import mcnemar_power
 from eval.statistics import (
     accuracy_interval,
@@ -19,7 +20,6 @@ from eval.statistics import (
     compare_paired,
     correct_holm,
     flip_signs,
-    judge_non_inferiority,
     majority,
     mcnemar_exact,
     pass_at_k,
@@ -266,11 +266,11 @@ def test_holm() -> None:
 
 
 def test_non_inferiority() -> None:
-    assert judge_non_inferiority(-0.02, 0.03, 0.03) == "shown"
-    assert judge_non_inferiority(-0.04, 0.01, 0.03) == "open"
-    assert judge_non_inferiority(-0.09, -0.04, 0.03) == "refuted"
+    assert judge("level", -0.02, 0.03, 1.0, 0.03)[0] == "shown"
+    assert judge("level", -0.04, 0.01, 1.0, 0.03)[0] == "open"
+    assert judge("level", -0.09, -0.04, 1.0, 0.03)[0] == "refuted"
     with pytest.raises(ValueError, match="margin"):
-        judge_non_inferiority(-0.1, 0.1, 0)
+        judge("level", -0.1, 0.1, 1.0, 0)
 
 
 @pytest.mark.slow
@@ -281,7 +281,7 @@ def test_non_inferiority_errs_at_most_as_often_as_it_says() -> None:
     for draw in range(150):
         kind = rng.choice([1.0, -1.0, 0.0], size=n, p=[0.1, 0.15, 0.75])
         interval = bootstrap_clusters(kind, np.arange(n), resamples=499, seed=draw)
-        shown += judge_non_inferiority(interval.low, interval.high, margin) == "shown"
+        shown += judge("level", interval.low, interval.high, 1.0, margin)[0] == "shown"
     assert shown / 150 < 0.07
 
 
