@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from data_prep.command import show_text
+from data_prep.files import read_mapping
 from recipes.model import read_shape
 from recipes.plan import size_cpu_cache
 from recipes.reward import build_reward_environment
@@ -45,8 +45,7 @@ WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause i
 # Ray's list of who held the memory: 568<tab>19.48<tab>ray::PolicyModelActor.fit, 1248<tab>…
 HELD = re.compile(r"\d+\t([\d.]+)\t(.+?)(?=, \d+\t|, Refer|$)")
 USED = re.compile(r"was (\S+) / (\S+) \(")  # 22.57GB / 23.54GB (0.958715)
-# regex of a cause → what to do
-ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+ADVICE = read_mapping(Path(__file__).with_suffix(".yaml"))  # regex of a cause → what to do
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 HOOK_FILE = "reward_server/openrlhf_hook.py"
 URL = re.compile(r"https?://[^/?]+/get_reward")  # http://node7:5000/get_reward
 
@@ -34,17 +33,6 @@ def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
     if reward.hook == "server":
         environment["MEDRLVR_REWARD_URL"] = ",".join(list_urls(reward))
     return environment
-
-
-def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | None, str | None]:
-    """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
-
-    agent and server load the agent, which writes the rollouts; function goes through the engine's
-    own reward call, which writes none. A path that the user gave stays.
-    """
-    if hook == "function" and agent == HOOK_FILE:
-        return None, str(ROOT / HOOK_FILE)
-    return agent, url
 
 
 def list_urls(reward: Any) -> list[str]:

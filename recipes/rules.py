@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
+from data_prep.files import read_mapping
 from recipes.flags import build_parser, flatten, group_actions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
 SOCKET = "rl-abcdefgh/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 SOCKET_BYTES = 107
 
-TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
 TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
 MOST = 1e15
 BOUNDS = {key: (*bound, MOST)[:2] for key, bound in TABLES["bounds"].items()}
@@ -208,8 +208,10 @@ def show(value: Any) -> str:
     return str(value) if str(value).isprintable() else repr(value)
 
 
-def count_ranks(cfg: Any, role: str) -> int:
-    """Count the processes of a role (actor, critic, ref)."""
+def count_ranks(cfg: Any, role: str = "actor") -> int:
+    """Count the processes of a role (actor, critic, ref), or SFT's."""
+    if "actor" not in cfg.openrlhf:
+        return cfg.hardware.nodes * cfg.hardware.gpus_per_node
     return cfg.openrlhf[role].num_nodes * cfg.openrlhf[role].num_gpus_per_node
 
 
@@ -218,11 +220,11 @@ def count_gpus(cfg: Any) -> int:
     flags = cfg.openrlhf
     engines = (flags.vllm.num_engines or 0) * flags.vllm.tensor_parallel_size
     if flags.train.colocate_all:
-        return count_ranks(cfg, "actor") + (engines if flags.train.async_enable else 0)
+        return count_ranks(cfg) + (engines if flags.train.async_enable else 0)
     own_ref = flags.algo.kl.init_coef > 0 and not flags.train.colocate_actor_ref
     ref = count_ranks(cfg, "ref") if own_ref else 0
     critic = count_ranks(cfg, "critic") if flags.algo.advantage.estimator == "gae" else 0
-    return count_ranks(cfg, "actor") + ref + critic + engines
+    return count_ranks(cfg) + ref + critic + engines
 
 
 def count_samples(cfg: Any) -> int:
@@ -257,8 +259,8 @@ def check_batches(cfg: Any) -> Iterator[str]:
                 "set openrlhf.rollout.n_samples_per_prompt to 4 or more"
             )
     else:
-        nodes, ranks = cfg.hardware.nodes, {"SFT": cfg.hardware.nodes * cfg.hardware.gpus_per_node}
-        if nodes > 1:  # torchrun runs on this machine alone
+        ranks = {"SFT": count_ranks(cfg)}
+        if (nodes := cfg.hardware.nodes) > 1:  # torchrun runs on this machine alone
             yield f"SFT runs on one machine, not on hardware.nodes={nodes}: choose hardware=8x80gb"
     # deepspeed.py:455: train_batch_size = micro × accumulation × ranks, exactly
     size = train.micro_batch_size
