@@ -251,9 +251,9 @@ def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        advice, cause = process.advise(cause), process.name_memory_holders(cause)
-        lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
-        lines[1:1] = [f"  {advice}"] if advice else []
+        lines = [f"\nthe engine failed (exit {code}): {process.name_memory_holders(cause)}"]
+        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
+        lines.append(f"  whole log: {log}")
     if code == INTERRUPTED or last:
         # the command that the user gave, with resume=true once
         words = [word for word in sys.argv[1:] if not word.startswith("resume=")]

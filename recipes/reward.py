@@ -19,15 +19,10 @@ URL = re.compile(r"https?://[^/?]+/get_reward")  # http://node7:5000/get_reward
 
 def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
     """Build the variables of reward_server/openrlhf_hook.py: how to judge, and whom to ask."""
-    settings = {
-        "mode": reward.mode,
-        "kind": reward.kind,
-        "options": OmegaConf.to_container(reward.options, resolve=True),
-        "control": reward.control,
-        "seed": seed,
-    }
+    plain: Any = OmegaConf.to_container(reward, resolve=True)
+    settings = {key: plain[key] for key in ("mode", "kind", "options", "control")}
     environment = {
-        "MEDRLVR_REWARD": json.dumps(settings),
+        "MEDRLVR_REWARD": json.dumps(settings | {"seed": seed}),
         "MEDRLVR_REWARD_PATIENCE": str(reward.patience),
     }
     if reward.hook == "server":

@@ -26,7 +26,7 @@ def install_hooks() -> None:
         return
     hooks = [
         ("openrlhf.trainer.ppo_trainer", seed_prompts),
-        ("openrlhf.trainer.ppo_trainer", hook_trainer),
+        ("openrlhf.trainer.ppo_trainer", lambda module: wrap_steps(module.PPOTrainer)),
         ("openrlhf.trainer.ppo_trainer_async", hook_async_trainer),
         ("openrlhf.trainer.ppo_utils.samples_generator", stamp_prompts),
         ("openrlhf.trainer.ppo_utils.samples_generator", name_tokenizer),
@@ -55,14 +55,9 @@ def seed_prompts(ppo_trainer: Any) -> None:
         return prepare(strategy, tokenizer)
 
 
-def hook_trainer(ppo_trainer: Any) -> None:
-    """Wrap the synchronous trainer."""
-    wrap_steps(ppo_trainer.PPOTrainer.__ray_metadata__.modified_class)
-
-
 def hook_async_trainer(ppo_trainer_async: Any) -> None:
     """Wrap the asynchronous trainer, and its generator, which evaluates between batches."""
-    wrap_steps(ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class)
+    wrap_steps(ppo_trainer_async.TrainingActor)
 
     @wrap(ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class, "_run_eval")
     def run_stamped_eval(run_eval: Any, self: Any) -> Any:
@@ -73,13 +68,13 @@ def hook_async_trainer(ppo_trainer_async: Any) -> None:
             self.samples_generator.medrlvr_eval_step = None
 
 
-def wrap_steps(trainer: Any) -> None:
+def wrap_steps(actor: Any) -> None:
     """Write metrics, stop a broken run, and mark whole checkpoints.
 
-    trainer: a Ray actor's class. Ray copies inherited methods onto it when it decorates it, so that
+    actor: a trainer, decorated by Ray, which copied inherited methods onto its class then, so that
     BasePPOTrainer would be too late; the driver pickles the copy for the trainer's process.
     """
-    skipped = SkippedSteps()
+    trainer, skipped = actor.__ray_metadata__.modified_class, SkippedSteps()
 
     @wrap(trainer, "train_step")
     def checked_train_step(
