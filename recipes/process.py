@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from recipes.rules import count_gpus, count_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
+PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 # weights from which memory without a GPU counts more than time: to save it costs a step a quarter
 LARGE = 25_000_000
 # ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
@@ -111,11 +113,6 @@ def format_command(command: list[str], environment: dict[str, str]) -> str:
     return " ".join([*variables, *lines])
 
 
-def die_with_launcher() -> None:
-    """Ask the kernel, in the engine's process, for SIGTERM when the launcher is gone."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
-
-
 def start_engine(
     command: list[str], environment: dict[str, str], log: Path, lock: int
 ) -> subprocess.Popen:
@@ -133,7 +130,8 @@ def start_engine(
             cwd=ROOT,
             start_new_session=True,
             pass_fds=(lock,),
-            preexec_fn=die_with_launcher,
+            # the engine's process asks the kernel for SIGTERM when the launcher is gone
+            preexec_fn=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 
 

@@ -28,8 +28,7 @@ from recipes.machine import complete_words
 from recipes.rules import find_wrong_settings, show
 from recipes.run_folder import open_data, read_record
 
-Scores = dict[str, list[float]]
-"""Rate → accuracy on dev after each epoch."""
+Scores = dict[str, list[float]]  # rate → accuracy on dev after each epoch
 
 
 def run_grid(cfg: DictConfig) -> None:

@@ -150,20 +150,17 @@ def raise_batch_limits(arg_utils: Any) -> None:
     OpenRLHF names no limits (vllm_engine.py:66), and vLLM has defaults only for its own two entry
     points: an engine would take 128 sequences and 2,048 tokens at a time, on every GPU.
     """
-    engine_args = arg_utils.EngineArgs
-    get_defaults = engine_args.get_batch_defaults.__func__
 
-    def get_batch_defaults(cls: Any, world_size: int) -> Any:
+    @wrap(arg_utils.EngineArgs, "get_batch_defaults")  # a class's method, called by an instance
+    def get_batch_defaults(get_defaults: Any, _self: Any, world_size: int) -> Any:
         from vllm.usage.usage_lib import UsageContext
 
-        tokens, sequences = get_defaults(cls, world_size)
+        tokens, sequences = get_defaults(world_size)
         samples = int(os.environ.get("MEDRLVR_VLLM_SEQUENCES", MOST_SEQUENCES))
         # Never below vLLM's 128: an evaluation may ask for more than a rollout.
         sequences[UsageContext.ENGINE_CONTEXT] = max(128, min(samples, MOST_SEQUENCES))
         tokens[UsageContext.ENGINE_CONTEXT] = MOST_TOKENS
         return tokens, sequences
-
-    engine_args.get_batch_defaults = classmethod(get_batch_defaults)
 
 
 @functools.cache
