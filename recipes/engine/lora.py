@@ -32,19 +32,13 @@ class MergedWeight:
 
 def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
     """Yield each weight's name in the base model, and its parameter or MergedWeight, no adapter."""
-    layers = {
-        name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")
-    }
     for name, parameter in peft_model.named_parameters():
         if ".lora_" in name:
             continue
         owner, _, last = name.rpartition(".base_layer.")
-        plain = f"{owner}.{last}" if owner else name
-        merged = owner in layers and last == "weight"
-        yield (
-            plain.removeprefix("base_model.model."),
-            MergedWeight(layers[owner]) if merged else parameter,
-        )
+        plain = (f"{owner}.{last}" if owner else name).removeprefix("base_model.model.")
+        is_adapted = owner and last == "weight"
+        yield plain, MergedWeight(peft_model.get_submodule(owner)) if is_adapted else parameter
 
 
 def sync_merged(ppo_actor: Any) -> None:
