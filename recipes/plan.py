@@ -25,7 +25,7 @@ from data_prep.files import read_mapping
 from data_prep.prepared import MANIFEST
 from recipes.machine import complete_words
 from recipes.model import Shape, read_shape
-from recipes.rules import count_ranks, count_samples, find_wrong_values
+from recipes.rules import count_samples, find_wrong_values
 from recipes.run_folder import find_data, open_data
 
 GIB = 1024**3
@@ -50,6 +50,12 @@ def count_models(flags: Any) -> tuple[int, int]:
     if "actor" not in flags:
         return 1, 0
     return 1 + (flags.algo.advantage.estimator == "gae"), int(flags.algo.kl.init_coef > 0)
+
+
+def count_ranks(cfg: Any) -> int:
+    """Count the training GPUs of all nodes."""
+    of_sft = {"num_gpus_per_node": cfg.hardware.gpus_per_node}
+    return int(cfg.hardware.nodes * cfg.openrlhf.get("actor", of_sft)["num_gpus_per_node"])
 
 
 def count_trained(shape: Shape, flags: Any) -> int:

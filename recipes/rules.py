@@ -208,10 +208,8 @@ def show(value: Any) -> str:
     return str(value) if str(value).isprintable() else repr(value)
 
 
-def count_ranks(cfg: Any, role: str = "actor") -> int:
-    """Count the processes of a role (actor, critic, ref), or SFT's."""
-    if "actor" not in cfg.openrlhf:
-        return cfg.hardware.nodes * cfg.hardware.gpus_per_node
+def count_ranks(cfg: Any, role: str) -> int:
+    """Count the processes of a role (actor, critic, ref)."""
     return cfg.openrlhf[role].num_nodes * cfg.openrlhf[role].num_gpus_per_node
 
 
@@ -220,11 +218,11 @@ def count_gpus(cfg: Any) -> int:
     flags = cfg.openrlhf
     engines = (flags.vllm.num_engines or 0) * flags.vllm.tensor_parallel_size
     if flags.train.colocate_all:
-        return count_ranks(cfg) + (engines if flags.train.async_enable else 0)
+        return count_ranks(cfg, "actor") + (engines if flags.train.async_enable else 0)
     own_ref = flags.algo.kl.init_coef > 0 and not flags.train.colocate_actor_ref
     ref = count_ranks(cfg, "ref") if own_ref else 0
     critic = count_ranks(cfg, "critic") if flags.algo.advantage.estimator == "gae" else 0
-    return count_ranks(cfg) + ref + critic + engines
+    return count_ranks(cfg, "actor") + ref + critic + engines
 
 
 def count_samples(cfg: Any) -> int:
@@ -259,8 +257,8 @@ def check_batches(cfg: Any) -> Iterator[str]:
                 "set openrlhf.rollout.n_samples_per_prompt to 4 or more"
             )
     else:
-        ranks = {"SFT": count_ranks(cfg)}
-        if (nodes := cfg.hardware.nodes) > 1:  # torchrun runs on this machine alone
+        nodes, ranks = cfg.hardware.nodes, {"SFT": cfg.hardware.nodes * cfg.hardware.gpus_per_node}
+        if nodes > 1:  # torchrun runs on this machine alone
             yield f"SFT runs on one machine, not on hardware.nodes={nodes}: choose hardware=8x80gb"
     # deepspeed.py:455: train_batch_size = micro × accumulation × ranks, exactly
     size = train.micro_batch_size
