@@ -21,7 +21,7 @@ from recipes.engine import checkpoints
 from recipes.flags import FlagError, build_parser, to_argv, validate
 from recipes.model import fetch_model, find_folder
 from recipes.preflight import find_doubts, find_problems
-from recipes.reward import choose_hook
+from recipes.reward import HOOK_FILE
 from recipes.rules import find_broken_rules, find_wrong_settings, list_values
 
 PATHS = (
@@ -112,9 +112,11 @@ def build_argv(cfg: DictConfig, method: str) -> list[str]:
     parser = build_parser(method)
     flags = list_values(cfg.openrlhf)
     if method == "ppo":
-        hook = flags["train.agent_func_path"], flags["reward.remote_url"]
-        agent, flags["reward.remote_url"] = choose_hook(cfg.reward.hook, *hook)
-        flags["train.agent_func_path"] = agent or None
+        flags["train.agent_func_path"] = flags["train.agent_func_path"] or None
+        # through the engine's own reward call, which writes no rollouts; the user's own path stays
+        if cfg.reward.hook == "function" and flags["train.agent_func_path"] == HOOK_FILE:
+            flags["train.agent_func_path"] = None
+            flags["reward.remote_url"] = str(Path(HOOK_FILE).resolve())
         # train.jsonl is trimmed already, and the engine would cut the evaluation set too
         flags["data.max_samples"] = parser.get_default("data.max_samples")
     for key in PATHS:
@@ -249,9 +251,9 @@ def explain_end(run_dir: Path, method: str, code: int, begin: int) -> list[str]:
             cause = f"No space left on device: {run_dir}"
         else:
             cause = process.find_cause(log, begin)
-        advice, cause = process.advise(cause), process.name_memory_holders(cause)
-        lines = [f"\nthe engine failed (exit {code}): {cause}", f"  whole log: {log}"]
-        lines[1:1] = [f"  {advice}"] if advice else []
+        lines = [f"\nthe engine failed (exit {code}): {process.name_memory_holders(cause)}"]
+        lines += [f"  {advice}"] if (advice := process.advise(cause)) else []
+        lines.append(f"  whole log: {log}")
     if code == INTERRUPTED or last:
         # the command that the user gave, with resume=true once
         words = [word for word in sys.argv[1:] if not word.startswith("resume=")]

@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from data_prep.errors import UserError
+from data_prep.files import read_mapping
 
 PRESETS = Path(__file__).parent / "configs" / "hardware"
 
@@ -65,7 +64,7 @@ def list_presets() -> list[Preset]:
 
 def read_preset(name: str) -> dict:
     """Read one preset with the settings of the preset that it builds on (`defaults`)."""
-    own = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    own = read_mapping(PRESETS / f"{name}.yaml")
     base = [entry for entry in own.pop("defaults", []) if entry != "_self_"]
     return (read_preset(base[0]) if base else {}) | own
 

@@ -60,7 +60,7 @@ def count_ranks(cfg: Any) -> int:
 
 def count_trained(shape: Shape, flags: Any) -> int:
     """Count the weights that are trained: all of them, or LoRA's adapters."""
-    return shape.count_lora(flags.ds.lora.rank) if flags.ds.lora.rank else shape.parameters
+    return shape.count_lora(flags.ds.lora.rank) or shape.parameters
 
 
 def count_rows(cfg: Any) -> dict[str, int]:
@@ -102,8 +102,8 @@ def plan_model(shape: Shape, flags: Any, ranks: int) -> tuple[Any, float]:
     step: gradients and what the optimizer's step needs; optimizer: leaves the GPU in sleep.
     """
     count, stage = count_trained(shape, flags), flags.ds.zero_stage
-    adapters = 2 * count if count != shape.parameters else 0
-    weights = 2.0 * shape.parameters / (ranks if stage == 3 else 1) + adapters
+    weights = 2.0 * shape.parameters / (ranks if stage == 3 else 1)
+    weights += 2 * shape.count_lora(flags.ds.lora.rank)
     # bf16 gradients, or fp32 ones with ds.grad_accum_dtype=fp32 (deepspeed/runtime/engine.py:1578)
     gradient_bytes = 4 if flags.ds.grad_accum_dtype == "fp32" else 2
     gradients = gradient_bytes * count / (ranks if stage >= 2 else 1)
@@ -266,16 +266,15 @@ def suggest_key(phase: str, parts: dict[str, float], cfg: Any) -> str:
 
 def plan_checkpoint(flags: Any, shape: Shape) -> float:
     """Compute the bytes of one checkpoint to resume from, of all trained models."""
-    count = count_trained(shape, flags)
-    base = 2 * shape.parameters if count != shape.parameters else 0
-    return float((CHECKPOINT * count + base) * count_models(flags)[0])
+    base = 2 * shape.parameters if flags.ds.lora.rank else 0
+    return float((CHECKPOINT * count_trained(shape, flags) + base) * count_models(flags)[0])
 
 
 def plan_disk(cfg: Any, shape: Shape, rows: dict[str, int]) -> dict[str, float]:
     """Compute the bytes on disk of a run: ckpt.max_num checkpoints, and the best next to them."""
     flags, ckpt, steps = cfg.openrlhf, cfg.openrlhf.ckpt, count_steps(cfg.openrlhf, rows["train"])
-    copy, count, best = 2.0 * shape.parameters, count_trained(shape, flags), 0
-    sizes = {"model": copy + (2 * count if count != shape.parameters else 0), "logs": LOGS}
+    copy, best = 2.0 * shape.parameters, 0
+    sizes = {"model": copy + 2 * shape.count_lora(flags.ds.lora.rank), "logs": LOGS}
     if "rollout" in flags:
         best = int(flags.eval.steps > 0 and ckpt.best_metric_key != "none")
         samples = steps * flags.rollout.batch_size * flags.rollout.n_samples_per_prompt

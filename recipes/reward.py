@@ -13,38 +13,21 @@ from omegaconf import OmegaConf
 
 from data_prep.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 HOOK_FILE = "reward_server/openrlhf_hook.py"
 URL = re.compile(r"https?://[^/?]+/get_reward")  # http://node7:5000/get_reward
 
 
 def build_reward_environment(reward: Any, seed: int) -> dict[str, str]:
     """Build the variables of reward_server/openrlhf_hook.py: how to judge, and whom to ask."""
-    settings = {
-        "mode": reward.mode,
-        "kind": reward.kind,
-        "options": OmegaConf.to_container(reward.options, resolve=True),
-        "control": reward.control,
-        "seed": seed,
-    }
+    plain: Any = OmegaConf.to_container(reward, resolve=True)
+    settings = {key: plain[key] for key in ("mode", "kind", "options", "control")}
     environment = {
-        "MEDRLVR_REWARD": json.dumps(settings),
+        "MEDRLVR_REWARD": json.dumps(settings | {"seed": seed}),
         "MEDRLVR_REWARD_PATIENCE": str(reward.patience),
     }
     if reward.hook == "server":
         environment["MEDRLVR_REWARD_URL"] = ",".join(list_urls(reward))
     return environment
-
-
-def choose_hook(hook: str, agent: str | None, url: str | None) -> tuple[str | None, str | None]:
-    """Choose the engine's train.agent_func_path and reward.remote_url for `reward.hook`.
-
-    agent and server load the agent, which writes the rollouts; function goes through the engine's
-    own reward call, which writes none. A path that the user gave stays.
-    """
-    if hook == "function" and agent == HOOK_FILE:
-        return None, str(ROOT / HOOK_FILE)
-    return agent, url
 
 
 def list_urls(reward: Any) -> list[str]:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
+from data_prep.files import read_mapping
 from recipes.flags import build_parser, flatten, group_actions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +26,7 @@ PLAIN_PATH = re.compile(r"[\w./+@%=,-]+")
 SOCKET = "rl-abcdefgh/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 SOCKET_BYTES = 107
 
-TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TABLES = read_mapping(Path(__file__).with_suffix(".yaml"))
 TINY = math.ulp(0.0)  # the least positive number, so that one comparison serves all bounds
 MOST = 1e15
 BOUNDS = {key: (*bound, MOST)[:2] for key, bound in TABLES["bounds"].items()}

@@ -178,19 +178,14 @@ def clear_scratch(folder: Path) -> None:
         shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
 
 
-def to_dict(config: Any) -> Any:
-    """Turn a configuration into plain dictionaries, all references resolved."""
-    return OmegaConf.to_container(config, resolve=True)
-
-
 def render_config(cfg: Any) -> str:
     """Write the resolved configuration as YAML, without the facts of another model."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg) | {"model": describe_model(cfg)}))
+    return OmegaConf.to_yaml(OmegaConf.merge(cfg, {"model": describe_model(cfg)}), resolve=True)
 
 
 def describe_model(cfg: Any) -> dict[str, Any]:
     """Describe the model; with another path it is not the one that id and licence are about."""
-    model = to_dict(cfg.model)
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
     return model if model["path"] == model["id"] else model | {"id": None, "licence": None}
 
 

@@ -28,8 +28,7 @@ from recipes.machine import complete_words
 from recipes.rules import find_wrong_settings, show
 from recipes.run_folder import open_data, read_record
 
-Scores = dict[str, list[float]]
-"""Rate → accuracy on dev after each epoch."""
+Scores = dict[str, list[float]]  # rate → accuracy on dev after each epoch
 
 
 def run_grid(cfg: DictConfig) -> None:
@@ -118,12 +117,13 @@ def run_child(module: str, *words: str) -> None:
 
 def choose(scores: Scores, select: str) -> tuple[str, int]:
     """Choose (rate, epoch): best on dev, or best of the last epochs; of equals the first."""
-    candidates = []
-    for rate, accuracies in scores.items():
-        first = 0 if select == "best" else len(accuracies) - 1
-        epoch = max(range(first, len(accuracies)), key=accuracies.__getitem__)
-        candidates.append((rate, epoch + 1))
-    return max(candidates, key=lambda chosen: scores[chosen[0]][chosen[1] - 1])
+    candidates = {
+        (rate, epoch): accuracy
+        for rate, accuracies in scores.items()
+        for epoch, accuracy in enumerate(accuracies, 1)
+        if select == "best" or epoch == len(accuracies)
+    }
+    return max(candidates, key=candidates.__getitem__)
 
 
 def render_table(record: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import psutil
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from safetensors import safe_open
 
 from data_prep.command import run_command
 from data_prep.errors import UserError
@@ -52,8 +53,7 @@ def main(cfg: DictConfig) -> None:
     checks, timings = check_run(folder / "run", cfg, codes)
     constants = {}
     if "broadcast" in timings and cfg.hardware.cuda:
-        content = (MODEL / "model.safetensors").read_bytes()  # 8 bytes of length, then a table
-        tensors = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        tensors = safe_open(MODEL / "model.safetensors", "numpy").keys()
         constants["tensor_call"] = timings["broadcast"] / len(tensors)
     result = {
         "checks": checks,
@@ -143,21 +143,20 @@ def run(command: list[str], peak: dict[str, float], until: Path | None = None) -
 
 def check_run(folder: Path, cfg: DictConfig, codes: list[int]) -> tuple[dict[str, Any], Any]:
     """Check what two starts left: name → right, what was seen; and the seconds of each phase."""
-    flags = cfg.openrlhf
+    algo = cfg.openrlhf.algo
     rows = [row for path in folder.glob("metrics.jsonl") for row in read_jsonl(path)]
     train = [row for row in rows if row["kind"] == "train"]
     answers = [row for path in folder.glob("rollouts/*.jsonl") for row in read_jsonl(path)]
     rollouts = sum(row["split"] == "train" for row in answers)
     samples = STEPS * sum(row["rollout/num_samples"] for row in train[:1])
     needed = ["policy_loss", "actor_grad_norm"]
-    needed += ["critic_loss"] if flags.algo.advantage.estimator == "gae" else []
-    needed += ["kl"] if flags.algo.kl.init_coef > 0 else []
+    needed += ["critic_loss"] if algo.advantage.estimator == "gae" else []
+    needed += ["kl"] if algo.kl.init_coef > 0 else []
     has_all = bool(train) and all(key in row for row in train for key in needed)
-    kl = max((abs(row["vllm_kl"]) for row in train if "vllm_kl" in row), default=None)
-    is_off = flags.algo.advantage.is_correction_level == "off"  # then there is no vllm_kl
-    is_synced, seen_kl = is_off, "not measured"
-    if kl is not None:
-        is_synced, seen_kl = kl < STALE_KL, f"largest |vllm_kl| {kl:.1e}"
+    # with the correction off there is no vllm_kl
+    is_synced, seen_kl = algo.advantage.is_correction_level == "off", "not measured"
+    if gaps := [abs(row["vllm_kl"]) for row in train if "vllm_kl" in row]:
+        is_synced, seen_kl = max(gaps) < STALE_KL, f"largest |vllm_kl| {max(gaps):.1e}"
     steps = [row["step"] for row in train]
     evaluated = [row["step"] for row in rows if row["kind"] == "eval"]
     has_eval = bool(evaluated) if cfg.hardware["async"] else evaluated == [STEPS]

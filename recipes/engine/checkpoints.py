@@ -91,16 +91,14 @@ def clear_unfinished(folder: Path) -> int:
             if path.is_dir() and path.name not in whole:
                 shutil.rmtree(path)
     for copy in folder.glob("*global_step*_hf"):
-        # A copy outlives its rotated checkpoint: only those after the last one are half written.
-        if copy.name.removesuffix("_hf") not in whole and not is_kept_copy(copy, last.step):
+        tag = copy.name.removesuffix("_hf")
+        number = tag.removeprefix("global_step")  # best_… is no number
+        # A copy outlives its rotated checkpoint, to analyse the dynamics: only those after the last
+        # one are half written.
+        is_old = number.isdigit() and int(number) <= last.step
+        if tag not in whole and not is_old:
             shutil.rmtree(copy)
     return last.step
-
-
-def is_kept_copy(copy: Path, step: int) -> bool:
-    """Say if a Hugging Face copy is of a step up to `step`: kept to analyse the dynamics."""
-    number = copy.name.removesuffix("_hf").removeprefix("global_step")  # best_… is no number
-    return number.isdigit() and int(number) <= step
 
 
 def rotate_by_age(deepspeed_module: Any) -> None:

@@ -7,9 +7,7 @@ Not replaced: any algorithm, loss or data path. torch, DeepSpeed, vLLM and Ray r
 
 import ctypes
 import fcntl
-import functools
 import gc
-import importlib.metadata
 import os
 import sys
 import types
@@ -17,6 +15,8 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 import wrapt
+
+from recipes.engine.guards import wrap
 
 PROVEN_VERSIONS = {
     "openrlhf": "0.11.2",
@@ -26,21 +26,6 @@ PROVEN_VERSIONS = {
     "transformers": "5.15.0",
     "torch": "2.13.0",
 }
-
-
-def find_version_problems() -> list[str]:
-    """List the packages that are missing or not the version the patches were proven with."""
-    problems = []
-    for package, proven in PROVEN_VERSIONS.items():
-        try:
-            found = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found = "missing"
-        if found.split("+")[0] != proven:
-            problems.append(
-                f"{package} is {found}, the CPU engine needs {proven}: rm -rf .venv && make setup"
-            )
-    return problems
 
 
 def install_hooks() -> None:
@@ -122,11 +107,8 @@ def use_torch_adam(deepspeed_module: Any) -> None:
         "cpu", *args, **kwargs
     )
 
-    strategy = deepspeed_module.DeepspeedStrategy
-    get_config = strategy.get_ds_train_config
-
-    @functools.wraps(get_config)
-    def get_ds_train_config(self: Any, *args: Any, **kwargs: Any) -> dict:
+    @wrap(deepspeed_module.DeepspeedStrategy, "get_ds_train_config")
+    def get_ds_train_config(get_config: Any, self: Any, *args: Any, **kwargs: Any) -> dict:
         config = get_config(self, *args, **kwargs)
         if config.get("optimizer", {}).get("type") == "AdamW":
             # fused: one pass over the weights, a twelfth of the time and no copies of them.
@@ -135,19 +117,16 @@ def use_torch_adam(deepspeed_module: Any) -> None:
         config["zero_optimization"]["reduce_bucket_size"] = 10_000_000
         return config
 
-    strategy.get_ds_train_config = get_ds_train_config
-
 
 def step_in_turn(deepspeed_module: Any) -> None:
     """Let an optimizer step wait for the other model's step or backward, where there is one rank.
 
     A step holds 10 bytes a weight more for a moment. With more ranks two could wait for each other.
     """
-    strategy = deepspeed_module.DeepspeedStrategy
 
-    def take_turn(method: Any, how: int) -> Any:
-        @functools.wraps(method)
-        def take(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def take_turns(name: str, how: int) -> None:
+        @wrap(deepspeed_module.DeepspeedStrategy, name)
+        def take(method: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
             if self.world_size > 1:
                 return method(self, *args, **kwargs)
             lock = os.open(os.environ.get("MEDRLVR_RUN", os.curdir), os.O_RDONLY)
@@ -159,10 +138,8 @@ def step_in_turn(deepspeed_module: Any) -> None:
             finally:
                 os.close(lock)
 
-        return take
-
-    strategy.backward = take_turn(strategy.backward, fcntl.LOCK_SH)  # both may, but in no step
-    strategy.optimizer_step = take_turn(strategy.optimizer_step, fcntl.LOCK_EX)
+    take_turns("backward", fcntl.LOCK_SH)  # both may, but in no step
+    take_turns("optimizer_step", fcntl.LOCK_EX)
 
 
 def skip_shared_memory_op(torch_backend: Any) -> None:
@@ -218,14 +195,11 @@ def receive_on_cpu(worker_wrap: Any) -> None:
 
 def size_kv_cache(arg_utils: Any) -> None:
     """Give vLLM a KV cache of MEDRLVR_KV_CACHE bytes: its own setting counts whole GiB."""
-    create = arg_utils.EngineArgs.create_engine_config
 
-    @functools.wraps(create)
-    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+    @wrap(arg_utils.EngineArgs, "create_engine_config")
+    def create_engine_config(create: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         self.kv_cache_memory_bytes = int(os.environ.get("MEDRLVR_KV_CACHE", 0)) or None
         return create(self, *args, **kwargs)
-
-    arg_utils.EngineArgs.create_engine_config = create_engine_config
 
 
 def keep_plain_weights(vllm_layers: Any) -> None:

@@ -1,13 +1,34 @@
 """Refuse and report what OpenRLHF 0.11.2 accepts silently, in each of its processes.
 
-A model folder's own code, metrics that are NaN or infinite, updates that DeepSpeed skips.
+A model folder's own code, metrics that are NaN or infinite, updates that DeepSpeed skips. All hooks
+of this folder put their functions in the engine's place with `wrap`.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 SKIPPED_STEPS = 3  # in a row; a run recovers from a single one
+
+
+def wrap(owner: Any, name: str) -> Callable[[Callable], Callable]:
+    """Replace `owner.name` by the decorated function; its first argument is the original.
+
+    A closure, no object of wrapt's: Ray pickles the classes that are changed so.
+    """
+
+    def replace(function: Callable) -> Callable:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        setattr(owner, name, wrapped)
+        return function
+
+    return replace
 
 
 def refuse_foreign_code(dynamic_modules: Any) -> None:
@@ -15,10 +36,9 @@ def refuse_foreign_code(dynamic_modules: Any) -> None:
 
     An architecture that transformers knows gets transformers' own class; any other is an error.
     """
-    resolve = dynamic_modules.resolve_trust_remote_code
 
-    @functools.wraps(resolve)
-    def resolve_trust_remote_code(_trust: Any, *args: Any, **kwargs: Any) -> Any:
+    @wrap(dynamic_modules, "resolve_trust_remote_code")
+    def resolve_trust_remote_code(resolve: Any, _trust: Any, *args: Any, **kwargs: Any) -> Any:
         return resolve(False, *args, **kwargs)
 
     def get_class_in_module(class_name: str, module_path: Any, **_kwargs: Any) -> None:
@@ -28,7 +48,6 @@ def refuse_foreign_code(dynamic_modules: Any) -> None:
             "model.trust_remote_code=true allows it"
         )
 
-    dynamic_modules.resolve_trust_remote_code = resolve_trust_remote_code
     dynamic_modules.get_class_in_module = get_class_in_module
 
 
@@ -52,17 +71,13 @@ def check_finite(metrics: dict[str, Any], step: int) -> None:
 def log_skipped(ppo_role: Any) -> None:
     """Log how many of a step's updates were skipped; ppo_role: module ppo_actor or ppo_critic."""
     role = "actor" if hasattr(ppo_role, "ActorPPOTrainer") else "critic"
-    trainer = getattr(ppo_role, f"{role.capitalize()}PPOTrainer")
-    train = trainer.ppo_train
 
-    @functools.wraps(train)
-    def ppo_train(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    @wrap(getattr(ppo_role, f"{role.capitalize()}PPOTrainer"), "ppo_train")
+    def ppo_train(train: Any, self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         engine = self.actor.model if role == "actor" else self.critic
         before = engine.skipped_steps
         status = train(self, *args, **kwargs)
         return status | {f"{role}_skipped_steps": engine.skipped_steps - before}
-
-    trainer.ppo_train = ppo_train
 
 
 class SkippedSteps:

@@ -5,10 +5,11 @@ as base + adapter by the base's name, merged one at a time and never written bac
 weights would drift.
 """
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from recipes.engine.guards import wrap
 
 
 class MergedWeight:
@@ -31,28 +32,20 @@ class MergedWeight:
 
 def list_merged(peft_model: Any) -> Iterator[tuple[str, Any]]:
     """Yield each weight's name in the base model, and its parameter or MergedWeight, no adapter."""
-    layers = {
-        name: module for name, module in peft_model.named_modules() if hasattr(module, "base_layer")
-    }
     for name, parameter in peft_model.named_parameters():
         if ".lora_" in name:
             continue
         owner, _, last = name.rpartition(".base_layer.")
-        plain = f"{owner}.{last}" if owner else name
-        merged = owner in layers and last == "weight"
-        yield (
-            plain.removeprefix("base_model.model."),
-            MergedWeight(layers[owner]) if merged else parameter,
-        )
+        plain = (f"{owner}.{last}" if owner else name).removeprefix("base_model.model.")
+        is_adapted = owner and last == "weight"
+        yield plain, MergedWeight(peft_model.get_submodule(owner)) if is_adapted else parameter
 
 
 def sync_merged(ppo_actor: Any) -> None:
     """Wrap ActorPPOTrainer.broadcast_to_vllm: meanwhile the PEFT model lists its merged weights."""
-    trainer = ppo_actor.ActorPPOTrainer
-    broadcast = trainer.broadcast_to_vllm
 
-    @functools.wraps(broadcast)
-    def broadcast_to_vllm(self: Any) -> Any:
+    @wrap(ppo_actor.ActorPPOTrainer, "broadcast_to_vllm")
+    def broadcast_to_vllm(broadcast: Any, self: Any) -> Any:
         model = self.actor.model.module
         if not hasattr(model, "peft_config"):
             return broadcast(self)
@@ -63,16 +56,14 @@ def sync_merged(ppo_actor: Any) -> None:
         finally:
             del model.named_parameters
 
-    trainer.broadcast_to_vllm = broadcast_to_vllm
-
 
 def save_merged(deepspeed_module: Any) -> None:
     """Wrap DeepspeedStrategy.save_model: save a PEFT model merged, its adapter in `adapter/`."""
-    strategy = deepspeed_module.DeepspeedStrategy
-    save = strategy.save_model
 
-    @functools.wraps(save)
-    def save_model(self: Any, model: Any, tokenizer: Any, output_dir: str, **kwargs: Any) -> None:
+    @wrap(deepspeed_module.DeepspeedStrategy, "save_model")
+    def save_model(
+        save: Any, self: Any, model: Any, tokenizer: Any, output_dir: str, **kwargs: Any
+    ) -> None:
         plain = self._unwrap_model(model)
         if not hasattr(plain, "peft_config"):
             return save(self, model, tokenizer, output_dir, **kwargs)
@@ -82,5 +73,3 @@ def save_merged(deepspeed_module: Any) -> None:
             plain.get_base_model().save_pretrained(output_dir, state_dict=weights)
             tokenizer.save_pretrained(output_dir)
         deepspeed_module.torch_dist_barrier_and_cuda_sync()
-
-    strategy.save_model = save_model

@@ -35,16 +35,16 @@ DEFAULTS = {
 
 def init_ray() -> None:
     """Join the cluster of RAY_ADDRESS, or start our own Ray; check that it is large enough."""
-    if not os.environ.get("RAY_ADDRESS"):
+    address, gpus = os.environ.get("RAY_ADDRESS"), int(os.environ.get("MEDRLVR_GPUS", "0"))
+    if not address:
         close_doors()  # before ray is imported, which reads the environment then
     import ray
 
     runtime_env = {"env_vars": DEFAULTS | choose_forwarded(dict(os.environ))}
-    if os.environ.get("RAY_ADDRESS"):
+    if address:
         ray.init(runtime_env=runtime_env)
     # "local": without it Ray joins whatever Ray was last started on this machine, running or not.
     elif os.environ.get("MEDRLVR_CPU_ENGINE") == "1":
-        gpus = int(os.environ["MEDRLVR_GPUS"])
         # Logical, both: bundles reserve a CPU and a GPU each, and the trainer needs one CPU more.
         ray.init(
             address="local",
@@ -58,8 +58,7 @@ def init_ray() -> None:
         ray.init(address="local", dashboard_host="127.0.0.1", runtime_env=runtime_env)
     # Of a local Ray too: a container may give it fewer CPUs than its GPUs need. All of it is free.
     offered = ray.cluster_resources()
-    free = ray.available_resources() if os.environ.get("RAY_ADDRESS") else offered
-    check_cluster(offered, free, int(os.environ.get("MEDRLVR_GPUS", "0")))
+    check_cluster(offered, ray.available_resources() if address else offered, gpus)
 
 
 def close_doors() -> None:

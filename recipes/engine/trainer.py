@@ -14,7 +14,7 @@ from typing import Any
 import wrapt
 
 from recipes.engine import checkpoints, guards, lora
-from recipes.engine.guards import SkippedSteps, check_finite
+from recipes.engine.guards import SkippedSteps, check_finite, wrap
 
 MOST_SEQUENCES = 1024  # that one vLLM engine samples at once
 MOST_TOKENS = 8192  # of prompts and samples that it computes in one pass
@@ -26,7 +26,7 @@ def install_hooks() -> None:
         return
     hooks = [
         ("openrlhf.trainer.ppo_trainer", seed_prompts),
-        ("openrlhf.trainer.ppo_trainer", hook_trainer),
+        ("openrlhf.trainer.ppo_trainer", lambda module: wrap_steps(module.PPOTrainer)),
         ("openrlhf.trainer.ppo_trainer_async", hook_async_trainer),
         ("openrlhf.trainer.ppo_utils.samples_generator", stamp_prompts),
         ("openrlhf.trainer.ppo_utils.samples_generator", name_tokenizer),
@@ -46,71 +46,58 @@ def install_hooks() -> None:
 
 def seed_prompts(ppo_trainer: Any) -> None:
     """Draw the prompt order from `train.seed`; the async trainer imports this function later."""
-    prepare = ppo_trainer.prepare_datasets
 
-    @functools.wraps(prepare)
-    def prepare_datasets(strategy: Any, tokenizer: Any) -> Any:
+    @wrap(ppo_trainer, "prepare_datasets")
+    def prepare_datasets(prepare: Any, strategy: Any, tokenizer: Any) -> Any:
         import torch
 
         torch.manual_seed(strategy.args.train.seed)
         return prepare(strategy, tokenizer)
 
-    ppo_trainer.prepare_datasets = prepare_datasets
-
-
-def hook_trainer(ppo_trainer: Any) -> None:
-    """Wrap the synchronous trainer."""
-    wrap_steps(ppo_trainer.PPOTrainer.__ray_metadata__.modified_class)
-
 
 def hook_async_trainer(ppo_trainer_async: Any) -> None:
     """Wrap the asynchronous trainer, and its generator, which evaluates between batches."""
-    wrap_steps(ppo_trainer_async.TrainingActor.__ray_metadata__.modified_class)
-    generator = ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class
-    run_eval = generator._run_eval
+    wrap_steps(ppo_trainer_async.TrainingActor)
 
-    @functools.wraps(run_eval)
-    def run_stamped_eval(self: Any) -> Any:
+    @wrap(ppo_trainer_async.GenerateSamplesActor.__ray_metadata__.modified_class, "_run_eval")
+    def run_stamped_eval(run_eval: Any, self: Any) -> Any:
         self.samples_generator.medrlvr_eval_step = self._last_eval_step
         try:
             return run_eval(self)
         finally:
             self.samples_generator.medrlvr_eval_step = None
 
-    generator._run_eval = run_stamped_eval
 
-
-def wrap_steps(trainer: Any) -> None:
+def wrap_steps(actor: Any) -> None:
     """Write metrics, stop a broken run, and mark whole checkpoints.
 
-    trainer: a Ray actor's class. Ray copies inherited methods onto it when it decorates it, so that
+    actor: a trainer, decorated by Ray, which copied inherited methods onto its class then, so that
     BasePPOTrainer would be too late; the driver pickles the copy for the trainer's process.
     """
-    train_step = trainer.train_step
-    save_logs = trainer.save_logs_and_checkpoints
-    save_best = trainer.save_best_checkpoint
-    skipped = SkippedSteps()
+    trainer, skipped = actor.__ray_metadata__.modified_class, SkippedSteps()
 
-    @functools.wraps(train_step)
-    def checked_train_step(self: Any, rollout_samples: Any, global_step: int) -> Any:
+    @wrap(trainer, "train_step")
+    def checked_train_step(
+        train_step: Any, self: Any, rollout_samples: Any, global_step: int
+    ) -> Any:
         status, step = train_step(self, rollout_samples, global_step)
         check_finite(status, step)
         if self.args.ds.param_dtype == "bf16":  # fp16 skips updates to find its loss scale
             skipped.check(status, step)
         return status, step
 
-    @functools.wraps(save_logs)
+    @wrap(trainer, "save_logs_and_checkpoints")
     def save_logs_and_checkpoints(
-        self: Any, global_step: int, logs_dict: Any = None, client_states: Any = None
+        save_logs: Any, self: Any, global_step: int, logs_dict: Any, *states: Any
     ) -> Any:
         write_metrics("train", global_step, logs_dict or {})
-        save_logs(self, global_step, logs_dict, client_states)
+        save_logs(self, global_step, logs_dict, *states)
         if global_step % self.args.ckpt.save_steps == 0:
             mark_whole(self, f"global_step{global_step}", global_step)
 
-    @functools.wraps(save_best)
+    @wrap(trainer, "save_best_checkpoint")
     def save_best_checkpoint(
-        self: Any, eval_metrics: Any, global_step: int, client_states: Any = None
+        save_best: Any, self: Any, eval_metrics: Any, global_step: int, client_states: Any = None
     ) -> Any:
         write_metrics("eval", global_step, eval_metrics or {})
         best = self.best_eval_metric_value
@@ -119,10 +106,6 @@ def wrap_steps(trainer: Any) -> None:
             # async: the state is of a later step than the evaluation (OpenRLHF#1341)
             step = (client_states or {})["global_step"]
             mark_whole(self, f"best_global_step{global_step}", step)
-
-    trainer.train_step = checked_train_step
-    trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
-    trainer.save_best_checkpoint = save_best_checkpoint
 
 
 def mark_whole(trainer: Any, tag: str, step: int) -> None:
@@ -134,32 +117,23 @@ def mark_whole(trainer: Any, tag: str, step: int) -> None:
 
 def hook_sft_trainer(sft_trainer: Any) -> None:
     """Write each update's metrics from rank 0; stop every rank at one that is not finite."""
-    trainer = sft_trainer.SFTTrainer
-    save_logs = trainer.save_logs_and_checkpoints
 
-    @functools.wraps(save_logs)
+    @wrap(sft_trainer.SFTTrainer, "save_logs_and_checkpoints")
     def save_logs_and_checkpoints(
-        self: Any,
-        args: Any,
-        global_step: int,
-        step_bar: Any,
-        logs_dict: Any = None,
-        client_states: Any = None,
+        save_logs: Any, self: Any, args: Any, global_step: int, bar: Any, logs: Any, *states: Any
     ) -> Any:
         # DeepSpeed's counter, the sum over the run: PPO's is per step.
-        metrics = (logs_dict or {}) | {"skipped_steps": self.model.model.skipped_steps}
+        metrics = (logs or {}) | {"skipped_steps": self.model.model.skipped_steps}
         check_finite(metrics, global_step)
         if self.strategy.is_rank_0():
             write_metrics("train", global_step, metrics)
-        save_logs(self, args, global_step, step_bar, logs_dict, client_states)
+        save_logs(self, args, global_step, bar, logs, *states)
         if global_step % args.ckpt.save_steps == 0 and not args.ckpt.disable_ds:
             import torch
 
             torch.distributed.barrier()  # every rank writes its own part
             if self.strategy.is_rank_0():
                 checkpoints.mark_sft(Path(args.ckpt.path), f"global_step{global_step}", global_step)
-
-    trainer.save_logs_and_checkpoints = save_logs_and_checkpoints
 
 
 def write_metrics(kind: str, step: int, metrics: dict[str, Any]) -> None:
@@ -176,20 +150,17 @@ def raise_batch_limits(arg_utils: Any) -> None:
     OpenRLHF names no limits (vllm_engine.py:66), and vLLM has defaults only for its own two entry
     points: an engine would take 128 sequences and 2,048 tokens at a time, on every GPU.
     """
-    engine_args = arg_utils.EngineArgs
-    get_defaults = engine_args.get_batch_defaults.__func__
 
-    def get_batch_defaults(cls: Any, world_size: int) -> Any:
+    @wrap(arg_utils.EngineArgs, "get_batch_defaults")  # a class's method, called by an instance
+    def get_batch_defaults(get_defaults: Any, _self: Any, world_size: int) -> Any:
         from vllm.usage.usage_lib import UsageContext
 
-        tokens, sequences = get_defaults(cls, world_size)
+        tokens, sequences = get_defaults(world_size)
         samples = int(os.environ.get("MEDRLVR_VLLM_SEQUENCES", MOST_SEQUENCES))
         # Never below vLLM's 128: an evaluation may ask for more than a rollout.
         sequences[UsageContext.ENGINE_CONTEXT] = max(128, min(samples, MOST_SEQUENCES))
         tokens[UsageContext.ENGINE_CONTEXT] = MOST_TOKENS
         return tokens, sequences
-
-    engine_args.get_batch_defaults = classmethod(get_batch_defaults)
 
 
 @functools.cache
@@ -215,16 +186,12 @@ def name_tokenizer(samples_generator: Any) -> None:
 
     The generator keeps it for nothing else (samples_generator.py:235).
     """
-    generator = samples_generator.SamplesGenerator
-    start = generator.__init__
 
-    @functools.wraps(start)
-    def start_with_name(self: Any, *args: Any, **kwargs: Any) -> None:
+    @wrap(samples_generator.SamplesGenerator, "__init__")
+    def start_with_name(start: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         start(self, *args, **kwargs)
         use_fast = not self.args.data.disable_fast_tokenizer
         self.tokenizer = TokenizerName(self.args.actor.model_name_or_path, use_fast)
-
-    generator.__init__ = start_with_name
 
 
 def stamp_prompts(samples_generator: Any) -> None:
@@ -233,15 +200,16 @@ def stamp_prompts(samples_generator: Any) -> None:
     Evaluation prompts carry the step after whose update they are sampled.
     """
     generator = samples_generator.SamplesGenerator
-    generate, dispatch = generator.generate_samples, generator._dispatch_prompts_to_vllm
 
-    @functools.wraps(generate)
-    def generate_samples(self: Any, **kwargs: Any) -> Any:
+    @wrap(generator, "generate_samples")
+    def generate_samples(generate: Any, self: Any, **kwargs: Any) -> Any:
         self.medrlvr_new_batch = True
         return generate(self, **kwargs)
 
-    @functools.wraps(dispatch)
-    def dispatch_prompts(self: Any, prompts: list[str], labels: list[str], **kwargs: Any) -> Any:
+    @wrap(generator, "_dispatch_prompts_to_vllm")
+    def dispatch_prompts(
+        dispatch: Any, self: Any, prompts: list[str], labels: list[str], **kwargs: Any
+    ) -> Any:
         step = getattr(self, "medrlvr_step", int(os.environ["MEDRLVR_START_STEP"]))
         # A batch's first prompts; not those of an evaluation, nor what replaces a filtered one.
         if getattr(self, "medrlvr_new_batch", False):
@@ -253,6 +221,3 @@ def stamp_prompts(samples_generator: Any) -> None:
         place = {"step": step, "episode": 1 + max(0, step - 1) // steps_per_episode}
         stamped = [json.dumps(json.loads(label) | place) for label in labels]
         return dispatch(self, prompts, stamped, **kwargs)
-
-    generator.generate_samples = generate_samples
-    generator._dispatch_prompts_to_vllm = dispatch_prompts
