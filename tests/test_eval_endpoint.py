@@ -72,11 +72,11 @@ def server() -> Iterator[Server]:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         state.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        started.set()
         return runner
 
     def serve() -> None:
         runner = loop.run_until_complete(start())
+        started.set()  # not before: a stop that comes during the start would be lost
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
 
