@@ -98,9 +98,12 @@ def test_no_secret_of_the_environment_is_in_a_file_or_in_argv(run, tmp_path):
     assert set() == LEAKS
     (tmp_path / "a.log").write_text("token=canary-hub")
     child = psutil.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()", "canary-own"], stdin=subprocess.PIPE
+        [sys.executable, "-c", "print(flush=True); input()", "canary-own"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     try:
+        child.stdout.readline()  # Popen returns before the kernel has set the new argv
         found = find_leaks([b"canary-hub", b"canary-own"], [tmp_path], child)
     finally:
         child.kill()
