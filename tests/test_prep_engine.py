@@ -44,9 +44,9 @@ def files(
     if request.param in REAL:
         if not SHARED.exists():
             pytest.skip(f"{SHARED} is not here")
-        return prepare_rows(
-            folder, f"data={request.param}", f"data.source={SHARED / REAL[request.param]}", *LONG
-        )
+        source = f"data.source={SHARED / REAL[request.param]}"
+        letter = "data.direct_response=letter"  # the others have the laptop's: named
+        return prepare_rows(folder, f"data={request.param}", source, letter, *LONG)
     rows = [{"question": text, "options": [text, "no", "maybe"], "answer": "A"} for text in HOSTILE]
     source = folder / "rows.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -122,7 +122,11 @@ def test_sft_trains_on_the_response_and_nothing_else(files: dict[str, Path], tok
             assert loss_mask[0].tolist() == [0.0] * (len(prompt) - 1) + [1.0] * len(response) + [
                 0.0
             ]
-            assert response[-1] == tokenizer.eos_token_id and len(response) == 2
+            assert response[-1] == tokenizer.eos_token_id
+            assert response.count(tokenizer.eos_token_id) == 1
+            if path.parent.name in REAL:
+                assert row["response"] == row["answer"] + tokenizer.eos_token
+                assert len(response) == 2
 
 
 def test_prompt_and_response_keep_their_ids_when_joined(files: dict[str, Path], tokenizer) -> None:
