@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from omegaconf import DictConfig
 
 from tests import browser
 
+# a shell's background job ignores Ctrl-C, and so would all programs that a test starts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Hydra reads its files with it: a third less for each composed configuration
 yaml.SafeLoader = yaml.CSafeLoader
 # OmegaConf parses `${…}` anew at each access: three quarters of the time of a check
