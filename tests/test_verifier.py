@@ -33,6 +33,9 @@ from reward_server.signals import leak
 from reward_server.tags import FORMAT, SPECIAL_TOKENS
 from reward_server.verifier import REASONS, read_choice, verify
 
+# reasons of open answers alone: tests/open_verdicts.yaml has their rows
+OPEN_ONLY = {"no_answer", "too_long", "several", "no_number", "range", "date"}
+OPEN_ONLY |= {"unknown_unit", "wrong_unit"}
 DATA = Path(__file__).parents[2] / "shared" / "data"
 TABLE = load_table()
 ROWS = [row for group in TABLE["verdicts"] for row in group["rows"]]
@@ -106,10 +109,7 @@ def test_matrix(row, mode):
 def test_matrix_is_complete():
     assert len(ROWS) >= 150
     found = {row["is"] for row in ROWS} | {row["strict"] for row in ROWS if "strict" in row}
-    # of open answers alone: tests/open_verdicts.yaml has their rows
-    open_only = {"no_answer", "too_long", "several", "no_number", "range", "date"}
-    open_only |= {"unknown_unit", "wrong_unit"}
-    assert found == set(REASONS) - open_only and open_only < set(REASONS)
+    assert found == set(REASONS) - OPEN_ONLY and set(REASONS) > OPEN_ONLY
     keys = [
         (read_response(row), row.get("gold"), row.get("options"), row.get("text")) for row in ROWS
     ]
@@ -516,7 +516,7 @@ def test_hostile_strings():
 
 @pytest.mark.slow
 def test_a_million_hostile_strings():
-    reasons: dict[str, int] = dict.fromkeys(REASONS, 0)
+    reasons: dict[str, int] = dict.fromkeys(set(REASONS) - OPEN_ONLY, 0)
     for seed in range(100):
         for text in hostile_strings(seed, count=10_000):
             reasons[verify(text, "C", OPTIONS, "strict" if seed % 2 else "paper").reason] += 1
