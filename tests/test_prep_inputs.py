@@ -435,6 +435,9 @@ def test_a_text_for_a_key_without_a_default_is_no_value_of_another_kind():
     assert explain_overrides("prep", ["data=custom", "data.source=q.csv"], kinds=True) == []
     [problem] = explain_overrides("prep", ["data=custom", "data.source=[q.csv]"], kinds=True)
     assert problem.startswith("data.source=[q.csv]: the default is null")
+    added = ["data=custom", "+data.source=[q.csv]", "+data.new=[1]", "~data.holdout"]
+    [problem] = explain_overrides("prep", added, kinds=True)  # Hydra takes + where there is null
+    assert problem.startswith("+data.source=[q.csv]: the default is null")
 
 
 def test_the_advice_to_take_other_rows_fits_any_command(run, tmp_path):
