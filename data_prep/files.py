@@ -71,7 +71,7 @@ def read_mapping(path: Path, fix: str = "take it from the repository again") -> 
         mapping = dict(read(path.read_bytes()).items())
         json.dumps(mapping, default=str, skipkeys=True)  # ValueError of an anchor within itself
         return mapping
-    except (ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as a mapping ({said}): {fix}") from error
 
