@@ -61,7 +61,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def read_mapping(path: Path, fix: str = "take it from the repository again") -> dict[str, Any]:
-    """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other content."""
+    """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other file."""
     import yaml
 
     read: Any = json.loads if path.suffix == ".json" else yaml.safe_load
