@@ -148,7 +148,7 @@ def explain_overrides(name: str, words: list[str], kinds: bool = False) -> list[
     defaults = read_defaults(name, groups)
     for override in parsed:
         key, value = override.key_or_group, override.value()
-        if not defaults or key.startswith("hydra") or override.is_add():
+        if not defaults or key.startswith("hydra") or (override.is_add() and key not in defaults):
             continue
         if key not in defaults:
             # openrlhf.actor.lr: of the keys that end in lr, if there are any

@@ -61,7 +61,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def read_mapping(path: Path, fix: str = "take it from the repository again") -> dict[str, Any]:
-    """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other content."""
+    """Read a JSON or YAML mapping. Raises UserError, which ends in `fix`, for any other file."""
     import yaml
 
     read: Any = json.loads if path.suffix == ".json" else yaml.safe_load
@@ -71,7 +71,7 @@ def read_mapping(path: Path, fix: str = "take it from the repository again") -> 
         mapping = dict(read(path.read_bytes()).items())
         json.dumps(mapping, default=str, skipkeys=True)  # ValueError of an anchor within itself
         return mapping
-    except (ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read as a mapping ({said}): {fix}") from error
 

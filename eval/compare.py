@@ -80,13 +80,14 @@ def compare_open(systems: Systems) -> list[Result]:
         as_choice = systems.get(benchmark.replace("_open/", "/"), {})
         for system in [name for name in systems[benchmark] if name in as_choice]:
             both_ways = [
-                score_questions(samples)["score"].rename(lambda key: key.partition("/")[2])
+                score_questions(samples)["score"].rename(lambda key: key.replace("_open/", "/", 1))
                 for samples in (as_choice[system], systems[benchmark][system])
             ]
             scores = pd.concat(both_ways, axis=1, join="inner", keys=["choice", "open"])
             scores["both"] = scores.min(axis=1)
             rates = scores.mean().map(rounded).to_dict()
-            found.append({"benchmark": benchmark, "system": system, "n": len(scores)} | rates)
+            if len(scores):  # a mean of none is no number, which summary.json cannot hold
+                found.append({"benchmark": benchmark, "system": system, "n": len(scores)} | rates)
     return found
 
 

@@ -77,7 +77,7 @@ BUDGET = {
     "data_prep": 3041,
     "reward_server": 1443,
     "recipes": 3847,
-    "eval": 4660,
+    "eval": 4661,
 }
 MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library

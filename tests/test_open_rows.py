@@ -305,6 +305,17 @@ def test_choice_and_open_side_by_side():
     }
 
 
+def test_mixtures_side_by_side():
+    """Rows of two parts have the same numbers: each meets the one that it was, and no other."""
+    choice = make_samples("bank", [True, False]) + make_samples("mine", [False, False])
+    opened = make_samples("bank_open", [True, True]) + make_samples("mine_open", [False, True])
+    systems = {"both/test": {"x.think": choice}, "both_open/test": {"x.think": opened[::-1]}}
+    [pair] = compare_open(systems)
+    assert (pair["n"], pair["choice"], pair["open"], pair["both"]) == (4, 0.25, 0.75, 0.25)
+    systems["both/test"] = {"x.think": make_samples("other", [True])}
+    assert compare_open(systems) == []
+
+
 def test_custom_open_rows(tmp_path, compose_config):
     rows = [{"question": f"What is it, case {n}?", "answer": "gout|podagra"} for n in range(3)]
     write_jsonl(tmp_path / "mine.jsonl", [*rows, {"question": "And?", "answer": " | "}])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow
 import pytest
@@ -435,6 +436,9 @@ def test_a_text_for_a_key_without_a_default_is_no_value_of_another_kind():
     assert explain_overrides("prep", ["data=custom", "data.source=q.csv"], kinds=True) == []
     [problem] = explain_overrides("prep", ["data=custom", "data.source=[q.csv]"], kinds=True)
     assert problem.startswith("data.source=[q.csv]: the default is null")
+    added = ["data=custom", "+data.source=[q.csv]", "+data.new=[1]", "~data.holdout"]
+    [problem] = explain_overrides("prep", added, kinds=True)  # Hydra takes + where there is null
+    assert problem.startswith("+data.source=[q.csv]: the default is null")
 
 
 def test_the_advice_to_take_other_rows_fits_any_command(run, tmp_path):
@@ -713,6 +717,14 @@ def test_a_broken_manifest_is_one_line(run, tmp_path, content):
     (tmp_path / "data/custom/manifest.json").write_bytes(content)
     with pytest.raises(UserError, match="make prep data=custom"):
         open_prepared(tmp_path / "data/custom")
+
+
+def test_a_manifest_of_another_user_is_one_line_too(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    refuse = Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"Permission denied.*run `make prep data="):
+        open_prepared(tmp_path)
 
 
 # --- hostile files --------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Refuse and report what OpenRLHF 0.11.2 accepts silently, in each of its processes.
 
-A model folder's own code, metrics that are NaN or infinite, updates that DeepSpeed skips. All hooks
-of this folder put their functions in the engine's place with `wrap`.
+A model folder's own code, metrics that are NaN or infinite, updates that DeepSpeed skips. `wrap`,
+by which the hooks of this folder put a function around one of the engine's, is here too.
 """
 
 import functools
