@@ -21,7 +21,7 @@ from data_prep.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "recipes" / "configs"
 # What a disk, a quota or a permission says; any other OSError is our fault.
-USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR"}
+USERS_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOTDIR", "EISDIR"}
 
 SEVERAL = ("-m", "--m", "hydra.mode=", "hydra.sweep")  # Hydra's ways to ask for several runs
 HYDRAS = re.compile(r"[+~]*hydra[./@=](?!searchpath)")  # they would write folders and logs

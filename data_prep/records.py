@@ -296,14 +296,14 @@ def mix_parts(cfg: DictConfig) -> tuple[Splits, dict[str, Any]]:
     if problems:
         raise UserError(*problems)
 
-    weight_of = dict(zip(names, weights, strict=bool(weights)))
-    # rows for a weight of 1
-    unit = min((len(train[name]) / weight for name, weight in weight_of.items()), default=0)
-    for name, taken in train.items():
-        if weights:
+    if weights:
+        weight_of = dict(zip(names, weights, strict=True))
+        unit = min(len(train[name]) / weight_of[name] for name in names)  # rows for a weight of 1
+        for name in names:
             # by name, so that the rows of one part do not depend on the others
             draw = random.Random(f"{cfg.seed}/{name}")
-            taken = draw.sample(taken, round(unit * weight_of[name]))
+            train[name] = draw.sample(train[name], round(unit * weight_of[name]))
+    for name, taken in train.items():
         parts[name]["train_rows_taken"] = len(taken)
         mixed["train"] += taken
     random.Random(cfg.seed).shuffle(mixed["train"])

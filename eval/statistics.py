@@ -50,10 +50,12 @@ def bootstrap_clusters(
     sums, sizes = sum_clusters(values, clusters)
     low = high = sums.sum() / sizes.sum()
     if np.ptp(sums / sizes) > 0:  # else nothing varies
+        # clusters of one size need no sizes: the same interval in less than half the time
+        data = (sums, sizes) if np.ptp(sizes) > 0 else (sums / sizes,)
         low, high = bootstrap(
-            (sums, sizes),
-            lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
-            paired=True,
+            data,
+            lambda s, *n, axis: s.sum(axis=axis) / n[0].sum(axis=axis) if n else s.mean(axis=axis),
+            paired=len(data) > 1,
             vectorized=True,
             n_resamples=resamples,
             batch=max(1, BATCH // len(sums)),

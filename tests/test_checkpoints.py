@@ -91,6 +91,13 @@ def test_copies_outlive_their_rotated_checkpoint(tmp_path, save):
     assert "global_step16_hf" not in list_folders(tmp_path)
 
 
+def test_a_copy_whose_step_is_no_number_is_not_kept(tmp_path, save):
+    save("global_step4", 4)
+    (tmp_path / "global_step²_hf").mkdir()  # a digit to str.isdigit, and no number to int
+    assert clear_unfinished(tmp_path) == 4
+    assert "global_step²_hf" not in list_folders(tmp_path)
+
+
 def test_only_the_last_bests_copy_stays(tmp_path, save):
     save("best_global_step4", 4)
     save("best_global_step8", 8)

@@ -61,6 +61,7 @@ def test_what_is_said_to_be_typed_gives_the_value(value, compose_config):
             "cannot use /x: No space left on device\n",
         ),
         (PermissionError(13, "Permission denied", "/x"), 1, "cannot use /x: Permission denied\n"),
+        (IsADirectoryError(21, "Is a directory", "/x"), 1, "cannot use /x: Is a directory\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )

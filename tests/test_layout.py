@@ -74,10 +74,10 @@ def test_imports_keep_the_rules(path):
 
 # Lines of Python of each package. Raise one only in a commit that says what was bought with it.
 BUDGET = {
-    "data_prep": 3041,
+    "data_prep": 3042,
     "reward_server": 1443,
-    "recipes": 3847,
-    "eval": 4661,
+    "recipes": 3849,
+    "eval": 4663,
 }
 MOST_FILES = 91  # with seven empty __init__.py
 WEB_BUDGET = 650  # of web files and templates, without the vendored chart library

@@ -16,7 +16,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,8 @@ from data_prep.rows import Question, get_letter, get_text, get_texts, get_value,
 # `C`, ` c `, `(C)`, `C.`, `[c]`
 LETTER = re.compile(r"[\s(\[]*([A-Za-z])[\s)\].:]*")
 BRACKETED = re.compile(r"(.+?)\s*\(([^()]+)\)")  # hemolytic uremic syndrome (HUS)
-PAIRS = (("label", "text"), ("key", "value"))  # names of an option's letter and of its text
+# names of an option's letter and of its text; where an option has all four, the last ones count
+PAIRS = (("label", "text"), ("key", "value"))
 
 
 def parse_row(record: Any, row_id: str, data: DictConfig) -> Question:
@@ -102,7 +103,7 @@ def read_target(record: dict[str, Any], stem: str, data: DictConfig) -> dict[str
     return {"references": references, "kind": "text"}
 
 
-def find_index_base(records: Iterable[Any], column: str, options: Any) -> int:
+def find_index_base(records: Iterable[Any], column: str, options: str | Sequence[str]) -> int:
     """Find if an index of the gold option counts from 0 or from 1; options: a column, or several.
 
     An index of 0 shows base 0, an index equal to the number of options base 1. Raises UserError

@@ -95,7 +95,7 @@ def clear_unfinished(folder: Path) -> int:
         number = tag.removeprefix("global_step")  # best_… is no number
         # A copy outlives its rotated checkpoint, to analyse the dynamics: only those after the last
         # one are half written.
-        is_old = number.isdigit() and int(number) <= last.step
+        is_old = number.isdecimal() and int(number) <= last.step
         if tag not in whole and not is_old:
             shutil.rmtree(copy)
     return last.step
