@@ -76,7 +76,7 @@ serve: setup ## the reward over HTTP, for reward.hook=server: docs/reward.md
 	@$(PY) -m reward_server.server
 
 test: setup $(BANK) ## unit tests (a minute), tests that start programs, one end-to-end run
-	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist loadfile
+	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal
 	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 8 -m 'process and not slow'
 	@$(PY) -m pytest -q -m e2e tests/test_e2e.py
 
