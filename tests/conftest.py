@@ -56,12 +56,6 @@ def load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
 FileConfigSource.load_config = load_config
 
 
-def pytest_collection_finish() -> None:
-    """Leave what collection made out of the garbage collector's later passes, of 0.3 s each."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Keep unit tests quick: one that starts a Python of its own is marked `process`."""
