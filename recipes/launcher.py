@@ -203,7 +203,7 @@ def prepare_rows(cfg: DictConfig, data: Prepared) -> int:
         return min(rows, most) // flags.train.micro_batch_size * flags.train.micro_batch_size
     # PPO's engine hangs on a last, partial rollout: such rows are left out, and named
     size, target = flags.rollout.batch_size, Path(cfg.run_dir) / "train.jsonl"
-    used = run_folder.trim_rows(data.find_file("train"), target, size, most, known["sha256"])
+    used = run_folder.trim_rows(data.folder / "train.jsonl", target, size, most, known["sha256"])
     if used < rows:
         limit = f"openrlhf.data.max_samples={most}, and " if most < rows else ""
         why = f"{limit}rollouts are whole batches of {size}"
